@@ -1,0 +1,1 @@
+"""Studies: design -> schedule -> execute -> measure -> analyse -> verdict -> gate. Start reading at `pipeline.py`."""

@@ -1,0 +1,45 @@
+"""Whose fault it is. Every error a user can meet is one line: what happened, what was expected, what to do.
+
+`exit_code` is what the command line returns: 2 for anything wrong before the first slice, 4 for what voids a
+measurement after it.
+"""
+
+from __future__ import annotations
+
+
+class BenchError(Exception):
+    """Base of every error shown to a user without a traceback."""
+
+    exit_code = 2
+    fault = "synapsed-bench"
+
+
+class StudyError(BenchError):
+    """The study file or a flag is wrong: the user's to mend."""
+
+    fault = "study"
+
+
+class TargetError(BenchError):
+    """The system under test did not start, died, or broke the target contract."""
+
+    fault = "target"
+
+
+class LoadError(BenchError):
+    """The load process or the Locust file failed."""
+
+    fault = "load"
+
+
+class StoreError(BenchError):
+    """A run folder cannot be read or written (unknown run, other schema, full disk)."""
+
+    fault = "store"
+
+
+class MeasurementVoid(BenchError):
+    """Something after the first slice makes what was measured unusable."""
+
+    exit_code = 4
+    fault = "measurement"

@@ -1,0 +1,104 @@
+"""A study file (TOML) parsed once into frozen, validated records; from here on nothing is optional or unchecked."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+OPTIMIZATIONS = ("pooling", "cleanup", "rate_limit", "circuit_breaker", "buffer_pool", "metrics")
+DesignKind = Literal["on-off", "ablation", "phases", "factorial", "sweep"]
+ArrivalKind = Literal["closed", "constant", "poisson"]
+
+
+class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class Target(_Record):
+    """The system under test. `reference` is our node; `command` any program that becomes ready (see docs/target-contract.md)."""
+
+    kind: Literal["reference", "command"] = "reference"
+    command: tuple[str, ...] = ()
+    env: dict[str, str] = {}
+    peers: int = 8
+    settings: dict[str, dict[str, Any]] = {}
+
+
+class Arm(_Record):
+    """One configuration under test: the switches that are on, and what else differs (a control's environment, another program)."""
+
+    name: str
+    optimizations: tuple[str, ...] = ()
+    env: dict[str, str] = {}
+    target: Target | None = None
+    file: str | None = None
+
+
+class Design(_Record):
+    """Which arms are compared. `controls` are honest stand-ins (first-day-reuse) shown beside the baseline."""
+
+    kind: DesignKind = "on-off"
+    baseline: str = "none"
+    treatment: str = "all"
+    controls: tuple[str, ...] = ()
+
+
+class Workload(_Record):
+    """Locust users + arrivals + message mix. `rate` 0 in an open workload means half the slower arm's capacity, found in warm-up."""
+
+    name: str
+    file: str
+    question: str = ""
+    arrivals: ArrivalKind = "closed"
+    users: int = 32
+    rate: float = 0.0
+    slice_seconds: float = 0.2
+    quiet_seconds: float = 0.01
+    request: str = "request"
+    "the request name whose latency stands for the workload"
+    max_error_ratio: float = 0.0
+    env: dict[str, str] = {}
+
+
+class Budget(_Record):
+    """How long to measure. `blocks` adjacent groups of slices per workload and burst; as many bursts as fit into `seconds`."""
+
+    seconds: float = 150.0
+    blocks: int = 3
+    min_bursts: int = 7
+    max_bursts: int = 60
+    memory_requests: int = 2000
+    "requests of fixed work after which memory is read"
+
+
+class Expectation(_Record):
+    """A declared target of a contrast: metric of `arm` divided by that of each of `against` within the bound."""
+
+    name: str
+    claim: str
+    workload: str
+    metric: str
+    arm: str = "all"
+    against: tuple[str, ...] = ("none",)
+    request: str = ""
+    "request name for latency metrics; empty = the workload's own"
+    at_most: float | None = None
+    at_least: float | None = None
+    reason: str = ""
+
+
+class Study(_Record):
+    """One question, ready to be scheduled."""
+
+    name: str
+    title: str
+    question: str = ""
+    seed: int = 0
+    confidence: float = 0.95
+    target: Target = Target()
+    design: Design = Design()
+    budget: Budget = Budget()
+    arms: tuple[Arm, ...] = ()
+    workloads: tuple[Workload, ...]
+    expectations: tuple[Expectation, ...] = ()
