@@ -1,0 +1,312 @@
+"""What the analysis says, as frozen records: all that reports need beside the study and the environment.
+
+Every ratio is arm b / arm a and travels with its interval. Everything is ordered and computed the same way each time,
+so that the same stored rows give the same bytes. Times are seconds, sizes bytes, unless a record names its unit.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Direction = Literal["lower", "higher", "neither"]
+"Which way is better; `neither` is descriptive only."
+Source = Literal["slice", "segment", "episode", "reading"]
+Role = Literal["treatment", "control", "a/a", "single", "without", "step", "other"]
+Outcome = Literal["MET", "MISSED", "INCONCLUSIVE", "NOT MEASURABLE"]
+CheckStatus = Literal["ok", "invalid", "note"]
+IntervalMethod = Literal["order statistics", "sequential", "unbounded"]
+
+
+class MetricInfo(msgspec.Struct, frozen=True):
+    """One line of the table of metrics: `definition` is one sentence for people; `judged` False means
+    descriptive only.
+    """
+
+    name: str
+    unit: str
+    direction: Direction
+    definition: str
+    sources: tuple[Source, ...]
+    judged: bool
+
+
+class Estimate(msgspec.Struct, frozen=True):
+    """A ratio b/a with its interval, never one without the other.
+
+    `ratio` is the exponential of the median of burst medians of log(b) - log(a). `low`, `high` is the interval at
+    `confidence`; (0, inf) when the bursts are too few to bound it (`method` "unbounded"). `bootstrap_low`,
+    `bootstrap_high` is a BCa bootstrap over bursts, a second opinion that no verdict uses; equal to `ratio` when there
+    is nothing to resample. `sd` is the standard deviation of the burst medians, `pair_sd` of the pairs, both of log
+    ratios (0.01 is about 1 %); 0 when there is only one.
+    """
+
+    ratio: float
+    low: float
+    high: float
+    confidence: float
+    method: IntervalMethod
+    bursts: int
+    pairs: int
+    sd: float
+    pair_sd: float
+    bootstrap_low: float
+    bootstrap_high: float
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the bursts suffice for a finite interval."""
+        return self.method != "unbounded"
+
+    @property
+    def change(self) -> float:
+        """The ratio as a relative change: -0.92 is 92 % less."""
+        return self.ratio - 1.0
+
+
+class ContrastResult(msgspec.Struct, frozen=True):
+    """Arm `b` against arm `a` on one workload and metric.
+
+    `request` is the request name of a latency metric, else "". `workload` is "" for readings (memory) of the whole
+    burst. `role` says what the contrast is for: treatment against baseline; treatment against a control (an honest
+    stand-in); baseline against its hidden twin (a/a); in an ablation one flag alone against none ("single") or all but
+    one against all ("without"); in phases each against the one before ("step").
+    `estimate` is None when no pair could be used, then `problem` says why. `unusable` counts the pairs left out with
+    their reasons in `reasons` (reason -> pairs). `burst_ratios` are the medians per burst, in burst order, and `burst_numbers` their bursts.
+    `value_a`, `value_b` are the arms' absolute medians in the metric's unit (descriptive; NaN if nothing usable).
+    """
+
+    a: str
+    b: str
+    role: Role
+    workload: str
+    metric: str
+    request: str
+    source: Source
+    estimate: Estimate | None
+    burst_numbers: tuple[int, ...]
+    burst_ratios: tuple[float, ...]
+    value_a: float
+    value_b: float
+    unusable: int
+    reasons: dict[str, int]
+    problem: str = ""
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What the interval says about one expectation against one arm.
+
+    `bound` is the claimed ratio and `side` which side of it was claimed. `contrast` has the evidence, its interval at
+    the family level (all verdicts of the study together hold with the study's confidence). `p_value` is two-sided
+    against the bound, `adjusted_p` after Holm. `sentence` is the verdict in plain words; `reason` why it is
+    INCONCLUSIVE or NOT MEASURABLE, else "".
+    """
+
+    expectation: str
+    claim: str
+    workload: str
+    metric: str
+    request: str
+    arm: str
+    against: str
+    side: Literal["at_most", "at_least"]
+    bound: float
+    outcome: Outcome
+    contrast: ContrastResult | None
+    p_value: float
+    adjusted_p: float
+    sentence: str
+    reason: str = ""
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One validity check: what it `saw`, the `bound` it holds it to, and what to do about it (`remedy`).
+
+    `where` names workload, arm or burst. `status` "invalid" voids the measurement; "note" is for the reader only.
+    """
+
+    name: str
+    status: CheckStatus
+    where: str
+    saw: str
+    bound: str
+    remedy: str
+
+
+class LatencyCurve(msgspec.Struct, frozen=True):
+    """Latency distribution of one arm: `seconds[i]` (from the intended start) and `service_seconds[i]` at
+    `percentiles[i]`.
+
+    Percentiles beyond what `requests` requests of this `source` resolve are left out: slices stop at 95.
+    """
+
+    workload: str
+    arm: str
+    request: str
+    source: Source
+    requests: int
+    percentiles: tuple[float, ...]
+    seconds: tuple[float, ...]
+    service_seconds: tuple[float, ...]
+
+
+class SeriesPoint(msgspec.Struct, frozen=True):
+    """One slice: its place in the run and its value. `at` is seconds since the first slice of the run."""
+
+    burst: int
+    block: int
+    at: float
+    value: float
+
+
+class ThroughputSeries(msgspec.Struct, frozen=True):
+    """Answered requests per second of one arm, slice by slice in time order. Slices with none answered have
+    value 0.
+    """
+
+    workload: str
+    arm: str
+    points: tuple[SeriesPoint, ...]
+
+
+class CpuShare(msgspec.Struct, frozen=True):
+    """CPU seconds per answered request by end (median over slices), and how busy each end was.
+
+    `target_busy`, `load_busy` are CPU seconds per second of load (1.0 = one core full): what was saturated.
+    """
+
+    workload: str
+    arm: str
+    target_seconds: float
+    load_seconds: float
+    target_busy: float
+    load_busy: float
+
+
+class MemoryRow(msgspec.Struct, frozen=True):
+    """Memory of one arm, bytes, medians over `bursts`, after `requests` requests of fixed work.
+
+    `*_increase` is USS after the work less USS idle at ready; `*_whole` USS of the whole process after it.
+    `descriptors` is the change in open descriptors of the target, `load_descriptors` that of the load process.
+    """
+
+    arm: str
+    bursts: int
+    requests: int
+    target_increase: float
+    target_whole: float
+    target_pss: float
+    load_increase: float
+    load_whole: float
+    load_pss: float
+    descriptors: float
+    load_descriptors: float
+
+
+class SummaryValue(msgspec.Struct, frozen=True):
+    """One metric of one arm, absolute and descriptive: median and quartiles over `count` usable slices or
+    bursts.
+    """
+
+    metric: str
+    request: str
+    unit: str
+    source: Source
+    median: float
+    quartile_low: float
+    quartile_high: float
+    count: int
+
+
+class ArmSummary(msgspec.Struct, frozen=True):
+    """Absolute values of one arm on one workload (`workload` "" = readings of the whole burst), and its
+    request counts.
+
+    started = answered + rejected + failed + cancelled; `failed` by kind.
+    """
+
+    workload: str
+    arm: str
+    values: tuple[SummaryValue, ...]
+    slices: int
+    started: int
+    answered: int
+    rejected: int
+    failed: dict[str, int]
+    cancelled: int
+
+
+class GaugeSeries(msgspec.Struct, frozen=True):
+    """A gauge the target (`end` "target") or the dialer ("load") keeps itself, at the end of each burst."""
+
+    arm: str
+    end: Literal["target", "load"]
+    name: str
+    bursts: tuple[int, ...]
+    values: tuple[float, ...]
+
+
+class FlagEffect(msgspec.Struct, frozen=True):
+    """The main effect of one flag on the log metric, as a ratio on/off with its interval (Shapley value
+    without three-way interactions).
+    """
+
+    flag: str
+    ratio: float
+    low: float
+    high: float
+
+
+class Attribution(msgspec.Struct, frozen=True):
+    """Which flag pays: factorial attribution of none -> all on one workload and metric.
+
+    `predicted` is the product of all flags' ratios, `measured` the separately measured all-on/all-off ratio (None when
+    it was not run); `closes` says whether their intervals agree. `bursts` is the number of clusters, `pairs` of fold-over pairs.
+    """
+
+    workload: str
+    metric: str
+    request: str
+    confidence: float
+    effects: tuple[FlagEffect, ...]
+    predicted: FlagEffect
+    measured: Estimate | None
+    closes: bool | None
+    bursts: int
+    pairs: int
+
+
+class Analysis(msgspec.Struct, frozen=True):
+    """Everything derived from a run's rows.
+
+    `arms` in display order (baseline first, treatment last; hidden arms not among them, `hidden` names those).
+    `valid` is False when any check is "invalid": then no verdict may be shown as green. `bursts` counts complete ones,
+    `interrupted` the rest. `seconds_measured` is the wall time under load. `answer` is the study's result in one or two
+    sentences for people. `confidence` is the study's, `family_confidence` the level of each verdict's own interval.
+    """
+
+    study: str
+    baseline: str
+    treatment: str
+    controls: tuple[str, ...]
+    arms: tuple[str, ...]
+    hidden: tuple[str, ...]
+    confidence: float
+    family_confidence: float
+    bursts: int
+    interrupted: int
+    seconds_measured: float
+    valid: bool
+    answer: str
+    metrics: tuple[MetricInfo, ...]
+    contrasts: tuple[ContrastResult, ...]
+    verdicts: tuple[Verdict, ...]
+    checks: tuple[Check, ...]
+    curves: tuple[LatencyCurve, ...]
+    throughput: tuple[ThroughputSeries, ...]
+    cpu: tuple[CpuShare, ...]
+    memory: tuple[MemoryRow, ...]
+    summaries: tuple[ArmSummary, ...]
+    gauges: tuple[GaugeSeries, ...]
+    attributions: tuple[Attribution, ...] = ()
