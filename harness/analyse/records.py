@@ -1,7 +1,8 @@
 """What the analysis says, as frozen records: all that reports need beside the study and the environment.
 
-Every ratio is arm b / arm a and travels with its interval. Everything is ordered and computed the same way each time,
-so that the same stored rows give the same bytes. Times are seconds, sizes bytes, unless a record names its unit.
+Every ratio is arm b / arm a and travels with its interval. Everything is ordered and computed the same way
+each time, so that the same stored rows give the same bytes. Times are seconds, sizes bytes, unless a record
+names its unit.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ class MetricInfo(msgspec.Struct, frozen=True):
 class Estimate(msgspec.Struct, frozen=True):
     """A ratio b/a with its interval, never one without the other.
 
-    `ratio` is the exponential of the median of burst medians of log(b) - log(a). `low`, `high` is the interval at
-    `confidence`; (0, inf) when the bursts are too few to bound it (`method` "unbounded"). `bootstrap_low`,
-    `bootstrap_high` is a BCa bootstrap over bursts, a second opinion that no verdict uses; equal to `ratio` when there
-    is nothing to resample. `sd` is the standard deviation of the burst medians, `pair_sd` of the pairs, both of log
-    ratios (0.01 is about 1 %); 0 when there is only one.
+    `ratio` is the exponential of the median of burst medians of log(b) - log(a). `low`, `high` is the
+    interval at `confidence`; (0, inf) when the bursts are too few to bound it (`method` "unbounded").
+    `bootstrap_low`, `bootstrap_high` is a BCa bootstrap over bursts, a second opinion that no verdict uses;
+    equal to `ratio` when there is nothing to resample. `sd` is the standard deviation of the burst medians,
+    `pair_sd` of the pairs, both of log ratios (0.01 is about 1 %); 0 when there is only one.
     """
 
     ratio: float
@@ -68,13 +69,14 @@ class Estimate(msgspec.Struct, frozen=True):
 class ContrastResult(msgspec.Struct, frozen=True):
     """Arm `b` against arm `a` on one workload and metric.
 
-    `request` is the request name of a latency metric, else "". `workload` is "" for readings (memory) of the whole
-    burst. `role` says what the contrast is for: treatment against baseline; treatment against a control (an honest
-    stand-in); baseline against its hidden twin (a/a); in an ablation one flag alone against none ("single") or all but
-    one against all ("without"); in phases each against the one before ("step").
-    `estimate` is None when no pair could be used, then `problem` says why. `unusable` counts the pairs left out with
-    their reasons in `reasons` (reason -> pairs). `burst_ratios` are the medians per burst, in burst order, and `burst_numbers` their bursts.
-    `value_a`, `value_b` are the arms' absolute medians in the metric's unit (descriptive; NaN if nothing usable).
+    `request` is the request name of a latency metric, else "". `workload` is "" for readings (memory) of the
+    whole burst. `role` says what the contrast is for: treatment against baseline; treatment against a control
+    (an honest stand-in); baseline against its hidden twin (a/a); in an ablation one flag alone against none
+    ("single") or all but one against all ("without"); in phases each against the one before ("step").
+    `estimate` is None when no pair could be used, then `problem` says why. `unusable` counts the pairs left
+    out with their reasons in `reasons` (reason -> pairs). `burst_ratios` are the medians per burst, in burst
+    order, and `burst_numbers` their bursts. `value_a`, `value_b` are the arms' absolute medians in the
+    metric's unit (descriptive; NaN if nothing usable).
     """
 
     a: str
@@ -97,10 +99,10 @@ class ContrastResult(msgspec.Struct, frozen=True):
 class Verdict(msgspec.Struct, frozen=True):
     """What the interval says about one expectation against one arm.
 
-    `bound` is the claimed ratio and `side` which side of it was claimed. `contrast` has the evidence, its interval at
-    the family level (all verdicts of the study together hold with the study's confidence). `p_value` is two-sided
-    against the bound, `adjusted_p` after Holm. `sentence` is the verdict in plain words; `reason` why it is
-    INCONCLUSIVE or NOT MEASURABLE, else "".
+    `bound` is the claimed ratio and `side` which side of it was claimed. `contrast` has the evidence, its
+    interval at the family level (all verdicts of the study together hold with the study's confidence).
+    `p_value` is two-sided against the bound, `adjusted_p` after Holm. `sentence` is the verdict in plain
+    words; `reason` why it is INCONCLUSIVE or NOT MEASURABLE, else "".
     """
 
     expectation: str
@@ -123,7 +125,8 @@ class Verdict(msgspec.Struct, frozen=True):
 class Check(msgspec.Struct, frozen=True):
     """One validity check: what it `saw`, the `bound` it holds it to, and what to do about it (`remedy`).
 
-    `where` names workload, arm or burst. `status` "invalid" voids the measurement; "note" is for the reader only.
+    `where` names workload, arm or burst. `status` "invalid" voids the measurement; "note" is for the reader
+    only.
     """
 
     name: str
@@ -188,7 +191,8 @@ class MemoryRow(msgspec.Struct, frozen=True):
     """Memory of one arm, bytes, medians over `bursts`, after `requests` requests of fixed work.
 
     `*_increase` is USS after the work less USS idle at ready; `*_whole` USS of the whole process after it.
-    `descriptors` is the change in open descriptors of the target, `load_descriptors` that of the load process.
+    `descriptors` is the change in open descriptors of the target, `load_descriptors` that of the load
+    process.
     """
 
     arm: str
@@ -261,8 +265,9 @@ class FlagEffect(msgspec.Struct, frozen=True):
 class Attribution(msgspec.Struct, frozen=True):
     """Which flag pays: factorial attribution of none -> all on one workload and metric.
 
-    `predicted` is the product of all flags' ratios, `measured` the separately measured all-on/all-off ratio (None when
-    it was not run); `closes` says whether their intervals agree. `bursts` is the number of clusters, `pairs` of fold-over pairs.
+    `predicted` is the product of all flags' ratios, `measured` the separately measured all-on/all-off ratio
+    (None when it was not run); `closes` says whether their intervals agree. `bursts` is the number of
+    clusters, `pairs` of fold-over pairs.
     """
 
     workload: str
@@ -280,10 +285,11 @@ class Attribution(msgspec.Struct, frozen=True):
 class Analysis(msgspec.Struct, frozen=True):
     """Everything derived from a run's rows.
 
-    `arms` in display order (baseline first, treatment last; hidden arms not among them, `hidden` names those).
-    `valid` is False when any check is "invalid": then no verdict may be shown as green. `bursts` counts complete ones,
-    `interrupted` the rest. `seconds_measured` is the wall time under load. `answer` is the study's result in one or two
-    sentences for people. `confidence` is the study's, `family_confidence` the level of each verdict's own interval.
+    `arms` in display order (baseline first, treatment last; hidden arms not among them, `hidden` names
+    those). `valid` is False when any check is "invalid": then no verdict may be shown as green. `bursts`
+    counts complete ones, `interrupted` the rest. `seconds_measured` is the wall time under load. `answer` is
+    the study's result in one or two sentences for people. `confidence` is the study's, `family_confidence`
+    the level of each verdict's own interval.
     """
 
     study: str
