@@ -1,0 +1,228 @@
+"""Arm b against arm a: from stored rows to a ratio with its interval.
+
+The burst is the unit of statistics: process layout shifts all pairs of a burst together, so an interval over
+pairs undercovers badly. Pairs give log ratios d = log(b) - log(a), each burst the median of its d, and the
+estimate is the median of the burst medians with the interval that the sign test over bursts inverts to (order
+statistics, exact for any distribution). A pair without a usable value on both sides is counted with its
+reason, never dropped in silence.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from harness.analyse.metrics import Metric, Unusable
+from harness.analyse.records import ContrastResult, Estimate, Role, Source
+from harness.measure.records import ArmReading, Slice
+
+Floats = NDArray[np.float64]
+Key = tuple[int, int]
+"(burst, block): what two arms share when they form a pair; readings have block 0"
+Value = float | str
+"a positive number, or the reason why there is none"
+RESAMPLES = 999
+"of the bootstrap that stands beside the interval"
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """The question: arm `b` against arm `a`, for `role`; `workload` and `request` are "" where they do not
+    apply.
+    """
+
+    a: str
+    b: str
+    role: Role
+    workload: str
+    metric: Metric
+    request: str
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Log ratios of the usable pairs in run order, the burst of each, and the reasons of the others (reason
+    -> count).
+    """
+
+    bursts: NDArray[np.int64]
+    differences: Floats
+    reasons: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """All values of one arm for one contrast, and how many requests stand behind them."""
+
+    values: Mapping[Key, Value]
+    requests: int
+
+
+def value_of(metric: Metric, row: Slice | ArmReading, request: str) -> Value:
+    """The metric of one row as a positive number, or why it has none (no answer, zero, negative, not a
+    number).
+    """
+    try:
+        value = metric.of_slice(row, request) if isinstance(row, Slice) else metric.of_reading(row)
+    except Unusable as reason:
+        return str(reason)
+    if not math.isfinite(value):
+        return "not a finite number"
+    if value <= 0.0:
+        return "zero" if value == 0.0 else "negative"
+    return value
+
+
+def readings(rows: Iterable[Slice | ArmReading], metric: Metric, request: str) -> Readings:
+    """The metric of every row of one arm (one workload and kind of stretch), by burst and block."""
+    values: dict[Key, Value] = {}
+    requests = 0
+    for row in rows:
+        key = (row.burst, row.block) if isinstance(row, Slice) else (row.burst, 0)
+        values[key] = value_of(metric, row, request)
+        requests += row.answered if isinstance(row, Slice) else row.requests
+    return Readings(values, requests)
+
+
+def pair_up(a: Mapping[Key, Value], b: Mapping[Key, Value]) -> Pairs:
+    """Log ratios b/a of all keys both arms have, in (burst, block) order."""
+    bursts: list[int] = []
+    differences: list[float] = []
+    reasons: Counter[str] = Counter()
+    for key in sorted(a.keys() & b.keys()):
+        value_a, value_b = a[key], b[key]
+        if isinstance(value_a, str):
+            reasons[value_a] += 1
+        elif isinstance(value_b, str):
+            reasons[value_b] += 1
+        else:
+            bursts.append(key[0])
+            differences.append(math.log(value_b) - math.log(value_a))
+    return Pairs(np.array(bursts, dtype=np.int64), np.array(differences), dict(sorted(reasons.items())))
+
+
+def burst_medians(pairs: Pairs) -> tuple[NDArray[np.int64], Floats]:
+    """Burst numbers in ascending order and the median log ratio of each."""
+    numbers = np.unique(pairs.bursts)
+    medians = [np.median(pairs.differences[pairs.bursts == number]) for number in numbers]
+    return numbers, np.array(medians, dtype=np.float64)
+
+
+def median_interval(values: Floats, confidence: float) -> tuple[float, float]:
+    """Two-sided interval of the median by order statistics (inverts the sign test); (-inf, inf) if too few
+    values.
+    """
+    if not values.size:
+        return -math.inf, math.inf
+    interval = stats.quantile_test(values, q=0.0, p=0.5).confidence_interval(confidence_level=confidence)
+    if math.isnan(interval.low) or math.isnan(interval.high):
+        return -math.inf, math.inf
+    return float(interval.low), float(interval.high)
+
+
+def median_p_value(values: Floats, against: float) -> float:
+    """Two-sided p-value of the sign test that the median is `against` (log scale); 1 without values."""
+    return float(stats.quantile_test(values, q=against, p=0.5).pvalue) if values.size else 1.0
+
+
+def bootstrap_interval(values: Floats, confidence: float, seed: int) -> tuple[float, float]:
+    """BCa bootstrap of the median; percentile bootstrap where BCa's acceleration is undefined (ties)."""
+    if values.size < 2 or np.ptp(values) == 0.0:
+        middle = float(np.median(values))
+        return middle, middle
+    for method in ("BCa", "percentile"):
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+            interval = stats.bootstrap(
+                (values,),
+                np.median,
+                n_resamples=RESAMPLES,
+                confidence_level=confidence,
+                method=method,
+                rng=np.random.default_rng(seed),
+            ).confidence_interval
+        if math.isfinite(interval.low) and math.isfinite(interval.high):
+            break
+    return float(interval.low), float(interval.high)
+
+
+def estimate(pairs: Pairs, confidence: float, seed: int) -> Estimate:
+    """Median of burst medians with its interval at `confidence`; `pairs` must not be empty."""
+    _, medians = burst_medians(pairs)
+    low, high = median_interval(medians, confidence)
+    bootstrap_low, bootstrap_high = bootstrap_interval(medians, confidence, seed)
+    return Estimate(
+        ratio=math.exp(np.median(medians)),
+        low=math.exp(low),
+        high=math.exp(high),
+        confidence=confidence,
+        method="order statistics" if math.isfinite(low) else "unbounded",
+        bursts=medians.size,
+        pairs=pairs.differences.size,
+        sd=_spread(medians),
+        pair_sd=_spread(pairs.differences),
+        bootstrap_low=math.exp(bootstrap_low),
+        bootstrap_high=math.exp(bootstrap_high),
+    )
+
+
+def judge_contrast(
+    question: Contrast, a: Readings, b: Readings, confidence: float, seed: int
+) -> tuple[ContrastResult, Floats]:
+    """The result of one contrast, and the burst medians (log ratios) it rests on."""
+    pairs = pair_up(a.values, b.values)
+    numbers, medians = burst_medians(pairs)
+    usable = pairs.differences.size > 0
+    problem = _problem(question, a, b, pairs)
+    result = ContrastResult(
+        a=question.a,
+        b=question.b,
+        role=question.role,
+        workload=question.workload,
+        metric=question.metric.name,
+        request=question.request,
+        source=question.source,
+        estimate=estimate(pairs, confidence, seed) if usable else None,
+        burst_numbers=tuple(int(number) for number in numbers),
+        burst_ratios=tuple(math.exp(value) for value in medians),
+        value_a=_median(a.values),
+        value_b=_median(b.values),
+        unusable=sum(pairs.reasons.values()),
+        reasons=pairs.reasons,
+        problem=problem,
+    )
+    return result, medians
+
+
+def _problem(question: Contrast, a: Readings, b: Readings, pairs: Pairs) -> str:
+    if not pairs.differences.size:
+        if not pairs.reasons:
+            return f"no pair of {question.b} and {question.a} was measured"
+        return "no usable pair: " + ", ".join(
+            f"{count} x {reason}" for reason, count in pairs.reasons.items()
+        )
+    metric = question.metric
+    requests, stretches = min(a.requests, b.requests), min(len(a.values), len(b.values))
+    if requests < metric.min_requests or stretches < metric.min_stretches:
+        return (
+            f"not resolvable: {requests:,} requests in {stretches} stretches an arm; the {metric.noun} needs"
+            f" {metric.min_requests:,} in {metric.min_stretches}"
+        )
+    return ""
+
+
+def _median(values: Mapping[Key, Value]) -> float:
+    numbers = [value for value in values.values() if not isinstance(value, str)]
+    return float(np.median(numbers)) if numbers else math.nan
+
+
+def _spread(values: Floats) -> float:
+    return float(np.std(values, ddof=1)) if values.size > 1 else 0.0

@@ -1,0 +1,317 @@
+"""The one table of metrics that code, command line, reports and docs share.
+
+A metric is a pure function from one stretch of load (or one arm's memory reading) to a positive number; what
+has no value there raises Unusable with the reason, so that nothing is ever dropped in silence. Percentiles
+beyond the median exist only for segments: slices end before a stall can show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.analyse.records import Direction, MetricInfo, Source
+from harness.errors import StudyError
+from harness.measure.records import ArmReading, Slice
+
+
+class Unusable(Exception):
+    """This stretch has no value for the metric; the message says why."""
+
+
+def _no_slice(_stretch: Slice, _request: str) -> float:
+    raise Unusable("not a metric of a stretch of load")
+
+
+def _no_reading(_row: ArmReading) -> float:
+    raise Unusable("not a metric of a memory reading")
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric. `noun` names it inside a sentence; `sources` says which of the two functions has values.
+
+    `of_slice` takes the stretch and a request name (ignored unless `per_request_name`). `min_requests` and
+    `min_stretches` are what one arm needs before the metric is resolvable at all. No source: not measurable
+    here.
+    """
+
+    name: str
+    noun: str
+    unit: str
+    direction: Direction
+    definition: str
+    sources: tuple[Source, ...]
+    of_slice: Callable[[Slice, str], float] = _no_slice
+    of_reading: Callable[[ArmReading], float] = _no_reading
+    per_request_name: bool = False
+    judged: bool = True
+    min_requests: int = 1
+    min_stretches: int = 1
+
+    def info(self) -> MetricInfo:
+        """The table line as reports and `list metrics` show it."""
+        return MetricInfo(self.name, self.unit, self.direction, self.definition, self.sources, self.judged)
+
+
+def metric(name: str) -> Metric:
+    """The metric of that name; StudyError naming the choices if there is none."""
+    try:
+        return METRICS[name]
+    except KeyError:
+        raise StudyError(f"unknown metric {name!r}; expected one of {', '.join(METRICS)}") from None
+
+
+def latency_seconds(stretch: Slice, request: str) -> NDArray[np.float64]:
+    """Latencies from the intended start of all answered requests of that name, perhaps empty."""
+    found = [each.latency_seconds() for each in stretch.latencies if each.name == request]
+    return np.concatenate(found).astype(np.float64) if found else np.empty(0)
+
+
+def service_seconds(stretch: Slice, request: str) -> NDArray[np.float64]:
+    """Service times (from the actual send) of all answered requests of that name, perhaps empty."""
+    found = [each.service_seconds() for each in stretch.latencies if each.name == request]
+    return np.concatenate(found).astype(np.float64) if found else np.empty(0)
+
+
+def _needed(values: NDArray[np.float64], request: str) -> NDArray[np.float64]:
+    if not values.size:
+        raise Unusable(f"no answered {request!r} request")
+    return values
+
+
+def _quantile(fraction: float) -> Callable[[Slice, str], float]:
+    def of(stretch: Slice, request: str) -> float:
+        return float(np.quantile(_needed(latency_seconds(stretch, request), request), fraction))
+
+    return of
+
+
+def _latency_mean(stretch: Slice, request: str) -> float:
+    return float(np.mean(_needed(latency_seconds(stretch, request), request)))
+
+
+def _service_median(stretch: Slice, request: str) -> float:
+    return float(np.median(_needed(service_seconds(stretch, request), request)))
+
+
+def throughput(stretch: Slice, _request: str = "") -> float:
+    """Goodput: answered requests per second up to the last completion."""
+    if stretch.seconds <= 0.0:
+        raise Unusable("the stretch has no duration")
+    return stretch.answered / stretch.seconds
+
+
+def _per_answered(amount: Callable[[Slice], float]) -> Callable[[Slice, str], float]:
+    def of(stretch: Slice, _request: str) -> float:
+        if not stretch.answered:
+            raise Unusable("no answered request")
+        return amount(stretch) / stretch.answered
+
+    return of
+
+
+def _per_started(amount: Callable[[Slice], float]) -> Callable[[Slice, str], float]:
+    def of(stretch: Slice, _request: str) -> float:
+        if not stretch.started:
+            raise Unusable("no request was started")
+        return amount(stretch) / stretch.started
+
+    return of
+
+
+_STRETCHES: tuple[Source, ...] = ("slice", "segment", "episode")
+_TAIL: tuple[Source, ...] = ("segment",)
+_READING: tuple[Source, ...] = ("reading",)
+
+_TABLE = (
+    Metric(
+        "latency_p50",
+        "median latency",
+        "s",
+        "lower",
+        "Median time from the intended start of a request to its complete answer.",
+        _STRETCHES,
+        _quantile(0.5),
+        per_request_name=True,
+    ),
+    Metric(
+        "latency_mean",
+        "mean latency",
+        "s",
+        "lower",
+        "Mean time from the intended start of a request to its complete answer.",
+        _STRETCHES,
+        _latency_mean,
+        per_request_name=True,
+    ),
+    Metric(
+        "latency_p99",
+        "99th percentile of latency",
+        "s",
+        "lower",
+        "Latency from the intended start that 99 % of requests stay below, within one contiguous segment.",
+        _TAIL,
+        _quantile(0.99),
+        per_request_name=True,
+        min_requests=2_000,
+    ),
+    Metric(
+        "latency_p999",
+        "99.9th percentile of latency",
+        "s",
+        "lower",
+        "Latency from the intended start that 99.9 % of requests stay below, within one contiguous segment.",
+        _TAIL,
+        _quantile(0.999),
+        per_request_name=True,
+        min_requests=20_000,
+        min_stretches=15,
+    ),
+    Metric(
+        "service_p50",
+        "median service time",
+        "s",
+        "lower",
+        "Median time from the actual send of a request to its complete answer.",
+        _STRETCHES,
+        _service_median,
+        per_request_name=True,
+    ),
+    Metric(
+        "throughput",
+        "throughput",
+        "requests/s",
+        "higher",
+        "Goodput: answered requests per second, up to the last completion.",
+        _STRETCHES,
+        throughput,
+    ),
+    Metric(
+        "cpu_per_request",
+        "CPU per request",
+        "s",
+        "lower",
+        "CPU time of target and load together per answered request, the quiet gap after the load included.",
+        _STRETCHES,
+        _per_answered(lambda stretch: stretch.cpu_target + stretch.cpu_load),
+    ),
+    Metric(
+        "cpu_target_per_request",
+        "target's CPU per request",
+        "s",
+        "lower",
+        "CPU time of the target per answered request; descriptive: loopback charges the sender for both.",
+        _STRETCHES,
+        _per_answered(lambda stretch: stretch.cpu_target),
+        judged=False,
+    ),
+    Metric(
+        "cpu_load_per_request",
+        "load's CPU per request",
+        "s",
+        "lower",
+        "CPU time of the load process per answered request; descriptive, as for the target.",
+        _STRETCHES,
+        _per_answered(lambda stretch: stretch.cpu_load),
+        judged=False,
+    ),
+    Metric(
+        "page_faults_per_request",
+        "page faults per request",
+        "faults",
+        "lower",
+        "Page faults of target and load per answered request.",
+        _STRETCHES,
+        _per_answered(lambda stretch: float(stretch.page_faults)),
+    ),
+    Metric(
+        "error_ratio",
+        "error ratio",
+        "1",
+        "lower",
+        "Failed requests (rejections apart) per started request.",
+        _STRETCHES,
+        _per_started(lambda stretch: float(stretch.failures)),
+    ),
+    Metric(
+        "rejection_ratio",
+        "rejection ratio",
+        "1",
+        "neither",
+        "Rejected requests per started request; good for an abuser, bad for honest peers.",
+        _STRETCHES,
+        _per_started(lambda stretch: float(stretch.rejected)),
+    ),
+    Metric(
+        "target_memory",
+        "target memory",
+        "B",
+        "lower",
+        "USS of the target after the fixed work, as increase over the same process idle at ready.",
+        _READING,
+        of_reading=lambda row: float(row.target_after.uss - row.target_idle.uss),
+    ),
+    Metric(
+        "target_memory_whole",
+        "memory of the whole target process",
+        "B",
+        "lower",
+        "USS of the whole target process after the fixed work.",
+        _READING,
+        of_reading=lambda row: float(row.target_after.uss),
+    ),
+    Metric(
+        "load_memory",
+        "load memory",
+        "B",
+        "lower",
+        "USS of the load process (with the dialers) after the fixed work, as increase over idle at ready.",
+        _READING,
+        of_reading=lambda row: float(row.load_after.uss - row.load_idle.uss),
+    ),
+    Metric(
+        "load_memory_whole",
+        "memory of the whole load process",
+        "B",
+        "lower",
+        "USS of the whole load process after the fixed work.",
+        _READING,
+        of_reading=lambda row: float(row.load_after.uss),
+    ),
+    Metric(
+        "memory",
+        "memory of both ends",
+        "B",
+        "lower",
+        "USS of target and load together after the fixed work, as increase over both idle at ready.",
+        _READING,
+        of_reading=lambda row: float(
+            row.target_after.uss - row.target_idle.uss + row.load_after.uss - row.load_idle.uss
+        ),
+    ),
+    Metric(
+        "descriptors_delta",
+        "open descriptors left",
+        "descriptors",
+        "lower",
+        "Descriptors the target holds after the fixed work beyond those it held idle at ready.",
+        _READING,
+        of_reading=lambda row: float(row.target_after.descriptors - row.target_idle.descriptors),
+        judged=False,
+    ),
+    Metric(
+        "cache_misses_per_request",
+        "cache misses per request",
+        "misses",
+        "lower",
+        "Last-level cache misses per request; needs a hardware counter that virtual machines do not expose.",
+        (),
+    ),
+)
+
+METRICS: dict[str, Metric] = {each.name: each for each in _TABLE}
+"name -> metric, in display order"
