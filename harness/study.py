@@ -1,4 +1,6 @@
-"""A study file (TOML) parsed once into frozen, validated records; from here on nothing is optional or unchecked."""
+"""A study file (TOML) parsed once into frozen, validated records; from here on nothing is optional or
+unchecked.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class Target(_Record):
-    """The system under test. `reference` is our node; `command` any program that becomes ready (see docs/target-contract.md)."""
+    """The system under test. `reference` is our node; `command` any program that becomes ready (see
+    docs/target-contract.md).
+    """
 
     kind: Literal["reference", "command"] = "reference"
     command: tuple[str, ...] = ()
@@ -26,7 +30,9 @@ class Target(_Record):
 
 
 class Arm(_Record):
-    """One configuration under test: the switches that are on, and what else differs (a control's environment, another program)."""
+    """One configuration under test: the switches that are on, and what else differs (a control's environment,
+    another program).
+    """
 
     name: str
     optimizations: tuple[str, ...] = ()
@@ -35,17 +41,36 @@ class Arm(_Record):
     file: str | None = None
 
 
+class Sweep(_Record):
+    """One parameter of one workload over several values: a field of the workload, or else a variable its file
+    reads.
+    """
+
+    workload: str
+    parameter: str
+    values: tuple[float | str, ...]
+
+
 class Design(_Record):
-    """Which arms are compared. `controls` are honest stand-ins (first-day-reuse) shown beside the baseline."""
+    """Which arms are compared. `controls` are honest stand-ins (first-day-reuse) shown beside the baseline.
+
+    `hidden` adds a twin of the baseline that must show no difference (A/A). `fractions` is how many of the
+    four quarter fractions a factorial design visits; `sweep` belongs to the design of that kind.
+    """
 
     kind: DesignKind = "on-off"
     baseline: str = "none"
     treatment: str = "all"
     controls: tuple[str, ...] = ()
+    hidden: bool = True
+    fractions: int = 4
+    sweep: Sweep | None = None
 
 
 class Workload(_Record):
-    """Locust users + arrivals + message mix. `rate` 0 in an open workload means half the slower arm's capacity, found in warm-up."""
+    """Locust users + arrivals + message mix. `rate` 0 in an open workload means half the slower arm's
+    capacity, found in warm-up.
+    """
 
     name: str
     file: str
@@ -58,11 +83,18 @@ class Workload(_Record):
     request: str = "request"
     "the request name whose latency stands for the workload"
     max_error_ratio: float = 0.0
+    max_rejection_ratio: float = 0.0
+    segment_seconds: float = 0.0
+    "length of the contiguous segments that tails need; 0 = none"
+    shape: tuple[tuple[float, float], ...] = ()
+    "knots (seconds, arrivals per second) of a ramp or spike, straight in between; overrides rate"
     env: dict[str, str] = {}
 
 
 class Budget(_Record):
-    """How long to measure. `blocks` adjacent groups of slices per workload and burst; as many bursts as fit into `seconds`."""
+    """How long to measure. `blocks` adjacent groups of slices per workload and burst; as many bursts as fit
+    into `seconds`.
+    """
 
     seconds: float = 150.0
     blocks: int = 3

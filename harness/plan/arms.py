@@ -1,0 +1,227 @@
+"""From a study's design to its arms, to who is compared with whom, and to the sets of arms that live side by
+side.
+
+Two arms can be compared only if they share a burst, so each comparison is packed into a set of at most
+MAX_ARMS arms whose processes are started together; the sets then take turns. A factorial design compares each
+cell with its complement (fold-over), which cancels every two-way interaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+
+import msgspec
+
+from harness.analyse.records import Role
+from harness.errors import StudyError
+from harness.study import OPTIMIZATIONS, Arm, Study, Sweep, Workload
+
+MAX_ARMS = 4
+"arms alive at once: each has two processes, and the pairs of a block must stay adjacent in time"
+CONTROLS = ("first-day-reuse",)
+PHASES = (("pooling", "cleanup"), ("rate_limit", "circuit_breaker"), ("buffer_pool",), ("metrics",))
+"the plan's order of work"
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Arm `b` is compared with arm `a`."""
+
+    a: str
+    b: str
+    role: Role
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Everything a design implies. `arms` in display order, `hidden` names those not shown (the A/A twin).
+
+    `sets` are the arms of one burst each; `foldover` the pairs (cell, complement) of a factorial design,
+    which live in the sets from number `foldover_from` on.
+    """
+
+    arms: tuple[Arm, ...]
+    hidden: tuple[str, ...]
+    comparisons: tuple[Comparison, ...]
+    sets: tuple[tuple[str, ...], ...]
+    foldover: tuple[tuple[str, str], ...] = ()
+    foldover_from: int = 0
+
+
+def hidden_name(baseline: str) -> str:
+    """Name of the hidden twin of the baseline."""
+    return f"{baseline}-again"
+
+
+def cell_name(enabled: Iterable[str]) -> str:
+    """Name of the arm with exactly these optimizations on: none, all, all-x, or names joined by +."""
+    on = [name for name in OPTIMIZATIONS if name in set(enabled)]
+    if len(on) == len(OPTIMIZATIONS):
+        return "all"
+    if len(on) == len(OPTIMIZATIONS) - 1:
+        return "all-" + next(name for name in OPTIMIZATIONS if name not in on)
+    return "+".join(on) or "none"
+
+
+def parse_cell(name: str) -> tuple[str, ...] | None:
+    """The optimizations that an arm of this name has on (the inverse of `cell_name`), or None for another
+    name.
+    """
+    if name == "none":
+        return ()
+    if name == "all":
+        return OPTIMIZATIONS
+    if name.startswith("all-") and name[4:] in OPTIMIZATIONS:
+        return tuple(each for each in OPTIMIZATIONS if each != name[4:])
+    parts = name.split("+")
+    if all(part in OPTIMIZATIONS for part in parts):
+        return tuple(each for each in OPTIMIZATIONS if each in parts)
+    return None
+
+
+def resolve_arm(study: Study, name: str) -> Arm:
+    """The arm of that name: one declared in the study, a set of optimizations, or a control; else StudyError."""
+    for arm in study.arms:
+        if arm.name == name:
+            return arm
+    cell = parse_cell(name)
+    if cell is not None:
+        return Arm(name=name, optimizations=cell)
+    if name in CONTROLS:
+        return Arm(name=name, optimizations=(name,))
+    known = ", ".join((*(arm.name for arm in study.arms), "none", "all", *OPTIMIZATIONS, *CONTROLS))
+    raise StudyError(f"unknown arm {name!r}; expected one of {known}, or optimizations joined by +")
+
+
+def layout(study: Study) -> Layout:
+    """Arms, comparisons and process sets of the study's design."""
+    comparisons = _with_expected(study, tuple(_comparisons(study)))
+    foldover = tuple(foldover_pairs(study.design.fractions)) if study.design.kind == "factorial" else ()
+    sets = pack((each.a, each.b) for each in comparisons)
+    hidden = hidden_name(study.design.baseline)
+    names = dict.fromkeys(name for each in comparisons for name in (each.a, each.b))
+    names.update(dict.fromkeys(name for pair in foldover for name in pair))
+    names.pop(hidden, None)
+    treatment = study.design.treatment
+    shown = [*(name for name in names if name != treatment), treatment]
+    arms = [resolve_arm(study, name) for name in shown]
+    if study.design.hidden:
+        arms.append(msgspec.structs.replace(resolve_arm(study, study.design.baseline), name=hidden))
+    return Layout(
+        arms=tuple(arms),
+        hidden=(hidden,) if study.design.hidden else (),
+        comparisons=comparisons,
+        sets=(*sets, *_pairs_of_pairs(foldover)),
+        foldover=foldover,
+        foldover_from=len(sets),
+    )
+
+
+def _comparisons(study: Study) -> Iterator[Comparison]:
+    design = study.design
+    if design.baseline == design.treatment:
+        raise StudyError(f"baseline and treatment are both {design.baseline!r}; expected two different arms")
+    yield Comparison(design.baseline, design.treatment, "treatment")
+    if design.hidden:
+        yield Comparison(design.baseline, hidden_name(design.baseline), "a/a")
+    for control in design.controls:
+        yield Comparison(control, design.treatment, "control")
+    if design.kind == "ablation":
+        for flag in OPTIMIZATIONS:
+            yield Comparison("all", cell_name(set(OPTIMIZATIONS) - {flag}), "without")
+        for flag in OPTIMIZATIONS:
+            yield Comparison("none", flag, "single")
+    elif design.kind == "phases":
+        enabled: set[str] = set()
+        for added in PHASES:
+            before = cell_name(enabled)
+            enabled |= set(added)
+            yield Comparison(before, cell_name(enabled), "step")
+
+
+def _with_expected(study: Study, own: tuple[Comparison, ...]) -> tuple[Comparison, ...]:
+    """The design's own comparisons, and what the expectations compare beyond them."""
+    pairs = {(each.a, each.b): each for each in reversed(own)}
+    for expectation in study.expectations:
+        for against in expectation.against:
+            pairs.setdefault((against, expectation.arm), Comparison(against, expectation.arm, "other"))
+    return (*own, *(each for each in pairs.values() if each.role == "other"))
+
+
+def pack(pairs: Iterable[tuple[str, str]]) -> tuple[tuple[str, ...], ...]:
+    """Sets of at most MAX_ARMS arms so that each pair shares at least one set; greedy, in the order given."""
+    sets: list[dict[str, None]] = []
+    for pair in pairs:
+        home = next((each for each in sets if set(pair) <= each.keys()), None) or next(
+            (each for each in sets if each.keys() & set(pair) and len(each.keys() | set(pair)) <= MAX_ARMS),
+            None,
+        )
+        if home is None:
+            home = {}
+            sets.append(home)
+        home.update(dict.fromkeys(pair))
+    return tuple(tuple(each) for each in sets)
+
+
+def fraction(e_sign: int, f_sign: int) -> tuple[frozenset[str], ...]:
+    """The 16 cells of the fraction of 2^(6-2)_IV with generators e = e_sign * abc and f = f_sign * bcd."""
+    cells = []
+    for a, b, c, d in product((-1, 1), repeat=4):
+        levels = (a, b, c, d, e_sign * prod((a, b, c)), f_sign * prod((b, c, d)))
+        cells.append(frozenset(name for name, level in zip(OPTIMIZATIONS, levels, strict=True) if level > 0))
+    return tuple(cells)
+
+
+def foldover_pairs(fractions: int) -> Iterator[tuple[str, str]]:
+    """(cell, complement) names of the first `fractions` (1-4) quarter fractions, 8 pairs each; 4 give all 64
+    cells.
+    """
+    if not 1 <= fractions <= 4:
+        raise StudyError(f"fractions is {fractions}; expected 1 to 4 quarters of the 64 cells")
+    signs = ((1, 1), (-1, -1), (1, -1), (-1, 1))
+    for e_sign, f_sign in signs[:fractions]:
+        for cell in fraction(e_sign, f_sign):
+            if OPTIMIZATIONS[0] not in cell:
+                yield cell_name(cell), cell_name(set(OPTIMIZATIONS) - cell)
+
+
+def _pairs_of_pairs(pairs: tuple[tuple[str, str], ...]) -> Iterator[tuple[str, ...]]:
+    for first in range(0, len(pairs), 2):
+        yield tuple(name for pair in pairs[first : first + 2] for name in pair)
+
+
+def workloads(study: Study) -> tuple[Workload, ...]:
+    """The study's workloads; the one a sweep names becomes one variant per value: `name[parameter=value]`."""
+    sweep = study.design.sweep
+    if study.design.kind != "sweep":
+        return study.workloads
+    if sweep is None or not sweep.values:
+        raise StudyError("a sweep needs [design.sweep] with workload, parameter and values")
+    if sweep.workload not in {each.name for each in study.workloads}:
+        raise StudyError(f"sweep over unknown workload {sweep.workload!r}")
+    swept: list[Workload] = []
+    for each in study.workloads:
+        swept += (
+            [_variant(each, sweep, value) for value in sweep.values]
+            if each.name == sweep.workload
+            else [each]
+        )
+    return tuple(swept)
+
+
+def _variant(workload: Workload, sweep: Sweep, value: float | str) -> Workload:
+    name = (
+        f"{workload.name}[{sweep.parameter}={value:g}]"
+        if isinstance(value, float)
+        else (f"{workload.name}[{sweep.parameter}={value}]")
+    )
+    if sweep.parameter not in ("users", "rate", "slice_seconds"):
+        text = f"{value:g}" if isinstance(value, float) else value
+        return msgspec.structs.replace(workload, name=name, env={**workload.env, sweep.parameter: text})
+    if isinstance(value, str):
+        raise StudyError(f"sweep over {sweep.parameter} needs numbers, not {value!r}")
+    typed: float | int = int(value) if sweep.parameter == "users" else value
+    return msgspec.structs.replace(workload, name=name, **{sweep.parameter: typed})

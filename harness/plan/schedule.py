@@ -1,0 +1,76 @@
+"""Who runs when: a seeded random order that depends only on the study and the number of the burst.
+
+Because burst n is a pure function of (study, n), a resumed run continues the very schedule that was
+interrupted, and the same seed gives the same order on every machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+
+import numpy as np
+
+from harness.measure.records import Stretch
+from harness.plan.arms import Layout, workloads
+from harness.study import Study, Workload
+
+_SET_ORDER, _BURST = 1, 2  # separate random streams
+
+
+@dataclass(frozen=True, slots=True)
+class BlockPlan:
+    """Adjacent stretches of load, one per arm in this order; `seconds` is how long the barrier stands open."""
+
+    workload: str
+    block: int
+    kind: Stretch
+    seconds: float
+    order: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BurstPlan:
+    """One set of processes. `arms` in the order they are started.
+
+    With `swapped` the two revisions of a gate change directories, because paths bias too.
+    """
+
+    number: int
+    arms: tuple[str, ...]
+    swapped: bool
+    blocks: tuple[BlockPlan, ...]
+
+
+def schedule(study: Study, layout: Layout, start: int = 0) -> Iterator[BurstPlan]:
+    """Bursts from number `start` on, without end; the budget decides where to stop."""
+    return (burst(study, layout, number) for number in count(start))
+
+
+def burst(study: Study, layout: Layout, number: int) -> BurstPlan:
+    """Burst `number`. Each round of len(layout.sets) bursts visits every set once, in random order."""
+    turn, place = divmod(number, len(layout.sets))
+    round_order = np.random.default_rng((study.seed, _SET_ORDER, turn)).permutation(len(layout.sets))
+    rng = np.random.default_rng((study.seed, _BURST, number))
+    arms = _shuffled(layout.sets[int(round_order[place])], rng)
+    planned = workloads(study)
+    blocks: list[BlockPlan] = []
+    for index in rng.permutation(len(planned)):
+        blocks += _blocks(planned[int(index)], study.budget.blocks, arms, rng)
+    return BurstPlan(number, arms, bool(rng.integers(2)), tuple(blocks))
+
+
+def _blocks(
+    workload: Workload, blocks: int, arms: tuple[str, ...], rng: np.random.Generator
+) -> Iterator[BlockPlan]:
+    for block in range(blocks):
+        yield BlockPlan(workload.name, block, "slice", workload.slice_seconds, _shuffled(arms, rng))
+    if workload.segment_seconds > 0.0:
+        forth = _shuffled(arms, rng)
+        for block, order in enumerate((forth, forth[::-1])):
+            yield BlockPlan(workload.name, blocks + block, "segment", workload.segment_seconds, order)
+
+
+def _shuffled(arms: tuple[str, ...], rng: np.random.Generator) -> tuple[str, ...]:
+    return tuple(arms[int(index)] for index in rng.permutation(len(arms)))
