@@ -1,0 +1,246 @@
+"""Noise_XX_25519_AESGCM_SHA256, sans I/O (The Noise Protocol Framework, revision 34, sections 5 and 7.5).
+
+    -> e
+    <- e, ee, s, es
+    -> s, se
+
+A `Handshake` turns bytes into bytes; when it is done, `split` gives one `CipherState` per direction. A cipher
+counts its nonces and never uses one twice: at a limit it changes its key (section 4.2 REKEY) or refuses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from typing import Literal
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from reference_impl.errors import ChannelError, HandshakeError, NonceExhausted
+
+PROTOCOL = b"Noise_XX_25519_AESGCM_SHA256"
+KEY_BYTES = 32
+TAG_BYTES = 16
+MAX_NONCE = 2**64 - 1
+REKEY_INTERVAL = 2**24
+"""Records under one key: RFC 8446, 5.5 allows 2**24.5 full-size records of AES-GCM; both ends count alike."""
+
+Bytes = bytes | bytearray | memoryview
+
+
+class CipherState:
+    """One direction of a channel: a key, its AEAD context, and the next nonce.
+
+    `trim` drops the AEAD context (about 1 KiB) and keeps the key; the next use rebuilds it.
+    """
+
+    __slots__ = ("_aead", "_interval", "_key", "_limit", "nonce")
+
+    def __init__(self, key: bytes, *, nonce: int = 0, rekey_interval: int = REKEY_INTERVAL) -> None:
+        self._key = bytearray(key)
+        self._aead: AESGCM | None = AESGCM(key)
+        self._interval = rekey_interval
+        self._limit = min(nonce + rekey_interval, MAX_NONCE)
+        self.nonce = nonce
+
+    def encrypt(self, plaintext: Bytes, associated: bytes | None = None) -> bytes:
+        """Ciphertext and tag of one record. Raises `NonceExhausted`."""
+        nonce = self.nonce
+        if nonce >= self._limit:
+            self._rekey()
+        self.nonce = nonce + 1
+        return (self._aead or self._revive()).encrypt(nonce.to_bytes(12, "big"), plaintext, associated)
+
+    def encrypt_into(self, plaintext: Bytes, out: memoryview) -> None:
+        """Like `encrypt`, into `out`, whose length must be exactly len(plaintext) + 16."""
+        nonce = self.nonce
+        if nonce >= self._limit:
+            self._rekey()
+        self.nonce = nonce + 1
+        (self._aead or self._revive()).encrypt_into(nonce.to_bytes(12, "big"), plaintext, None, out)
+
+    def decrypt(self, ciphertext: Bytes, associated: bytes | None = None) -> bytes:
+        """Plaintext of one record. Raises `ChannelError` when the tag is wrong: forged, replayed or out of order."""
+        nonce = self.nonce
+        if nonce >= self._limit:
+            self._rekey()
+        try:
+            plaintext = (self._aead or self._revive()).decrypt(nonce.to_bytes(12, "big"), ciphertext, associated)
+        except InvalidTag as error:
+            raise ChannelError("record failed authentication") from error
+        self.nonce = nonce + 1
+        return plaintext
+
+    def decrypt_into(self, ciphertext: Bytes, out: memoryview) -> None:
+        """Like `decrypt`, into `out` of exactly len(ciphertext) - 16 bytes; a forged record leaves `out` wiped."""
+        nonce = self.nonce
+        if nonce >= self._limit:
+            self._rekey()
+        try:
+            (self._aead or self._revive()).decrypt_into(nonce.to_bytes(12, "big"), ciphertext, None, out)
+        except InvalidTag as error:
+            out[:] = bytes(len(out))  # the library has already written the unauthenticated plaintext
+            raise ChannelError("record failed authentication") from error
+        self.nonce = nonce + 1
+
+    def trim(self) -> None:
+        """Drop the AEAD context of an idle connection; the key stays."""
+        self._aead = None
+
+    def wipe(self) -> None:
+        """Forget the key. The cipher is unusable from here on."""
+        self._aead = None
+        self._limit = self.nonce = MAX_NONCE
+        self._key[:] = bytes(len(self._key))
+
+    def _revive(self) -> AESGCM:
+        self._aead = AESGCM(self._key)
+        return self._aead
+
+    def _rekey(self) -> None:
+        if self.nonce >= MAX_NONCE:
+            raise NonceExhausted("the last nonce of this key is used; open a new connection")
+        fresh = (self._aead or self._revive()).encrypt(MAX_NONCE.to_bytes(12, "big"), bytes(KEY_BYTES), None)
+        self._key[:] = fresh[:KEY_BYTES]
+        self._aead = AESGCM(self._key)
+        self._limit = min(self.nonce + self._interval, MAX_NONCE)
+
+
+class Handshake:
+    """One end of an XX handshake. Call `write` and `read` in turn until `done`, then `split` once.
+
+    `remote_static` is the peer's static key once it has arrived; `hash` binds the whole transcript.
+    Raises `HandshakeError` on anything unexpected; the handshake is dead from then on.
+    """
+
+    __slots__ = ("_cipher", "_ephemeral", "_initiator", "_key_chain", "_remote_ephemeral", "_static", "_static_public",
+                 "_step", "hash", "remote_static")  # fmt: skip
+
+    def __init__(
+        self,
+        role: Literal["initiator", "responder"],
+        static_key: X25519PrivateKey,
+        static_public: bytes,
+        *,
+        prologue: bytes = b"",
+        ephemeral: X25519PrivateKey | None = None,
+    ) -> None:
+        self._initiator = role == "initiator"
+        self._static = static_key
+        self._static_public = static_public
+        self._ephemeral = ephemeral
+        self._remote_ephemeral: X25519PublicKey | None = None
+        self._cipher: CipherState | None = None
+        self._step = 0
+        self.remote_static = b""
+        # The protocol name has 28 bytes: shorter than a hash, so it is padded (section 5.2, Initialize).
+        self._key_chain = PROTOCOL.ljust(32, b"\0")
+        self.hash = hashlib.sha256(self._key_chain + prologue).digest()
+
+    @property
+    def done(self) -> bool:
+        """All three messages have passed."""
+        return self._step == 3
+
+    def write(self, payload: bytes = b"") -> bytes:
+        """The next message to send, with `payload` inside."""
+        self._expect(writing=True)
+        self._step += 1
+        if self._step == 1:
+            return self._write_ephemeral() + self._encrypt_and_hash(payload)
+        if self._step == 2:
+            head = self._write_ephemeral()
+            self._mix_dh(self._ephemeral, self._remote_ephemeral)
+            static = self._encrypt_and_hash(self._static_public)
+            self._mix_dh(self._static, self._remote_ephemeral)
+            return head + static + self._encrypt_and_hash(payload)
+        static = self._encrypt_and_hash(self._static_public)
+        self._mix_dh(self._static, self._remote_ephemeral)
+        return static + self._encrypt_and_hash(payload)
+
+    def read(self, message: bytes) -> bytes:
+        """The payload of the next message received."""
+        self._expect(writing=False)
+        self._step += 1
+        try:
+            if self._step == 1:
+                return self._decrypt_and_hash(self._read_ephemeral(message))
+            if self._step == 2:
+                rest = self._read_ephemeral(message)
+                self._mix_dh(self._ephemeral, self._remote_ephemeral)
+                rest = self._read_static(rest)
+                self._mix_dh(self._ephemeral, X25519PublicKey.from_public_bytes(self.remote_static))
+                return self._decrypt_and_hash(rest)
+            rest = self._read_static(message)
+            self._mix_dh(self._ephemeral, X25519PublicKey.from_public_bytes(self.remote_static))
+            return self._decrypt_and_hash(rest)
+        except (ChannelError, ValueError) as error:
+            self._step = -1
+            raise HandshakeError(f"handshake message failed: {error}") from error
+
+    def split(self) -> tuple[CipherState, CipherState]:
+        """(sending, receiving) ciphers of this end; the handshake's own secrets are dropped."""
+        if not self.done:
+            raise HandshakeError("split before the handshake is done")
+        first, second = _hkdf(self._key_chain, b"")
+        if self._cipher is not None:
+            self._cipher.wipe()
+        self._ephemeral = self._cipher = None
+        self._key_chain = b""
+        self._step = -1
+        initiator, responder = CipherState(first), CipherState(second)
+        return (initiator, responder) if self._initiator else (responder, initiator)
+
+    def _expect(self, *, writing: bool) -> None:
+        if self._step not in (0, 1, 2) or ((self._step % 2 == 0) == self._initiator) != writing:
+            raise HandshakeError("handshake message out of turn")
+
+    def _write_ephemeral(self) -> bytes:
+        if self._ephemeral is None:
+            self._ephemeral = X25519PrivateKey.generate()
+        public = self._ephemeral.public_key().public_bytes_raw()
+        self._mix_hash(public)
+        return public
+
+    def _read_ephemeral(self, message: bytes) -> bytes:
+        if len(message) < 32:
+            raise HandshakeError("message too short for an ephemeral key")
+        public = message[:32]
+        self._remote_ephemeral = X25519PublicKey.from_public_bytes(public)
+        self._mix_hash(public)
+        return message[32:]
+
+    def _read_static(self, message: bytes) -> bytes:
+        size = 32 + TAG_BYTES
+        if len(message) < size:
+            raise HandshakeError("message too short for a static key")
+        self.remote_static = self._decrypt_and_hash(message[:size])
+        return message[size:]
+
+    def _mix_hash(self, data: bytes) -> None:
+        self.hash = hashlib.sha256(self.hash + data).digest()
+
+    def _mix_dh(self, private: X25519PrivateKey | None, public: X25519PublicKey | None) -> None:
+        if private is None or public is None:
+            raise HandshakeError("handshake message out of turn")
+        self._key_chain, key = _hkdf(self._key_chain, private.exchange(public))
+        self._cipher = CipherState(key)
+
+    def _encrypt_and_hash(self, plaintext: bytes) -> bytes:
+        data = plaintext if self._cipher is None else self._cipher.encrypt(plaintext, self.hash)
+        self._mix_hash(data)
+        return data
+
+    def _decrypt_and_hash(self, data: bytes) -> bytes:
+        plaintext = data if self._cipher is None else self._cipher.decrypt(data, self.hash)
+        self._mix_hash(data)
+        return plaintext
+
+
+def _hkdf(chaining_key: bytes, material: bytes) -> tuple[bytes, bytes]:
+    """Noise HKDF with two outputs (section 4.3)."""
+    secret = hmac.digest(chaining_key, material, "sha256")
+    first = hmac.digest(secret, b"\x01", "sha256")
+    return first, hmac.digest(secret, first + b"\x02", "sha256")

@@ -1,0 +1,131 @@
+"""Noise over TCP, dialing side: a blocking socket that works under plain threads and under gevent."""
+
+from __future__ import annotations
+
+import select
+import socket
+import sys
+from collections import deque
+from typing import Any
+
+from reference_impl.buffer_pool import Buffers, Message
+from reference_impl.channel import SECOND_BYTES, Channel, Initiation
+from reference_impl.errors import FrameError, HandshakeError
+from reference_impl.identity import Identity
+from reference_impl.noise import Bytes
+from reference_impl.transports.base import Address
+
+_READ_BYTES = 65_536
+
+
+def _unpatched_poll() -> Any:
+    """`select.poll`, which never waits here and so needs no cooperation: gevent's own would cost a trip through its hub."""
+    if "gevent.monkey" in sys.modules:
+        return sys.modules["gevent.monkey"].get_original("select", "poll")
+    return select.poll
+
+
+class TcpLink:
+    """A Noise channel over one socket.
+
+    The token in `_turn` is what a user of the link holds: taken at the start of an exchange and put back at its end,
+    so two threads can never interleave frames, and an exchange that was cut short (timeout, cancellation) leaves
+    the link unusable instead of handing its late answer to the next request.
+    """
+
+    __slots__ = ("_channel", "_poll", "_recv", "_sendall", "_socket", "_turn")
+
+    def __init__(self, connected: socket.socket, channel: Channel) -> None:
+        self._socket = connected
+        self._channel = channel
+        self._recv = connected.recv
+        self._sendall = connected.sendall
+        self._turn: deque[None] = deque((None,))
+        self._poll: Any = None
+
+    @property
+    def usable(self) -> bool:
+        return bool(self._turn)
+
+    def exchange(self, kind: int, body: Bytes) -> Message:
+        try:
+            self._turn.pop()
+        except IndexError:
+            raise RuntimeError("link is in use, or an earlier exchange over it was cut short") from None
+        wire = self._channel.seal(kind, body)
+        if wire.__class__ is bytes:
+            self._sendall(wire)
+        else:
+            for piece in wire:
+                with piece:
+                    self._sendall(piece.view)  # type: ignore[union-attr]
+        message = self._receive()
+        self._turn.append(None)
+        return message
+
+    def _receive(self) -> Message:
+        inbox = self._channel.inbox
+        while True:
+            space = inbox.space()
+            if space is None:
+                data = self._recv(_READ_BYTES)
+                if not data:
+                    raise ConnectionResetError("peer closed the connection before it answered")
+                messages = inbox.feed(data)
+            else:
+                with space:
+                    size = self._socket.recv_into(space.view)
+                    if not size:
+                        raise ConnectionResetError("peer closed the connection in the middle of its answer")
+                    messages = inbox.feed(space.view[:size])
+            if messages:
+                if len(messages) > 1:
+                    raise FrameError("peer sent more than the answer that was asked for")
+                return messages[0]
+
+    def is_idle_and_alive(self) -> bool:
+        if self._poll is None:
+            self._poll = _unpatched_poll()()
+            self._poll.register(self._socket.fileno(), select.POLLIN | select.POLLPRI)
+        return not self._poll.poll(0)
+
+    def wipe(self) -> None:
+        self._turn.clear()
+        self._channel.close()
+
+
+class TcpTransport:
+    """Dials TCP addresses. `connect_timeout`, `request_timeout`: seconds; both bound every wait of a link."""
+
+    name = "tcp"
+
+    def __init__(
+        self, identity: Identity, buffers: Buffers, *, connect_timeout: float = 5.0, request_timeout: float = 30.0
+    ) -> None:
+        self._identity = identity
+        self._buffers = buffers
+        self._connect_timeout = connect_timeout
+        self._request_timeout = request_timeout
+
+    def open(self, address: Address) -> socket.socket:
+        connected = socket.create_connection(address, self._connect_timeout)
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connected
+
+    def secure(self, resource: socket.socket, peer_id: bytes) -> TcpLink:
+        initiation = Initiation(self._identity, peer_id)
+        resource.sendall(initiation.first)
+        last, channel = initiation.finish(_receive_exactly(resource, SECOND_BYTES), self._buffers)
+        resource.sendall(last)
+        resource.settimeout(self._request_timeout)
+        return TcpLink(resource, channel)
+
+
+def _receive_exactly(connected: socket.socket, size: int) -> bytes:
+    data = connected.recv(size)
+    while len(data) < size:
+        more = connected.recv(size - len(data))
+        if not more:
+            raise HandshakeError("peer closed the connection during the handshake")
+        data += more
+    return data
