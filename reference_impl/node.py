@@ -75,7 +75,6 @@ class Node:
         self._cooling: set[Session] = set()
         self._servers: list[asyncio.Server] = []
         self._housekeeping: asyncio.TimerHandle | None = None
-        self._refused = itertools.count()
         self.refused = 0
 
     async def start(self, host: str = "127.0.0.1", ports: Sequence[int] = ()) -> list[tuple[str, int]]:
@@ -102,6 +101,15 @@ class Node:
         for server in self._servers:
             server.close()
         self.rooms.cleanup.close()
+
+    def on_close(self, number: int) -> None:
+        """The metrics' hook of the guards: connection `number` is being released."""
+        if number in self.recorders:
+            self.recorders[number].closed()
+
+    def on_connection_closed(self, number: int) -> None:
+        """The manager's hook of the guards: forget `number`; one that never finished its handshake is unknown here."""
+        self.recorders.pop(number, None)
 
     def stats(self) -> dict[str, Any]:
         """The node's gauges by room: what a stats request returns."""
@@ -137,8 +145,18 @@ class Node:
 class Session(asyncio.BufferedProtocol):
     """One accepted connection: first its handshake, then its requests."""
 
-    __slots__ = ("_acceptance", "_began", "_channel", "_guard", "_identity", "_node", "_recorder", "_received", "_transport",
-                 "_unsent")  # fmt: skip
+    __slots__ = (
+        "_acceptance",
+        "_began",
+        "_channel",
+        "_guard",
+        "_identity",
+        "_node",
+        "_received",
+        "_recorder",
+        "_transport",
+        "_unsent",
+    )  # fmt: skip
 
     def __init__(self, node: Node, identity: Identity) -> None:
         self._node = node
@@ -263,18 +281,19 @@ class Session(asyncio.BufferedProtocol):
 
     def fail(self, error: ChannelError) -> None:
         """The peer broke the protocol: the connection dies, by way of its guard."""
-        node = self._node
-        node.unfinished.pop(self, None)
+        guard = self._guard
         if self._channel is None:
-            node.arrivals.failed()
-        guard, self._guard = self._guard, None
+            self._node.unfinished.pop(self, None)
+            self._node.arrivals.failed()
+            self._guard = None  # nothing was established, so there is nothing to close a second time
         if guard is not None:
             guard.__exit__(type(error), error, None)
 
     def connection_lost(self, exc: Exception | None) -> None:
         node = self._node
         if self._channel is None:
-            self.fail(HandshakeError("peer left during the handshake"))
+            if self._guard is not None:
+                self.fail(HandshakeError("peer left during the handshake"))
         else:
             self._channel.close()
             self._channel = None

@@ -7,7 +7,6 @@ it, `secure` authenticates the peer over it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from reference_impl.buffer_pool import Message
@@ -16,12 +15,19 @@ from reference_impl.noise import Bytes
 Address = tuple[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """Whom to reach and where: the pinned peer id, and an address per transport in order of preference."""
+class Peer(bytes):
+    """Whom to reach and where: a peer id (the bytes themselves, pinned when dialed) that knows its addresses.
 
-    peer_id: bytes
+    `addresses`: an address per transport name, in order of preference. Two peers are equal when their ids are; being
+    bytes, a peer is hashed and compared as fast as a dictionary key can be.
+    """
+
     addresses: Mapping[str, Address]
+
+    def __new__(cls, peer_id: bytes, addresses: Mapping[str, Address]) -> Peer:
+        peer = super().__new__(cls, peer_id)
+        peer.addresses = dict(addresses)
+        return peer
 
 
 class Closable(Protocol):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import select
 import socket
 import sys
+import time
 from collections import deque
+from dataclasses import dataclass
 from typing import Any
 
+from reference_impl import settings as check
 from reference_impl.buffer_pool import Buffers, Message
 from reference_impl.channel import SECOND_BYTES, Channel, Initiation
 from reference_impl.errors import FrameError, HandshakeError
@@ -94,38 +97,52 @@ class TcpLink:
         self._channel.close()
 
 
+@dataclass(frozen=True, slots=True)
+class TcpSettings:
+    """Time limits of the dialing side, seconds: `connect_timeout` for the TCP connect and again for the handshake,
+    `request_timeout` for each wait within a request.
+    """
+
+    connect_timeout: float = 5.0
+    request_timeout: float = 30.0
+
+    def __post_init__(self) -> None:
+        check.positive("tcp", "connect_timeout", self.connect_timeout)
+        check.positive("tcp", "request_timeout", self.request_timeout)
+
+
 class TcpTransport:
-    """Dials TCP addresses. `connect_timeout`, `request_timeout`: seconds; both bound every wait of a link."""
+    """Dials TCP addresses."""
 
     name = "tcp"
 
-    def __init__(
-        self, identity: Identity, buffers: Buffers, *, connect_timeout: float = 5.0, request_timeout: float = 30.0
-    ) -> None:
+    def __init__(self, identity: Identity, buffers: Buffers, settings: TcpSettings) -> None:
         self._identity = identity
         self._buffers = buffers
-        self._connect_timeout = connect_timeout
-        self._request_timeout = request_timeout
+        self._settings = settings
 
     def open(self, address: Address) -> socket.socket:
-        connected = socket.create_connection(address, self._connect_timeout)
+        connected = socket.create_connection(address, self._settings.connect_timeout)
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connected
 
     def secure(self, resource: socket.socket, peer_id: bytes) -> TcpLink:
         initiation = Initiation(self._identity, peer_id)
         resource.sendall(initiation.first)
-        last, channel = initiation.finish(_receive_exactly(resource, SECOND_BYTES), self._buffers)
+        last, channel = initiation.finish(_receive_exactly(resource, SECOND_BYTES, self._settings.connect_timeout), self._buffers)
         resource.sendall(last)
-        resource.settimeout(self._request_timeout)
+        resource.settimeout(self._settings.request_timeout)
         return TcpLink(resource, channel)
 
 
-def _receive_exactly(connected: socket.socket, size: int) -> bytes:
+def _receive_exactly(connected: socket.socket, size: int, timeout: float) -> bytes:
+    """`size` bytes within `timeout` seconds in all: a peer that drips bytes gains no time by it."""
+    deadline = time.monotonic() + timeout
     data = connected.recv(size)
     while len(data) < size:
+        if not data or (left := deadline - time.monotonic()) <= 0:
+            raise HandshakeError("peer left or fell silent during the handshake")
+        connected.settimeout(left)
         more = connected.recv(size - len(data))
-        if not more:
-            raise HandshakeError("peer closed the connection during the handshake")
-        data += more
+        data = data + more if more else b""
     return data

@@ -1,0 +1,89 @@
+"""One node in the foreground: `python -m reference_impl --on all --peers 8`.
+
+Prints one JSON ready line (see docs/target-contract.md), serves until SIGTERM or SIGINT, exits 0. Anything wrong
+with the arguments or the ports is one line on stderr and exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import uvloop
+
+from reference_impl import assemble
+from reference_impl.identity import Identity
+from reference_impl.optimizations import UnknownOptimization, parse
+from reference_impl.settings import SettingsError
+
+CONTRACT = 1
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="synapsed-bench serve", description="One reference node in the foreground.")
+    parser.add_argument("--on", default=os.environ.get("SYNAPSED_OPTIMIZATIONS", "all"), help="comma-separated optimizations")
+    parser.add_argument("--peers", type=int, default=1, help="identities, each on a port of its own")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0, help="port of the first peer; the others follow it (0: kernel's choice)")
+    parser.add_argument("--settings", default=os.environ.get("SYNAPSED_SETTINGS", "{}"), help="JSON tables by room")
+    parser.add_argument("--seed", default="", help="make the identities reproducible (tests only: they become guessable)")
+    return parser.parse_args(argv)
+
+
+def _identities(count: int, seed: str) -> list[Identity]:
+    if count < 1:
+        raise SettingsError(f"--peers is {count}; expected a whole number >= 1")
+    if seed:
+        return [Identity.from_seed(f"{seed}/{number}".encode()) for number in range(count)]
+    return [Identity.generate() for _ in range(count)]
+
+
+async def _serve(arguments: argparse.Namespace, settings: dict[str, Any]) -> None:
+    enabled = parse(arguments.on.split(","))
+    node = assemble.node(enabled, _identities(arguments.peers, arguments.seed), settings)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    ports = range(arguments.port, arguments.port + arguments.peers) if arguments.port else ()
+    addresses = await node.start(arguments.host, ports)
+    ready = {
+        "contract": CONTRACT,
+        "pid": os.getpid(),
+        "optimizations": sorted(enabled),
+        "peers": [
+            {"peer_id": identity.peer_id.hex(), "addresses": {"tcp": list(address)}}
+            for identity, address in zip(node.identities, addresses, strict=True)
+        ],
+    }
+    sys.stdout.write(json.dumps(ready) + "\n")
+    sys.stdout.flush()
+    await stop.wait()
+    node.close()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code 0 after a signal, 2 when the node could not start."""
+    arguments = _arguments(argv)
+    try:
+        settings = json.loads(arguments.settings)
+        if not isinstance(settings, dict) or not all(isinstance(table, dict) for table in settings.values()):
+            raise SettingsError("--settings is not a JSON object of tables by room")
+        uvloop.run(_serve(arguments, settings))
+    except (SettingsError, UnknownOptimization, json.JSONDecodeError) as error:
+        sys.stderr.write(f"serve: {error}\n")
+        return 2
+    except OSError as error:
+        sys.stderr.write(f"serve: cannot listen on {arguments.host}:{arguments.port or 'any port'}: {error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,197 @@
+"""The client: `with dialer.connect(peer) as connection: connection.request(payload)`.
+
+Synchronous, for plain threads and for gevent alike. The dialer owns no policy: which connection is lent is the
+pool's business, which transport is tried the breaker's, what is released when something breaks the guard's.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, cast
+
+from reference_impl.buffer_pool import Buffers, Message
+from reference_impl.circuit_breaker import Attempts
+from reference_impl.cleanup import Cleanup, Guard
+from reference_impl.metrics import Metrics, Recorder
+from reference_impl.noise import Bytes
+from reference_impl.pooling import Lease, Pool
+from reference_impl.service import ECHO, SINK, SIZE, SOURCE, STATS, check_answer
+from reference_impl.transports.base import Link, Peer, Transport
+
+Key = tuple[bytes, str]
+_clock = time.perf_counter
+
+
+class Connection:
+    """An authenticated connection to one peer. Lent by `Dialer.connect`; one user at a time."""
+
+    __slots__ = ("_link", "_recorder", "guard", "key")
+
+    def __init__(self, link: Link, guard: Guard, key: Key, recorder: Recorder) -> None:
+        self._link = link
+        self._recorder = recorder
+        self.guard = guard
+        self.key = key
+
+    @property
+    def peer_id(self) -> bytes:
+        """The authenticated identity of the other end."""
+        return self.key[0]
+
+    @property
+    def usable(self) -> bool:
+        """False after an exchange that did not finish."""
+        return self._link.usable
+
+    def request(self, payload: Bytes) -> bytes:
+        """The peer's echo of `payload`, as bytes of our own.
+
+        Raises `OSError` (and its `ChannelError`) when the connection is lost, `Rejected` when the peer's limiter refuses.
+        """
+        with self.exchange(ECHO, payload) as message:
+            return bytes(message.body)
+
+    def upload(self, payload: Bytes) -> int:
+        """Send `payload` to the peer's sink; returns the bytes it counted."""
+        with self.exchange(SINK, payload) as message:
+            return cast(int, SIZE.unpack(message.body)[0])
+
+    def download(self, size: int) -> Message:
+        """`size` bytes from the peer's source, in a message to be released."""
+        return self.exchange(SOURCE, SIZE.pack(size))
+
+    def stats(self) -> dict[str, Any]:
+        """The node's gauges by room."""
+        with self.exchange(STATS, b"") as message:
+            return cast("dict[str, Any]", json.loads(bytes(message.body)))
+
+    def exchange(self, kind: int, payload: Bytes) -> Message:
+        """One request and its answer; the message's body is valid until its `release` (or the end of its `with`)."""
+        began = _clock()
+        message = self._link.exchange(kind, payload)
+        self._recorder.request(_clock() - began, len(payload), len(message.body))
+        try:
+            check_answer(message.kind, message.body)
+        except BaseException:
+            message.release()
+            raise
+        return message
+
+    def is_alive(self) -> bool:
+        """Without waiting: the idle connection can still be used."""
+        return self._link.usable and self._link.is_idle_and_alive()
+
+    def close(self) -> None:
+        """Wipe the keys, close the socket, run the hooks."""
+        self._link.wipe()
+        self.guard.release()
+
+
+class Loan:
+    """A connection on loan: `with` gives it, leaving the block gives it back or has it closed when it broke."""
+
+    __slots__ = ("_dialer", "_lease", "connection")
+
+    def __init__(self, dialer: Dialer, lease: Lease[Connection]) -> None:
+        self._dialer = dialer
+        self._lease = lease
+        self.connection = lease.connection
+
+    def __enter__(self) -> Connection:
+        return self.connection
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        connection = self.connection
+        if connection.usable:
+            self._dialer.attempts.succeeded(connection.key)
+            self._dialer.pool.checkin(self._lease)
+            return
+        if kind is not None and issubclass(kind, OSError):
+            self._dialer.attempts.failed(connection.key)
+        connection.guard.__exit__(kind, error, traceback)
+        if connection.guard.released:
+            self._dialer.pool.discard(self._lease)
+
+
+class Dialer:
+    """Lends authenticated connections to peers. Made by `assemble.dialer`; thread-safe; `close` when done."""
+
+    def __init__(
+        self,
+        transports: Mapping[str, Transport],
+        *,
+        cleanup: Cleanup,
+        attempts: Attempts,
+        buffers: Buffers,
+        metrics: Metrics,
+        make_pool: Callable[..., Pool[Connection]],
+    ) -> None:
+        self._transports = transports
+        self.cleanup = cleanup
+        self.attempts = attempts
+        self.buffers = buffers
+        self.metrics = metrics
+        self.recorders: dict[int, Recorder] = {}
+        self.pool = make_pool(connect=self._establish, close=Connection.close, is_alive=Connection.is_alive)
+
+    def connect(self, peer: Peer) -> Loan:
+        """An authenticated connection to `peer`, new or reused.
+
+        Raises `OSError` when the peer cannot be reached by any transport, `IdentityError` when it is somebody else,
+        and the pool's or the breaker's own refusals.
+        """
+        return Loan(self, self.pool.checkout(peer))
+
+    def _establish(self, peer: Peer) -> Connection:
+        keys = [(bytes(peer), name) for name in peer.addresses if name in self._transports]
+        return self.attempts.connect(keys, lambda key: self._dial(peer, cast(Key, key)))
+
+    def _dial(self, peer: Peer, key: Key) -> Connection:
+        transport = self._transports[key[1]]
+        recorder = self.metrics.recorder(*key)
+        recorder.attempt()
+        began = _clock()
+        try:
+            resource = transport.open(peer.addresses[key[1]])
+            with self.cleanup.guard(resource) as guard:
+                link = transport.secure(resource, key[0])
+        except OSError:
+            recorder.failed()
+            raise
+        recorder.opened(_clock() - began)
+        self.recorders[guard.id] = recorder
+        return Connection(link, guard, key, recorder)
+
+    def on_close(self, number: int) -> None:
+        """The metrics' hook of the guards: connection `number` is being released."""
+        if number in self.recorders:
+            self.recorders[number].closed()
+
+    def on_connection_closed(self, number: int) -> None:
+        """The manager's hook of the guards: forget `number`; one that never finished its handshake is unknown here."""
+        self.recorders.pop(number, None)
+
+    def sweep(self) -> None:
+        """One round of housekeeping: expired idle connections, deferred releases, idle map entries."""
+        for room in (self.pool, self.cleanup, self.attempts, self.buffers, self.metrics):
+            room.sweep()
+
+    def gauges(self) -> dict[str, dict[str, float]]:
+        """The dialer's gauges by room."""
+        return {
+            "pooling": self.pool.gauges(),
+            "cleanup": self.cleanup.gauges(),
+            "circuit_breaker": self.attempts.gauges(),
+            "buffer_pool": self.buffers.gauges(),
+            "metrics": self.metrics.gauges(),
+        }
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.pool.close()
+        self.cleanup.close()

@@ -1,0 +1,174 @@
+"""The handshake against official vectors and against an independent implementation, both ways."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from hypothesis import given
+from hypothesis import strategies as st
+from noise.backends.default.keypairs import KeyPair25519
+from noise.connection import Keypair, NoiseConnection
+
+from reference_impl.errors import ChannelError, HandshakeError, NonceExhausted
+from reference_impl.noise import MAX_NONCE, CipherState, Handshake
+
+VECTORS = Path(__file__).parents[3] / "shared" / "vectors" / "noise.json"
+NAME = "Noise_XX_25519_AESGCM_SHA256"
+
+
+def private(text: str) -> X25519PrivateKey:
+    return X25519PrivateKey.from_private_bytes(bytes.fromhex(text))
+
+
+def end(role: Literal["initiator", "responder"], static: X25519PrivateKey, **options: Any) -> Handshake:
+    return Handshake(role, static, static.public_key().public_bytes_raw(), **options)
+
+
+def shake(first: Handshake, second: Handshake) -> None:
+    for writer, reader in ((first, second), (second, first), (first, second)):
+        assert reader.read(writer.write(b"hello")) == b"hello"
+
+
+@pytest.mark.skipif(not VECTORS.exists(), reason="the vector file is not beside this checkout")
+def test_official_vectors() -> None:
+    vectors = [
+        v for v in json.loads(VECTORS.read_text())["vectors"] if v["protocol_name"] == NAME and not v.get("init_psks")
+    ]
+    assert vectors
+    for vector in vectors:
+        prologue = bytes.fromhex(vector["init_prologue"])
+        ends = [
+            end("initiator", private(vector["init_static"]), prologue=prologue, ephemeral=private(vector["init_ephemeral"])),
+            end("responder", private(vector["resp_static"]), prologue=prologue, ephemeral=private(vector["resp_ephemeral"])),
+        ]
+        ciphers: list[tuple[CipherState, CipherState]] = []
+        for number, message in enumerate(vector["messages"]):
+            payload, ciphertext = (bytes.fromhex(message[name]) for name in ("payload", "ciphertext"))
+            writer, reader = number % 2, 1 - number % 2
+            if number < 3:
+                assert ends[writer].write(payload) == ciphertext
+                assert ends[reader].read(ciphertext) == payload
+                if number == 2:
+                    if "handshake_hash" in vector:
+                        assert ends[0].hash.hex() == ends[1].hash.hex() == vector["handshake_hash"]
+                    ciphers = [one.split() for one in ends]
+            else:
+                assert ciphers[writer][0].encrypt(payload) == ciphertext
+                assert ciphers[reader][1].decrypt(ciphertext) == payload
+
+
+@pytest.mark.parametrize("ours", ["initiator", "responder"])
+def test_against_noiseprotocol(ours: Literal["initiator", "responder"]) -> None:
+    static = X25519PrivateKey.generate()
+    mine = end(ours, static, prologue=b"same")
+    peer = NoiseConnection.from_name(NAME.encode())
+    peer.set_prologue(b"same")
+    peer.set_as_responder() if ours == "initiator" else peer.set_as_initiator()
+    their_key = KeyPair25519.from_private_bytes(os.urandom(32))
+    peer.set_keypair_from_private_bytes(Keypair.STATIC, their_key.private.private_bytes_raw())
+    peer.start_handshake()
+    turns = itertools.cycle(["mine", "theirs"] if ours == "initiator" else ["theirs", "mine"])
+    for _ in range(3):
+        if next(turns) == "mine":
+            assert bytes(peer.read_message(mine.write(b"ping"))) == b"ping"
+        else:
+            assert mine.read(bytes(peer.write_message(b"pong"))) == b"pong"
+    assert peer.handshake_finished
+    assert mine.done
+    assert mine.remote_static == their_key.public_bytes
+    assert mine.hash == peer.get_handshake_hash()
+    sending, receiving = mine.split()
+    for number in range(3):
+        text = b"message %d" % number
+        assert bytes(peer.decrypt(sending.encrypt(text))) == text
+        assert receiving.decrypt(bytes(peer.encrypt(text))) == text
+
+
+@given(data=st.data())
+def test_any_flipped_bit_in_the_handshake_is_refused(data: st.DataObject) -> None:
+    first, second = end("initiator", private("11" * 32)), end("responder", private("22" * 32))
+    broken = data.draw(st.integers(1, 2), label="message")  # the first message has no secret to authenticate it yet
+    with pytest.raises(HandshakeError):
+        for number, (writer, reader) in enumerate(((first, second), (second, first), (first, second))):
+            message = bytearray(writer.write(b"proof"))
+            if number == broken:
+                bit = data.draw(st.integers(0, len(message) * 8 - 1), label="bit")
+                message[bit // 8] ^= 1 << bit % 8
+            reader.read(bytes(message))
+
+
+@given(st.binary(max_size=200))
+def test_garbage_never_passes_for_a_handshake(garbage: bytes) -> None:
+    initiator = end("initiator", private("11" * 32))
+    initiator.write()
+    with pytest.raises(HandshakeError):
+        initiator.read(garbage)
+
+
+def test_messages_out_of_turn_are_refused() -> None:
+    with pytest.raises(HandshakeError, match="out of turn"):
+        end("responder", private("22" * 32)).write()
+    with pytest.raises(HandshakeError, match="out of turn"):
+        end("initiator", private("22" * 32)).read(b"x" * 32)
+    with pytest.raises(HandshakeError, match="before"):
+        end("initiator", private("22" * 32)).split()
+
+
+def test_rekey_happens_on_both_ends_at_the_same_record_and_nonces_go_on() -> None:
+    key = os.urandom(32)
+    sender, receiver = CipherState(key, rekey_interval=4), CipherState(key, rekey_interval=4)
+    plain = CipherState(key)
+    for number in range(10):
+        sealed = sender.encrypt(b"x")
+        assert (sealed == plain.encrypt(b"x")) == (number < 4)
+        assert receiver.decrypt(sealed) == b"x"
+    assert sender.nonce == receiver.nonce == 10
+
+
+def test_the_last_nonce_is_never_used() -> None:
+    sender = CipherState(os.urandom(32), nonce=MAX_NONCE - 1)
+    sender.encrypt(b"the last one allowed")
+    for _ in range(2):
+        with pytest.raises(NonceExhausted):
+            sender.encrypt(b"x")
+
+
+def test_forged_replayed_and_reordered_records_are_refused() -> None:
+    key = os.urandom(32)
+    sender, receiver = CipherState(key), CipherState(key)
+    first, second = sender.encrypt(b"first"), sender.encrypt(b"second")
+    for wrong in (second, first[:-1] + bytes([first[-1] ^ 1]), first[:10], b""):
+        with pytest.raises(ChannelError):
+            receiver.decrypt(wrong)
+    assert receiver.decrypt(first) == b"first"
+    with pytest.raises(ChannelError):
+        receiver.decrypt(first)
+    assert receiver.decrypt(second) == b"second"
+
+
+def test_a_forged_record_leaves_no_plaintext_behind() -> None:
+    key = os.urandom(32)
+    sealed = bytearray(CipherState(key).encrypt(b"secret " * 100))
+    sealed[-1] ^= 1
+    out = bytearray(b"?" * 700)
+    with pytest.raises(ChannelError):
+        CipherState(key).decrypt_into(sealed, memoryview(out))
+    assert out == bytes(700)
+
+
+def test_trim_keeps_the_key_and_wipe_forgets_it() -> None:
+    key = os.urandom(32)
+    sender, receiver = CipherState(key), CipherState(key)
+    sender.trim()
+    receiver.trim()
+    assert receiver.decrypt(sender.encrypt(b"after a pause")) == b"after a pause"
+    sender.wipe()
+    with pytest.raises(NonceExhausted):
+        sender.encrypt(b"x")
+    assert sender._key == bytes(32)
