@@ -17,7 +17,7 @@ class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     pass
 
 
-class Target(_Record):
+class Target(_Record, frozen=True, kw_only=True):
     """The system under test. `reference` is our node; `command` any program that becomes ready (see
     docs/target-contract.md).
     """
@@ -29,7 +29,7 @@ class Target(_Record):
     settings: dict[str, dict[str, Any]] = {}
 
 
-class Arm(_Record):
+class Arm(_Record, frozen=True, kw_only=True):
     """One configuration under test: the switches that are on, and what else differs (a control's environment,
     another program).
     """
@@ -41,7 +41,7 @@ class Arm(_Record):
     file: str | None = None
 
 
-class Sweep(_Record):
+class Sweep(_Record, frozen=True, kw_only=True):
     """One parameter of one workload over several values: a field of the workload, or else a variable its file
     reads.
     """
@@ -51,7 +51,7 @@ class Sweep(_Record):
     values: tuple[float | str, ...]
 
 
-class Design(_Record):
+class Design(_Record, frozen=True, kw_only=True):
     """Which arms are compared. `controls` are honest stand-ins (first-day-reuse) shown beside the baseline.
 
     `hidden` adds a twin of the baseline that must show no difference (A/A). `fractions` is how many of the
@@ -67,7 +67,7 @@ class Design(_Record):
     sweep: Sweep | None = None
 
 
-class Workload(_Record):
+class Workload(_Record, frozen=True, kw_only=True):
     """Locust users + arrivals + message mix. `rate` 0 in an open workload means half the slower arm's
     capacity, found in warm-up.
     """
@@ -91,7 +91,7 @@ class Workload(_Record):
     env: dict[str, str] = {}
 
 
-class Budget(_Record):
+class Budget(_Record, frozen=True, kw_only=True):
     """How long to measure. `blocks` adjacent groups of slices per workload and burst; as many bursts as fit
     into `seconds`.
     """
@@ -104,8 +104,8 @@ class Budget(_Record):
     "requests of fixed work after which memory is read"
 
 
-class Expectation(_Record):
-    """A declared target of a contrast: metric of `arm` divided by that of each of `against` within the bound."""
+class Expectation(_Record, frozen=True, kw_only=True):
+    """A declared target of a contrast: metric of `arm` over that of each of `against`, within the bound."""
 
     name: str
     claim: str
@@ -120,7 +120,7 @@ class Expectation(_Record):
     reason: str = ""
 
 
-class Study(_Record):
+class Study(_Record, frozen=True, kw_only=True):
     """One question, ready to be scheduled."""
 
     name: str

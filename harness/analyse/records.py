@@ -21,11 +21,12 @@ IntervalMethod = Literal["order statistics", "sequential", "unbounded"]
 
 
 class MetricInfo(msgspec.Struct, frozen=True):
-    """One line of the table of metrics: `definition` is one sentence for people; `judged` False means
-    descriptive only.
+    """One line of the table of metrics: `noun` names it inside a sentence, `definition` is one sentence for
+    people; `judged` False means descriptive only.
     """
 
     name: str
+    noun: str
     unit: str
     direction: Direction
     definition: str

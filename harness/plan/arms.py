@@ -83,7 +83,7 @@ def parse_cell(name: str) -> tuple[str, ...] | None:
 
 
 def resolve_arm(study: Study, name: str) -> Arm:
-    """The arm of that name: one declared in the study, a set of optimizations, or a control; else StudyError."""
+    """The arm of that name: declared in the study, a set of optimizations, or a control; else StudyError."""
     for arm in study.arms:
         if arm.name == name:
             return arm

@@ -21,7 +21,7 @@ _SET_ORDER, _BURST = 1, 2  # separate random streams
 
 @dataclass(frozen=True, slots=True)
 class BlockPlan:
-    """Adjacent stretches of load, one per arm in this order; `seconds` is how long the barrier stands open."""
+    """Adjacent stretches of load, one per arm, in this order; each opens the barrier for `seconds`."""
 
     workload: str
     block: int

@@ -1,0 +1,195 @@
+"""Stored rows in, everything a report says out: a pure function, so that the same run gives the same bytes.
+
+Order of the story: the design's comparisons become contrasts, the rows are checked, then the expectations are
+judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from harness.analyse import views
+from harness.analyse.contrast import Contrast, Floats, Readings, judge_contrast, readings
+from harness.analyse.metrics import METRICS, Metric, metric
+from harness.analyse.records import Analysis, ContrastResult, Source, Verdict
+from harness.analyse.rows import Rows, arrange
+from harness.analyse.validity import Subject, check
+from harness.analyse.verdict import Question, describe, family_confidence, judge
+from harness.measure.records import Measured
+from harness.plan.arms import Comparison, Layout, layout, workloads
+from harness.study import Expectation, Study, Workload
+
+Judged = tuple[ContrastResult, Floats]
+
+
+def analyse(study: Study, measured: Measured, strict: bool = False) -> Analysis:
+    """All that follows from a run's rows; `strict` demands that A/A equivalence is shown (the gate)."""
+    return _Analyst(study, arrange(measured)).analysis(strict)
+
+
+def encode(analysis: Analysis) -> bytes:
+    """Canonical JSON of an analysis: equal analyses give equal bytes (infinite and missing numbers become
+    null).
+    """
+    return msgspec.json.encode(analysis, order="deterministic")
+
+
+class _Analyst:
+    """The rows of one run with what is derived from them more than once."""
+
+    def __init__(self, study: Study, rows: Rows) -> None:
+        self.study = study
+        self.rows = rows
+        self.layout: Layout = layout(study)
+        self.workloads = workloads(study)
+        self.arms = tuple(arm.name for arm in self.layout.arms)
+        self.shown = tuple(name for name in self.arms if name not in self.layout.hidden)
+        self.requests = {each.name: views.request_names(rows, each, self.arms) for each in self.workloads}
+        self._readings: dict[tuple[str, str, Source, str, str], Readings] = {}
+
+    def analysis(self, strict: bool) -> Analysis:
+        contrasts = tuple(self._judged(each, self.study.confidence)[0] for each in self._contrasts())
+        checks = check(
+            Subject(self.study, self.workloads, self.arms, self.rows, contrasts, strict),
+        )
+        void = next(
+            (f"{each.name}: {each.saw} ({each.where})" for each in checks if each.status == "invalid"), ""
+        )
+        verdicts = judge(tuple(self._questions()), 1.0 - self.study.confidence, void)
+        everything = [row for rows in self.rows.stretches.values() for row in rows]
+        origin = min((row.began for row in everything), default=0.0)
+        cells = [
+            (each, arm) for each in self.workloads for arm in self.shown if self.rows.every(each.name, arm)
+        ]
+        held = [(arm, self.rows.readings[arm]) for arm in self.shown if arm in self.rows.readings]
+        complete = sum(burst.complete for burst in self.rows.bursts)
+        return Analysis(
+            study=self.study.name,
+            baseline=self.study.design.baseline,
+            treatment=self.study.design.treatment,
+            controls=self.study.design.controls,
+            arms=self.shown,
+            hidden=self.layout.hidden,
+            confidence=self.study.confidence,
+            family_confidence=family_confidence(self.study),
+            bursts=complete,
+            interrupted=len(self.rows.bursts) - complete,
+            seconds_measured=sum(row.seconds for row in everything),
+            valid=not void,
+            answer=answer(verdicts, contrasts, void),
+            metrics=tuple(each.info() for each in METRICS.values()),
+            contrasts=contrasts,
+            verdicts=verdicts,
+            checks=checks,
+            curves=tuple(
+                curve
+                for each, arm in cells
+                for curve in views.curves(self.rows, each, arm, self.requests[each.name])
+            ),
+            throughput=tuple(views.throughput_series(self.rows, each, arm, origin) for each, arm in cells),
+            cpu=tuple(views.cpu_share(self.rows, each, arm) for each, arm in cells),
+            memory=tuple(views.memory_row(arm, found) for arm, found in held),
+            summaries=(
+                *(
+                    views.stretch_summary(self.rows, each, arm, self.requests[each.name])
+                    for each, arm in cells
+                ),
+                *(views.reading_summary(arm, found) for arm, found in held),
+            ),
+            gauges=tuple(gauge for arm, found in held for gauge in views.gauges(arm, found)),
+        )
+
+    def _contrasts(self) -> Iterator[Contrast]:
+        """Every comparison of the design on every workload, metric, kind of stretch and request that was
+        measured.
+        """
+        for comparison in self.layout.comparisons:
+            for workload in self.workloads:
+                for of in METRICS.values():
+                    for source in self._sources(of, workload, comparison):
+                        for request in self.requests[workload.name] if of.per_request_name else ("",):
+                            yield _contrast(comparison, of, source, workload.name, request)
+            for of in METRICS.values():
+                if "reading" in of.sources:
+                    yield _contrast(comparison, of, "reading", "", "")
+
+    def _sources(self, of: Metric, workload: Workload, comparison: Comparison) -> Iterator[Source]:
+        for kind in views.KINDS:
+            arms = (comparison.a, comparison.b)
+            if kind in of.sources and any(self.rows.of(workload.name, arm, kind) for arm in arms):
+                yield kind
+
+    def _judged(self, question: Contrast, confidence: float) -> Judged:
+        a, b = (self._read(question, arm) for arm in (question.a, question.b))
+        return judge_contrast(question, a, b, confidence, self.study.seed)
+
+    def _read(self, question: Contrast, arm: str) -> Readings:
+        of, source, workload = question.metric, question.source, question.workload
+        key = (workload, arm, source, of.name, question.request)
+        if key not in self._readings:
+            rows = (
+                self.rows.readings.get(arm, ())
+                if source == "reading"
+                else self.rows.of(workload, arm, source)
+            )
+            self._readings[key] = readings(rows, of, question.request)
+        return self._readings[key]
+
+    def _questions(self) -> Iterator[Question]:
+        confidence = family_confidence(self.study)
+        for expectation in self.study.expectations:
+            for against in expectation.against:
+                asked = self._asked(expectation, against)
+                if asked is None:
+                    yield Question(expectation, against)
+                else:
+                    yield Question(expectation, against, *self._judged(asked, confidence))
+
+    def _asked(self, expectation: Expectation, against: str) -> Contrast | None:
+        """The contrast an expectation is about, from the first kind of stretch that has rows; None if there
+        is none.
+        """
+        of = metric(expectation.metric)
+        roles = {(each.a, each.b): each for each in reversed(self.layout.comparisons)}
+        comparison = roles[against, expectation.arm]
+        if "reading" in of.sources:
+            return _contrast(comparison, of, "reading", "", "")
+        workload = next((each for each in self.workloads if each.name == expectation.workload), None)
+        source = next(self._sources(of, workload, comparison), None) if workload is not None else None
+        if workload is None or source is None:
+            return None
+        request = (expectation.request or workload.request) if of.per_request_name else ""
+        return _contrast(comparison, of, source, workload.name, request)
+
+
+def _contrast(comparison: Comparison, of: Metric, source: Source, workload: str, request: str) -> Contrast:
+    return Contrast(comparison.a, comparison.b, comparison.role, workload, of, request, source)
+
+
+def answer(verdicts: Sequence[Verdict], contrasts: Sequence[ContrastResult], void: str) -> str:
+    """The study's result in one or two sentences for people."""
+    if void:
+        return f"INVALID, so nothing is claimed: {void}."
+    if verdicts:
+        counts = [(word, sum(each.outcome == word for each in verdicts)) for word in OUTCOMES]
+        told = ", ".join(f"{count} {word}" for word, count in counts if count)
+        return f"Of {len(verdicts)} verdicts: {told}. {verdicts[0].sentence}."
+    return _headline(contrasts)
+
+
+OUTCOMES = ("MET", "MISSED", "INCONCLUSIVE", "NOT MEASURABLE")
+
+
+def _headline(contrasts: Sequence[ContrastResult]) -> str:
+    """What the treatment did to the metrics people ask for first."""
+    told = [
+        f"{metric(each.metric).noun} on {each.workload} {describe(each.estimate)}"
+        for each in contrasts
+        if each.role == "treatment" and each.estimate and each.metric in ("latency_p50", "throughput")
+    ]
+    if not told:
+        return "Nothing was measured that could be compared."
+    first = contrasts[0]
+    return f"{first.b} against {first.a}: " + "; ".join(told) + "."

@@ -1,0 +1,311 @@
+"""Is the measurement fit to be judged? Pure checks over the stored rows, before any verdict.
+
+Each check yields what it saw, the bound it was held to, and what to do. One "invalid" voids the run.
+Autocorrelation is only reported: a 5 % test would void 5 % of good runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.analyse.contrast import Floats, median_interval, readings
+from harness.analyse.metrics import metric
+from harness.analyse.records import Check, CheckStatus, ContrastResult
+from harness.analyse.rows import Rows
+from harness.measure.records import Slice
+from harness.study import Study, Workload
+
+GENERATOR_BUSY = 0.90
+"share of its core beyond which a load generator no longer keeps an open schedule"
+OFFERED = 0.90
+"share of the intended arrivals that must have been started"
+LAG_SECONDS = 0.010
+LAG_SHARE = 0.10
+"schedule lag that is tolerated: this long, or this share of the stretch if that is longer"
+AA_MARGIN = 0.03
+"equal arms must not differ by more"
+AA_METRICS = ("latency_p50", "throughput", "cpu_per_request")
+DRIFT_MARGIN = 0.10
+"change from the first to the last block of a burst that still counts as steady"
+CHECK_CONFIDENCE = 0.999
+"of the drift interval: there are many arms, and a good run must not be voided by chance"
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is checked. `strict` demands that A/A equivalence is shown, not merely not refuted (the gate)."""
+
+    study: Study
+    workloads: tuple[Workload, ...]
+    arms: tuple[str, ...]
+    rows: Rows
+    contrasts: Sequence[ContrastResult]
+    strict: bool = False
+
+    def groups(self) -> Iterator[tuple[Workload, str, tuple[Slice, ...]]]:
+        """(workload, arm, all its stretches) wherever something was measured."""
+        for workload in self.workloads:
+            for arm in self.arms:
+                found = self.rows.every(workload.name, arm)
+                if found:
+                    yield workload, arm, found
+
+
+def check(subject: Subject) -> tuple[Check, ...]:
+    """All checks in a fixed order; the run is valid when none is "invalid"."""
+    return tuple(found for each in CHECKS for found in each(subject))
+
+
+def _bursts(subject: Subject) -> Iterator[Check]:
+    complete = sum(burst.complete for burst in subject.rows.bursts)
+    needed = subject.study.budget.min_bursts
+    yield Check(
+        "bursts",
+        _status(complete >= needed),
+        "run",
+        f"{complete} complete bursts of {len(subject.rows.bursts)}",
+        f"at least {needed} complete",
+        "continue the run with --resume, or give it a larger budget",
+    )
+
+
+def _rows_present(subject: Subject) -> Iterator[Check]:
+    seen = {(row.burst, row.workload, row.arm) for rows in subject.rows.stretches.values() for row in rows}
+    missing = [
+        f"burst {burst.number}: {workload.name} on {arm}"
+        for burst in subject.rows.bursts
+        if burst.complete
+        for workload in subject.workloads
+        for arm in burst.arms
+        if (burst.number, workload.name, arm) not in seen
+    ]
+    yield Check(
+        "missing rows",
+        _status(not missing),
+        missing[0] if missing else "run",
+        f"{len(missing)} of the planned cells without any stretch of load",
+        "every complete burst has load on each of its arms and workloads",
+        "look for a lost worker or a missing final report in the log of the load process",
+    )
+
+
+def _successes(subject: Subject) -> Iterator[Check]:
+    for workload, arm, rows in subject.groups():
+        answered = sum(row.answered for row in rows)
+        yield Check(
+            "successes",
+            _status(answered > 0),
+            _where(workload, arm),
+            f"{answered:,} answered of {_started(rows):,} started requests",
+            "at least one",
+            "run the Locust file against this target by hand and read its first failure",
+        )
+
+
+def _errors(subject: Subject) -> Iterator[Check]:
+    for workload, arm, rows in subject.groups():
+        ratio = sum(row.failures for row in rows) / max(1, _started(rows))
+        kinds = sorted({kind for row in rows for kind in row.failed})
+        yield Check(
+            "errors",
+            _status(ratio <= workload.max_error_ratio),
+            _where(workload, arm),
+            f"{ratio:.3%} of requests failed" + (f" ({', '.join(kinds)})" if kinds else ""),
+            f"at most {workload.max_error_ratio:.3%} (max_error_ratio)",
+            "mend the failures, or raise max_error_ratio if they belong to the workload",
+        )
+
+
+def _rejections(subject: Subject) -> Iterator[Check]:
+    for workload, arm, rows in subject.groups():
+        ratio = sum(row.rejected for row in rows) / max(1, _started(rows))
+        yield Check(
+            "rejections",
+            _status(ratio <= workload.max_rejection_ratio),
+            _where(workload, arm),
+            f"{ratio:.3%} of requests rejected",
+            f"at most {workload.max_rejection_ratio:.3%} (max_rejection_ratio)",
+            "raise the target's limits above the offered load, or the bound if rejections are wanted",
+        )
+
+
+def _conservation(subject: Subject) -> Iterator[Check]:
+    for workload, arm, rows in subject.groups():
+        lost = sum(
+            abs(row.started - row.answered - row.rejected - row.failures - row.cancelled) for row in rows
+        )
+        yield Check(
+            "conservation",
+            _status(lost == 0),
+            _where(workload, arm),
+            f"{lost:,} requests not counted exactly once",
+            "started = answered + rejected + failed + cancelled",
+            "look for a lost worker or a missing final report in the log of the load process",
+        )
+
+
+def _generator(subject: Subject) -> Iterator[Check]:
+    for workload, arm, rows in _open(subject):
+        busy = float(np.median([row.cpu_load / row.planned for row in rows]))
+        yield Check(
+            "generator CPU",
+            _status(busy <= GENERATOR_BUSY),
+            _where(workload, arm),
+            f"the load process used {busy:.0%} of its core (median)",
+            f"at most {GENERATOR_BUSY:.0%}",
+            "lower the rate, or spread the load over more processes",
+        )
+
+
+def _lag(subject: Subject) -> Iterator[Check]:
+    for workload, arm, rows in _open(subject):
+        seconds = float(np.median([row.lag_max for row in rows]))
+        bound = max(LAG_SECONDS, LAG_SHARE * float(np.median([row.planned for row in rows])))
+        yield Check(
+            "schedule lag",
+            _status(seconds <= bound),
+            _where(workload, arm),
+            f"requests started up to {1e3 * seconds:.3g} ms late (median over stretches)",
+            f"at most {1e3 * bound:.3g} ms",
+            "lower the rate, or allow more users in flight",
+        )
+
+
+def _offered(subject: Subject) -> Iterator[Check]:
+    for workload, arm, rows in _open(subject):
+        intended = sum(row.rate * row.planned for row in rows)
+        if intended > 0.0:
+            share = _started(rows) / intended
+            yield Check(
+                "offered rate",
+                _status(share >= OFFERED),
+                _where(workload, arm),
+                f"{share:.0%} of the intended arrivals were started",
+                f"at least {OFFERED:.0%}",
+                "lower the rate, or allow more users in flight",
+            )
+
+
+def _steady(subject: Subject) -> Iterator[Check]:
+    for workload in subject.workloads:
+        name = "throughput" if workload.arrivals == "closed" else "latency_p50"
+        for arm in subject.arms:
+            drifts = _drifts(subject.rows.of(workload.name, arm), name, workload.request)
+            if not drifts.size:
+                continue
+            low, high = median_interval(drifts, CHECK_CONFIDENCE)
+            edge = math.log1p(DRIFT_MARGIN)
+            yield Check(
+                "steady state",
+                _status(low <= edge and high >= -edge),
+                _where(workload, arm),
+                f"{metric(name).noun} changed by {math.expm1(np.median(drifts)):+.1%} within a burst",
+                f"not shown to change by more than {DRIFT_MARGIN:.0%} ({CHECK_CONFIDENCE:.1%} interval)",
+                "warm up longer before the first slice",
+            )
+
+
+def _drifts(rows: Sequence[Slice], name: str, request: str) -> Floats:
+    """Log ratio of the last to the first usable block of each burst."""
+    by_burst: dict[int, list[float]] = {}
+    for (burst, _), value in sorted(readings(rows, metric(name), request).values.items()):
+        if not isinstance(value, str):
+            by_burst.setdefault(burst, []).append(value)
+    return np.array([math.log(each[-1] / each[0]) for each in by_burst.values() if len(each) > 1])
+
+
+def _equivalence(subject: Subject) -> Iterator[Check]:
+    twins = [
+        each
+        for each in subject.contrasts
+        if each.role == "a/a" and each.source == "slice" and each.metric in AA_METRICS and each.estimate
+    ]
+    confidence = 1.0 - (1.0 - subject.study.confidence) / max(1, len(twins))
+    edge = math.log1p(AA_MARGIN)
+    for twin in twins:
+        low, high = median_interval(np.log(twin.burst_ratios), confidence)
+        shown, refuted = -edge <= low and high <= edge, low > edge or high < -edge
+        status: CheckStatus = "ok" if shown else "invalid" if refuted or subject.strict else "note"
+        yield Check(
+            "A/A equivalence",
+            status,
+            f"{twin.metric} on {twin.workload}",
+            f"equal arms differ by {math.expm1(low):+.1%} to {math.expm1(high):+.1%}"
+            + ("" if shown or refuted else ": too wide to show that they are equal"),
+            f"within {AA_MARGIN:.0%}",
+            "measure on a quieter machine or longer; effects near the margin are not to be trusted",
+        )
+
+
+def _deferred(subject: Subject) -> Iterator[Check]:
+    def key(each: ContrastResult) -> tuple[str, str, str, str, str]:
+        return each.a, each.b, each.workload, each.metric, each.request
+
+    sliced = {key(each): each for each in subject.contrasts if each.source == "slice"}
+    for segment in subject.contrasts:
+        other = sliced.get(key(segment))
+        if segment.source != "segment" or other is None or not segment.estimate or not other.estimate:
+            continue
+        apart = segment.estimate.low > other.estimate.high or segment.estimate.high < other.estimate.low
+        yield Check(
+            "segments agree with slices",
+            _status(not apart),
+            f"{segment.metric} on {segment.workload}, {segment.b} against {segment.a}",
+            f"ratio {segment.estimate.ratio:.3g} in segments, {other.estimate.ratio:.3g} in slices",
+            "intervals overlap",
+            "costs fall between the slices (sweeps, garbage collection): trust the segments",
+        )
+
+
+def _autocorrelation(subject: Subject) -> Iterator[Check]:
+    for workload, arm, _ in subject.groups():
+        values = readings(subject.rows.of(workload.name, arm), metric("latency_p50"), workload.request).values
+        series = np.array([math.log(each) for _, each in sorted(values.items()) if not isinstance(each, str)])
+        if series.size > 2 and np.ptp(series) > 0.0:
+            centred = series - series.mean()
+            lag_1 = float(centred[1:] @ centred[:-1] / (centred @ centred))
+            yield Check(
+                "autocorrelation",
+                "note",
+                _where(workload, arm),
+                f"lag-1 autocorrelation {lag_1:+.2f} of log median latency from slice to slice",
+                "none: pairs cancel what neighbours share",
+                "nothing to do",
+            )
+
+
+def _open(subject: Subject) -> Iterator[tuple[Workload, str, tuple[Slice, ...]]]:
+    return (each for each in subject.groups() if each[0].arrivals != "closed")
+
+
+def _status(fine: bool) -> CheckStatus:
+    return "ok" if fine else "invalid"
+
+
+def _where(workload: Workload, arm: str) -> str:
+    return f"{workload.name} on {arm}"
+
+
+def _started(rows: Sequence[Slice]) -> int:
+    return sum(row.started for row in rows)
+
+
+CHECKS: tuple[Callable[[Subject], Iterator[Check]], ...] = (
+    _bursts,
+    _rows_present,
+    _successes,
+    _errors,
+    _rejections,
+    _conservation,
+    _generator,
+    _lag,
+    _offered,
+    _steady,
+    _equivalence,
+    _deferred,
+    _autocorrelation,
+)

@@ -1,0 +1,175 @@
+"""What an interval says about a declared expectation, and the sentence that tells people.
+
+All verdicts of a study hold together with the study's confidence: p-values go through Holm, and every
+interval shown is at the family level 1 - alpha/questions. A decision Holm makes beyond the interval shown
+says so in its sentence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from harness.analyse.contrast import Floats, median_p_value
+from harness.analyse.metrics import Metric, metric
+from harness.analyse.records import ContrastResult, Estimate, Outcome, Verdict
+from harness.errors import StudyError
+from harness.study import Expectation, Study
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One expectation against one arm, with the evidence if any: the contrast and its burst medians (log
+    ratios).
+    """
+
+    expectation: Expectation
+    against: str
+    contrast: ContrastResult | None = None
+    medians: Floats = field(default_factory=lambda: np.empty(0))
+
+
+def questions_in(study: Study) -> int:
+    """How many measurable verdicts the study declares: expectations times what each is held against."""
+    return sum(len(each.against) for each in study.expectations if metric(each.metric).sources)
+
+
+def family_confidence(study: Study) -> float:
+    """Confidence of each single interval so that all verdicts together hold with the study's."""
+    return 1.0 - (1.0 - study.confidence) / max(1, questions_in(study))
+
+
+def bound_of(expectation: Expectation) -> tuple[str, float]:
+    """("at_most" or "at_least", the claimed ratio); StudyError unless exactly one is given and positive."""
+    given = [("at_most", expectation.at_most), ("at_least", expectation.at_least)]
+    sides = [(side, value) for side, value in given if value is not None]
+    if len(sides) != 1 or not (sides[0][1] > 0.0 and math.isfinite(sides[0][1])):
+        raise StudyError(
+            f"expectation {expectation.name!r}: expected exactly one of at_most, at_least as a positive ratio"
+        )
+    return sides[0]
+
+
+def holm(p_values: Sequence[float]) -> tuple[float, ...]:
+    """Holm's step-down adjusted p-values, in the order given."""
+    adjusted = [1.0] * len(p_values)
+    floor = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        floor = max(floor, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = floor
+    return tuple(adjusted)
+
+
+def judge(questions: Sequence[Question], alpha: float, void: str = "") -> tuple[Verdict, ...]:
+    """A verdict for each question at family error `alpha`.
+
+    `void` is why the whole measurement is invalid, if it is: then nothing is MET or MISSED.
+    """
+    p_values = [_p_value(each) for each in questions]
+    counted = [index for index, each in enumerate(questions) if metric(each.expectation.metric).sources]
+    adjusted = dict(zip(counted, holm([p_values[index] for index in counted]), strict=True))
+    return tuple(
+        _verdict(each, alpha, (p_values[index], adjusted.get(index, 1.0)), void)
+        for index, each in enumerate(questions)
+    )
+
+
+def _p_value(question: Question) -> float:
+    found = question.contrast
+    if found is None or found.estimate is None or found.problem:
+        return 1.0
+    return median_p_value(question.medians, math.log(bound_of(question.expectation)[1]))
+
+
+def _verdict(question: Question, alpha: float, p_values: tuple[float, float], void: str) -> Verdict:
+    expectation, found = question.expectation, question.contrast
+    of = metric(expectation.metric)
+    side, bound = bound_of(expectation)
+    p_value, adjusted_p = p_values
+    outcome, reason = _outcome(question, of, alpha, adjusted_p)
+    if void and outcome != "NOT MEASURABLE":
+        outcome, reason = "INCONCLUSIVE", f"the measurement is invalid: {void}"
+    return Verdict(
+        expectation=expectation.name,
+        claim=expectation.claim,
+        workload=expectation.workload,
+        metric=expectation.metric,
+        request=found.request if found is not None else expectation.request,
+        arm=expectation.arm,
+        against=question.against,
+        side="at_most" if side == "at_most" else "at_least",
+        bound=bound,
+        outcome=outcome,
+        contrast=found,
+        p_value=p_value,
+        adjusted_p=adjusted_p,
+        sentence=_sentence(question, of, outcome, reason, adjusted_p),
+        reason=reason,
+    )
+
+
+def _outcome(question: Question, of: Metric, alpha: float, adjusted_p: float) -> tuple[Outcome, str]:
+    found = question.contrast
+    if not of.sources:
+        return "NOT MEASURABLE", f"this machine lacks the counter for {of.noun}"
+    if found is None:
+        return "INCONCLUSIVE", f"no pair of {question.expectation.arm} and {question.against} was measured"
+    if found.estimate is None or found.problem:
+        return "INCONCLUSIVE", found.problem
+    side, bound = bound_of(question.expectation)
+    if adjusted_p <= alpha:
+        beyond = found.estimate.ratio <= bound if side == "at_most" else found.estimate.ratio >= bound
+        return ("MET" if beyond else "MISSED"), ""
+    if not found.estimate.bounded:
+        return "INCONCLUSIVE", f"{found.estimate.bursts} bursts are too few for an interval"
+    return "INCONCLUSIVE", "the interval contains the claimed bound"
+
+
+def _sentence(question: Question, of: Metric, outcome: Outcome, reason: str, adjusted_p: float) -> str:
+    shown = question.contrast.estimate if question.contrast is not None else None
+    side, bound = bound_of(question.expectation)
+    subject = f"{of.noun[0].upper()}{of.noun[1:]}"
+    if question.contrast is not None and question.contrast.workload:
+        subject += f" on {question.contrast.workload}"
+    times = bound >= 2.0 or (shown is not None and shown.ratio >= 2.0)
+    claimed = f"claimed: {describe_bound(side, bound, times)}"
+    if shown is None:
+        return f"{subject} against {question.against}: {outcome} ({reason}; {claimed})"
+    words = f"{subject} {describe(shown, times)} against {question.against}; {claimed}: {outcome}"
+    if reason:
+        return f"{words} ({reason})"
+    if shown.low <= bound <= shown.high:
+        return f"{words} (decided by Holm's step-down, adjusted p = {adjusted_p:.2g})"
+    return words
+
+
+def describe(shown: Estimate, times: bool = False) -> str:
+    """A ratio in words: "fell by 92 % (interval 91 to 93 %)", or as a multiple when `times`."""
+    if times:
+        interval = f"{shown.low:.3g} to {_number(shown.high)} times" if shown.bounded else "not bounded"
+        return f"became {shown.ratio:.3g} times as high (interval {interval})"
+    falling = shown.ratio < 1.0
+    sign = -1.0 if falling else 1.0
+    ends = sorted((sign * (shown.low - 1.0), sign * (shown.high - 1.0)))
+    interval = f"{_percent(ends[0])} to {_percent(ends[1])} %" if shown.bounded else "not bounded"
+    return f"{'fell' if falling else 'rose'} by {_percent(abs(shown.change))} % (interval {interval})"
+
+
+def describe_bound(side: str, bound: float, times: bool = False) -> str:
+    """A claimed ratio in words: "at least 70 % less", "at most 2 % more", "at least 2.5 times"."""
+    if times:
+        return f"{'at least' if side == 'at_least' else 'at most'} {bound:.3g} times"
+    less = bound < 1.0
+    word = "at least" if (side == "at_most") == less else "at most"
+    return f"{word} {_percent(abs(bound - 1.0))} % {'less' if less else 'more'}"
+
+
+def _percent(share: float) -> str:
+    return _number(100.0 * share)
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}" if abs(value) < 100.0 else f"{value:.0f}"

@@ -1,0 +1,174 @@
+"""Descriptive tables and series of the arms: absolute numbers for people to look at, never for a verdict."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from harness.analyse.contrast import Value, readings
+from harness.analyse.metrics import METRICS, latency_seconds, metric, service_seconds, throughput
+from harness.analyse.records import (
+    ArmSummary,
+    CpuShare,
+    GaugeSeries,
+    LatencyCurve,
+    MemoryRow,
+    SeriesPoint,
+    Source,
+    SummaryValue,
+    ThroughputSeries,
+)
+from harness.analyse.rows import Rows
+from harness.measure.records import ArmReading, Slice, Stretch
+from harness.study import Workload
+
+KINDS: tuple[Stretch, ...] = ("slice", "segment", "episode")
+PERCENTILES = (1.0, 5.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 95.0)
+TAILS = ((99.0, "latency_p99"), (99.9, "latency_p999"))
+"only in segments, and only where the metric is resolvable"
+
+
+def request_names(rows: Rows, workload: Workload, arms: Sequence[str]) -> tuple[str, ...]:
+    """Names of all answered requests of a workload: its own first, then the others by name."""
+    seen = {each.name for arm in arms for row in rows.every(workload.name, arm) for each in row.latencies}
+    return (workload.request, *sorted(seen - {workload.request}))
+
+
+def curves(rows: Rows, workload: Workload, arm: str, requests: Sequence[str]) -> Iterator[LatencyCurve]:
+    """Latency distribution of one arm, all answered requests pooled, per kind of stretch and request name."""
+    for kind in KINDS:
+        stretches = rows.of(workload.name, arm, kind)
+        for request in requests:
+            latencies = np.concatenate([np.empty(0), *(latency_seconds(row, request) for row in stretches)])
+            if not latencies.size:
+                continue
+            services = np.concatenate([service_seconds(row, request) for row in stretches])
+            percentiles = (*PERCENTILES, *_resolvable(kind, latencies.size, len(stretches)))
+            yield LatencyCurve(
+                workload=workload.name,
+                arm=arm,
+                request=request,
+                source=kind,
+                requests=latencies.size,
+                percentiles=percentiles,
+                seconds=tuple(np.percentile(latencies, percentiles).tolist()),
+                service_seconds=tuple(np.percentile(services, percentiles).tolist()),
+            )
+
+
+def _resolvable(kind: Stretch, requests: int, stretches: int) -> Iterator[float]:
+    for percentile, name in TAILS:
+        of = metric(name)
+        if kind in of.sources and requests >= of.min_requests and stretches >= of.min_stretches:
+            yield percentile
+
+
+def throughput_series(rows: Rows, workload: Workload, arm: str, origin: float) -> ThroughputSeries:
+    """Throughput of the arm's slices in time order; `origin` is the start of the run's first slice."""
+    points = [
+        SeriesPoint(row.burst, row.block, row.began - origin, throughput(row) if row.seconds > 0.0 else 0.0)
+        for row in rows.of(workload.name, arm)
+    ]
+    return ThroughputSeries(workload.name, arm, tuple(points))
+
+
+def cpu_share(rows: Rows, workload: Workload, arm: str) -> CpuShare:
+    """CPU per answered request and busy share of each end; NaN where nothing was answered."""
+    found = rows.every(workload.name, arm)
+    answered = [row for row in found if row.answered]
+    lasting = [row for row in found if row.seconds > 0.0]
+    return CpuShare(
+        workload=workload.name,
+        arm=arm,
+        target_seconds=_median([row.cpu_target / row.answered for row in answered]),
+        load_seconds=_median([row.cpu_load / row.answered for row in answered]),
+        target_busy=_median([row.cpu_target / row.seconds for row in lasting]),
+        load_busy=_median([row.cpu_load / row.seconds for row in lasting]),
+    )
+
+
+def memory_row(arm: str, found: Sequence[ArmReading]) -> MemoryRow:
+    """Memory of one arm over its bursts; `found` must not be empty."""
+    return MemoryRow(
+        arm=arm,
+        bursts=len(found),
+        requests=round(_median([row.requests for row in found])),
+        target_increase=_median([row.target_after.uss - row.target_idle.uss for row in found]),
+        target_whole=_median([row.target_after.uss for row in found]),
+        target_pss=_median([row.target_after.pss for row in found]),
+        load_increase=_median([row.load_after.uss - row.load_idle.uss for row in found]),
+        load_whole=_median([row.load_after.uss for row in found]),
+        load_pss=_median([row.load_after.pss for row in found]),
+        descriptors=_median([row.target_after.descriptors - row.target_idle.descriptors for row in found]),
+        load_descriptors=_median([row.load_after.descriptors - row.load_idle.descriptors for row in found]),
+    )
+
+
+def stretch_summary(rows: Rows, workload: Workload, arm: str, requests: Sequence[str]) -> ArmSummary:
+    """Every metric of one arm on one workload, absolute, with the counts of its requests."""
+    found = rows.every(workload.name, arm)
+    values = [
+        value
+        for kind in KINDS
+        for of in METRICS.values()
+        if kind in of.sources
+        for request in (requests if of.per_request_name else ("",))
+        for value in _summary(
+            readings(rows.of(workload.name, arm, kind), of, request).values.values(), of.name, request, kind
+        )
+    ]
+    failed: Counter[str] = Counter()
+    for row in found:
+        failed.update(row.failed)
+    return ArmSummary(
+        workload=workload.name,
+        arm=arm,
+        values=tuple(values),
+        slices=len(found),
+        started=_total(found, "started"),
+        answered=_total(found, "answered"),
+        rejected=_total(found, "rejected"),
+        failed=dict(sorted(failed.items())),
+        cancelled=_total(found, "cancelled"),
+    )
+
+
+def reading_summary(arm: str, found: Sequence[ArmReading]) -> ArmSummary:
+    """Every memory metric of one arm, absolute; requests of the fixed work are not counted here."""
+    values = [
+        value
+        for of in METRICS.values()
+        if "reading" in of.sources
+        for value in _summary(readings(found, of, "").values.values(), of.name, "", "reading")
+    ]
+    return ArmSummary("", arm, tuple(values), len(found), 0, 0, 0, {}, 0)
+
+
+def _summary(values: Iterable[Value], name: str, request: str, source: Source) -> Iterator[SummaryValue]:
+    usable = [value for value in values if not isinstance(value, str)]
+    if usable:
+        low, middle, high = np.percentile(usable, (25.0, 50.0, 75.0)).tolist()
+        yield SummaryValue(name, request, metric(name).unit, source, middle, low, high, len(usable))
+
+
+def gauges(arm: str, found: Sequence[ArmReading]) -> Iterator[GaugeSeries]:
+    """The gauges that target and dialer keep themselves, burst by burst, by name."""
+    for end, attribute in (("target", "gauges"), ("load", "load_gauges")):
+        held: dict[str, list[tuple[int, float]]] = {}
+        for row in found:
+            for name, value in getattr(row, attribute).items():
+                held.setdefault(name, []).append((row.burst, value))
+        for name, points in sorted(held.items()):
+            bursts, values = zip(*points, strict=True)
+            yield GaugeSeries(arm, "target" if end == "target" else "load", name, bursts, values)
+
+
+def _total(rows: Sequence[Slice], field: str) -> int:
+    return sum(getattr(row, field) for row in rows)
+
+
+def _median(values: Sequence[float]) -> float:
+    return float(np.median(values)) if values else math.nan
