@@ -1,0 +1,315 @@
+"""One burst: fresh processes for every arm, warmed, measured slice by slice, and certainly ended.
+
+Laws. Processes are exec'd anew, on all cores, and pinned once they are ready: targets to the first core,
+load to the second. Memory is read before any stretch of fixed duration, because a faster arm does more work
+in the same time. Only one arm is under load at a time. Rows are handed out as they are made; what was
+handed out stays valid.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import msgspec
+
+from harness.errors import LoadError, TargetError
+from harness.execute import host, wire
+from harness.execute.load import LoadProcess, LoadSpec
+from harness.execute.target import JSON_LINE, Readiness, Target
+from harness.measure.probes import memory
+from harness.measure.records import ArmReading, Latencies, Memory, Slice, Stretch
+from harness.study import Workload
+
+
+class ArmPlan(msgspec.Struct, frozen=True):
+    """How one arm's two processes are started.
+
+    `env` reaches both ends (switches of an arm concern both); `target_env` and `load_env` one. `files`
+    replaces the Locust file of a workload (by name) on this arm.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    optimizations: tuple[str, ...] = ()
+    env: dict[str, str] = {}
+    target_env: dict[str, str] = {}
+    load_env: dict[str, str] = {}
+    files: dict[str, str] = {}
+    readiness: Readiness = JSON_LINE
+    cwd: str | None = None
+
+
+class BurstPlan(msgspec.Struct, frozen=True):
+    """A burst's arms and workloads, and its time limits (seconds). `memory_workload` empty = the first
+    workload.
+    """
+
+    number: int
+    arms: tuple[ArmPlan, ...]
+    workloads: tuple[Workload, ...]
+    memory_requests: int = 2000
+    memory_workload: str = ""
+    warm_seconds: float = 0.3
+    ready_timeout: float = 30.0
+    work_timeout: float = 60.0
+    drain_timeout: float = 5.0
+    load_python: tuple[str, ...] = ()
+
+
+class Visit(msgspec.Struct, frozen=True):
+    """One block of one workload: adjacent stretches, one per arm, in this order.
+
+    Every arm of a block gets the same `arrivals` (seconds after opening; None = closed); `rate` is what was
+    asked for. `planned` 0 = the workload's slice length.
+    """
+
+    workload: str
+    block: int
+    arms: tuple[str, ...]
+    arrivals: tuple[float, ...] | None = None
+    rate: float = 0.0
+    planned: float = 0.0
+    kind: Stretch = "slice"
+
+
+class Step(msgspec.Struct, frozen=True):
+    """What is happening now, for the progress display."""
+
+    doing: str
+    arm: str = ""
+    workload: str = ""
+    block: int = 0
+
+
+Progress = Callable[[Step], None]
+
+
+class _RunningArm:
+    """One arm's target and load process and what was read of them."""
+
+    def __init__(self, plan: ArmPlan, target: Target, load: LoadProcess) -> None:
+        self.name = plan.name
+        self.target = target
+        self.load = load
+        self.pids = target.pids()
+        self.warm: set[str] = set()
+        self.requests = 0
+        self.target_idle = self.target_after = self.load_idle = self.load_after = Memory(0, 0, 0, 0)
+
+
+class RunningBurst:
+    """A burst whose processes are up. Made by `running`; all calls raise TargetError or LoadError on
+    trouble.
+    """
+
+    def __init__(self, plan: BurstPlan, progress: Progress, clock: Callable[[], float]) -> None:
+        self.plan = plan
+        self._progress = progress
+        self._clock = clock
+        self._workloads = {each.name: each for each in plan.workloads}
+        self._arms: dict[str, _RunningArm] = {}
+        self.notes: tuple[str, ...] = ()
+        "What about this machine or these processes weakens the measurement; for the report."
+
+    def work(self) -> None:
+        """Run the fixed work on every arm and read memory after it. Call it before any other load."""
+        name = self.plan.memory_workload or self.plan.workloads[0].name
+        for arm in self._arms.values():
+            self._progress(Step("fixed work", arm.name, name))
+            order = wire.Work(name, self.plan.memory_requests, 0.0, self.plan.work_timeout, arm.pids)
+            with self._blaming(arm):
+                result = arm.load.work(order)
+                arm.requests = result.answered
+                arm.target_after, arm.load_after = memory(arm.target.pids()), memory(arm.load.pids())
+
+    def slices(self, visits: Sequence[Visit]) -> Iterator[Slice]:
+        """Measure the visits in order, one row per arm; every arm is warmed before its workload's first
+        block.
+        """
+        for visit in visits:
+            for name in visit.arms:
+                self._warm(self._arms[name], visit)
+            for position, name in enumerate(visit.arms):
+                self._progress(Step("slice", name, visit.workload, visit.block))
+                yield self._slice(self._arms[name], visit, position)
+
+    def capacity(self, arm: str, workload: str) -> float:
+        """Answered requests per second of a closed stretch of `warm_seconds` (not recorded), after as long
+        a warm-up.
+        """
+        self._progress(Step("capacity", arm, workload))
+        running = self._arms[arm]
+        self._warm(running, Visit(workload, 0, (arm,)))
+        result = self._open(running, Visit(workload, 0, (arm,), planned=self.plan.warm_seconds))
+        return result.answered / result.seconds if result.seconds > 0 else 0.0
+
+    def readings(self) -> Iterator[ArmReading]:
+        """What each arm's processes held; call at the end of the burst, when gauges tell its whole story."""
+        for arm in self._arms.values():
+            with self._blaming(arm):
+                gauges = arm.load.gauges()
+            yield ArmReading(
+                burst=self.plan.number,
+                arm=arm.name,
+                requests=arm.requests,
+                target_idle=arm.target_idle,
+                target_after=arm.target_after,
+                load_idle=arm.load_idle,
+                load_after=arm.load_after,
+                gauges=gauges.target,
+                load_gauges=gauges.load,
+            )
+
+    def start(self, ends: ExitStack) -> None:
+        """Start everything; `ends` gets what must be ended. Boots of one kind overlap, kinds follow one
+        another.
+        """
+        targets = {}
+        for arm in self.plan.arms:
+            self._progress(Step("starting target", arm.name))
+            target = Target.spawn(
+                arm.command, _target_env(arm), arm.cwd, readiness=arm.readiness, name=arm.name
+            )
+            ends.callback(target.stop)
+            targets[arm.name] = target
+        idle = {}
+        for name, target in targets.items():
+            target.wait_ready(self.plan.ready_timeout)
+            idle[name] = memory(target.pids())  # before the load process connects
+        loads = {}
+        for arm in self.plan.arms:
+            self._progress(Step("starting load", arm.name))
+            load = LoadProcess.spawn(self._load_spec(arm, targets[arm.name]), self.plan.ready_timeout)
+            ends.callback(load.stop)
+            loads[arm.name] = load
+        for arm in self.plan.arms:
+            running = _RunningArm(arm, targets[arm.name], loads[arm.name])
+            self._arms[arm.name] = running
+            with self._blaming(running):
+                running.load.wait_ready(self.plan.ready_timeout)
+                running.target_idle, running.load_idle = idle[arm.name], memory(running.load.pids())
+        self._pin()
+
+    def _pin(self) -> None:
+        notes: dict[str, None] = {}
+        cores = host.cores()
+        for arm in self._arms.values():
+            arm.pids = arm.target.pids()  # with what it started meanwhile
+            notes[host.pin(arm.pids, cores[:1])] = None
+            notes[host.pin(arm.load.pids(), cores[1:2])] = None
+            notes.update(dict.fromkeys(arm.load.notes))
+        self.notes = tuple(note for note in notes if note)
+
+    def _load_spec(self, arm: ArmPlan, target: Target) -> LoadSpec:
+        files = tuple(
+            wire.WorkloadFile(each.name, arm.files.get(each.name, each.file), each.users, each.env)
+            for each in self.plan.workloads
+        )
+        env = {
+            **arm.env,
+            **arm.load_env,
+            "SYNAPSED_TARGET": msgspec.json.encode(target.ready).decode(),
+            "SYNAPSED_OPTIMIZATIONS": ",".join(arm.optimizations),
+        }
+        if isinstance(url := target.ready.get("url"), str):
+            env.setdefault("LOCUST_HOST", url)  # how any Locust file learns its host
+        return LoadSpec(arm.name, files, env, self.plan.load_python, arm.cwd)
+
+    def _warm(self, arm: _RunningArm, visit: Visit) -> None:
+        """Once per arm and workload: a stretch like those measured, at least `warm_seconds` when closed,
+        not recorded.
+        """
+        if visit.workload in arm.warm:
+            return
+        self._progress(Step("warm-up", arm.name, visit.workload))
+        if visit.arrivals is None:
+            visit = msgspec.structs.replace(visit, planned=self.plan.warm_seconds)
+        self._open(arm, visit)
+        arm.warm.add(visit.workload)
+
+    def _open(self, arm: _RunningArm, visit: Visit) -> wire.SliceResult:
+        workload = self._workloads[visit.workload]
+        order = wire.OpenSlice(
+            workload=visit.workload,
+            planned=visit.planned or workload.slice_seconds,
+            quiet=workload.quiet_seconds,
+            drain=self.plan.drain_timeout,
+            targets=arm.pids,
+            arrivals=visit.arrivals,
+        )
+        with self._blaming(arm):
+            return arm.load.slice(order)
+
+    def _slice(self, arm: _RunningArm, visit: Visit, position: int) -> Slice:
+        began = self._clock()
+        result = self._open(arm, visit)
+        return Slice(
+            burst=self.plan.number,
+            block=visit.block,
+            position=position,
+            workload=visit.workload,
+            arm=arm.name,
+            kind=visit.kind,
+            began=began,
+            planned=visit.planned or self._workloads[visit.workload].slice_seconds,
+            seconds=result.seconds,
+            started=result.started,
+            answered=result.answered,
+            rejected=result.rejected,
+            failed=result.failed,
+            cancelled=result.cancelled,
+            cpu_target=result.cpu_target,
+            cpu_load=result.cpu_load,
+            page_faults=result.page_faults,
+            lag_max=result.lag_max,
+            latencies=tuple(Latencies(each.name, each.service, each.lag) for each in result.samples),
+            rate=visit.rate,
+        )
+
+    @contextmanager
+    def _blaming(self, arm: _RunningArm) -> Iterator[None]:
+        """When the load process fails because its target died, say that instead."""
+        try:
+            yield
+        except (LoadError, ProcessLookupError) as error:
+            arm.target.check()
+            if isinstance(error, LoadError):
+                raise
+            if not arm.load.alive():
+                raise LoadError(f"load process {arm.name} (pid {arm.load.pid}) died") from error
+            raise TargetError(f"target {arm.name}: {error}") from error
+
+
+@contextmanager
+def running(
+    plan: BurstPlan, progress: Progress = lambda step: None, clock: Callable[[], float] = time.time
+) -> Iterator[RunningBurst]:
+    """Start a burst's processes and end every one of them on leaving, however that happens.
+
+    `clock` dates the rows (Unix seconds). Use it on the main thread: load processes end with the thread
+    that starts them.
+    """
+    with ExitStack() as ends:
+        burst = RunningBurst(plan, progress, clock)
+        burst.start(ends)
+        yield burst
+        progress(Step("ending processes"))
+
+
+def run(
+    plan: BurstPlan,
+    visits: Sequence[Visit],
+    progress: Progress = lambda step: None,
+    clock: Callable[[], float] = time.time,
+) -> Iterator[Slice | ArmReading]:
+    """A whole burst as rows in the order they are made: its slices, then one reading per arm."""
+    with running(plan, progress, clock) as burst:
+        burst.work()
+        yield from burst.slices(visits)
+        yield from burst.readings()
+
+
+def _target_env(arm: ArmPlan) -> dict[str, str]:
+    return {**arm.env, **arm.target_env, "SYNAPSED_OPTIMIZATIONS": ",".join(arm.optimizations)}

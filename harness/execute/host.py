@@ -1,0 +1,98 @@
+"""The machine: where processes run, and what it is for the report."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+
+from harness.execute.counters import LINUX
+from harness.measure.records import Environment
+
+PACKAGES = (
+    "synapsed-bench", "locust", "gevent", "greenlet", "pyperf", "cryptography", "uvloop", "numpy", "scipy",
+    "pandas", "statsmodels", "msgspec", "psutil",
+)  # fmt: skip
+ONE_CORE = "one core: target and load share it, so each disturbs the other"
+NOT_PINNED = "this system cannot pin processes to cores"
+
+
+def cores() -> tuple[int, ...]:
+    """Cores this process may use; on systems without affinity, numbers from 0."""
+    if LINUX:
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))
+
+
+def pin(pids: Iterable[int], to: Sequence[int]) -> str:
+    """Confine all threads of these processes to the cores `to`; returns a note when that is not possible,
+    else ''.
+
+    New threads and children inherit it. A process that ends meanwhile is no error: its owner will notice.
+    """
+    if not LINUX:
+        return NOT_PINNED
+    if len(cores()) < 2:
+        return ONE_CORE
+    for pid in pids:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                with suppress(ProcessLookupError):
+                    os.sched_setaffinity(int(thread), to)
+    return ""
+
+
+def environment(source: Path | None = None, notes: Iterable[str] = ()) -> Environment:
+    """What a run is measured on. `source` is the directory whose git revision counts (default: the current
+    one).
+    """
+    revision, dirty = _revision(source or Path.cwd())
+    return Environment(
+        machine=platform.node(),
+        cpu=_cpu_model(),
+        cores=len(cores()),
+        memory_bytes=psutil.virtual_memory().total,
+        kernel=f"{platform.system()} {platform.release()}",
+        python=f"{platform.python_implementation()} {platform.python_version()}",
+        packages=dict(_versions()),
+        revision=revision,
+        dirty=dirty,
+        notes=tuple(dict.fromkeys(note for note in notes if note)),
+    )
+
+
+def _versions() -> Iterable[tuple[str, str]]:
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            yield package, version(package)
+
+
+def _cpu_model() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def _revision(source: Path) -> tuple[str, bool]:
+    """Commit and whether tracked files differ from it; ('', False) outside a repository or without git."""
+    try:
+        head = _git(source, "rev-parse", "HEAD")
+        return head, bool(_git(source, "status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.SubprocessError):
+        return "", False
+
+
+def _git(source: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(source), *arguments], capture_output=True, text=True, timeout=10, check=True
+    )
+    return done.stdout.strip()

@@ -1,0 +1,185 @@
+"""The harness's handle on one load process: start it, open its barrier, and hear at once when it dies.
+
+Every call is bounded in time. After any LoadError the process is unusable; `stop` ends it in every case.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+import msgspec
+
+import harness
+from harness.errors import LoadError
+from harness.execute import wire
+from harness.execute.process import Child
+from harness.execute.wire import WorkloadFile
+
+_MARGIN = 10.0
+"Seconds allowed beyond what an order takes by itself: computing and sending the answer on a busy machine."
+_STOP_SECONDS = 5.0
+_Answer = TypeVar("_Answer", bound=wire.Answer)
+
+
+class LoadSpec(msgspec.Struct, frozen=True):
+    """What a load process runs. `env` is its environment (beside ours), `python` interpreter options such
+    as `-X dev`.
+    """
+
+    name: str
+    workloads: tuple[WorkloadFile, ...]
+    env: dict[str, str] = {}
+    python: tuple[str, ...] = ()
+    cwd: str | None = None
+
+
+class LoadProcess:
+    """A started load process; made by `start` (ready) or `spawn` (booting, then `wait_ready`)."""
+
+    def __init__(self, spec: LoadSpec) -> None:
+        self.name = spec.name
+        self._stream, theirs = socket.socketpair()
+        with theirs:
+            try:
+                self._child = Child(
+                    [
+                        sys.executable,
+                        *spec.python,
+                        "-P",
+                        "-m",
+                        "harness.execute.worker",
+                        str(theirs.fileno()),
+                        str(os.getpid()),
+                    ],
+                    env={**spec.env, "PYTHONPATH": _python_path(spec.env)},
+                    cwd=spec.cwd,
+                    pass_fds=(theirs.fileno(),),
+                )
+            except OSError as error:
+                self._stream.close()
+                raise LoadError(f"load process {spec.name}: cannot be started: {error}") from error
+        self.notes: tuple[str, ...] = ()
+
+    @classmethod
+    def spawn(cls, spec: LoadSpec, ready_timeout: float) -> LoadProcess:
+        """Start booting; `wait_ready` must follow. Call it on a thread that outlives the process."""
+        process = cls(spec)
+        try:
+            process._send(wire.Setup(spec.workloads, ready_timeout))
+        except LoadError:
+            process.stop()
+            raise
+        return process
+
+    @classmethod
+    def start(cls, spec: LoadSpec, ready_timeout: float = 30.0) -> LoadProcess:
+        """Start and wait until every user stands at the barrier. Raises LoadError; nothing is left running
+        then.
+        """
+        process = cls.spawn(spec, ready_timeout)
+        process.wait_ready(ready_timeout)
+        return process
+
+    def wait_ready(self, timeout: float) -> None:
+        """Wait until every user stands at the barrier; ends the process and raises LoadError when that
+        fails.
+        """
+        try:
+            self.notes = self._answer(wire.Ready, timeout).notes
+        except BaseException:
+            self.stop()
+            raise
+
+    @property
+    def pid(self) -> int:
+        """Pid of the load process."""
+        return self._child.pid
+
+    def pids(self) -> tuple[int, ...]:
+        """The load process and its descendants."""
+        return self._child.pids()
+
+    def alive(self) -> bool:
+        """Whether the load process runs."""
+        return self._child.alive()
+
+    def slice(self, order: wire.OpenSlice) -> wire.SliceResult:
+        """One stretch of load. Raises LoadError when the process dies, fails or does not answer in time."""
+        self._send(order)
+        return self._answer(wire.SliceResult, order.planned + order.drain + order.quiet)
+
+    def work(self, order: wire.Work) -> wire.SliceResult:
+        """Exactly `order.tasks` tasks of one workload."""
+        self._send(order)
+        return self._answer(wire.SliceResult, order.timeout + order.quiet)
+
+    def gauges(self) -> wire.GaugesAnswer:
+        """The gauges the Locust files publish, of target and client; empty when they publish none."""
+        self._send(wire.Gauges())
+        return self._answer(wire.GaugesAnswer, 0.0)
+
+    def stop(self) -> None:
+        """End the process: users' `on_stop` first, by force when that takes too long. Never raises for a
+        dead one.
+        """
+        if self._stream.fileno() >= 0 and self._child.alive():
+            try:
+                self._send(wire.Stop())
+                self._stream.settimeout(_STOP_SECONDS)
+                while not isinstance(wire.receive(self._stream, wire.ANSWERS), wire.Stopped):
+                    pass  # the answer of an order given up earlier
+                self._child.wait(_STOP_SECONDS)
+            except (LoadError, OSError, EOFError, ValueError):
+                pass  # by force, below
+        self._stream.close()
+        if not self._child.end(grace=0.0):
+            raise LoadError(f"load process {self.name} (pid {self.pid}) cannot be ended")
+
+    def __enter__(self) -> LoadProcess:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _send(self, order: wire.Order) -> None:
+        try:
+            wire.send(self._stream, order)
+        except OSError:
+            raise self._died() from None
+
+    def _answer(self, kind: type[_Answer], timeout: float) -> _Answer:
+        self._stream.settimeout(timeout + _MARGIN)
+        try:
+            answer = wire.receive(self._stream, wire.ANSWERS)
+        except TimeoutError:
+            raise LoadError(
+                f"load process {self.name} did not answer within {timeout + _MARGIN:.0f} s; "
+                f"{self._child.epitaph()}"
+            ) from None
+        except (OSError, EOFError, ValueError):
+            raise self._died() from None
+        if isinstance(answer, wire.Failed):
+            raise LoadError(f"load process {self.name}: {answer.message}")
+        if not isinstance(answer, kind):
+            raise LoadError(
+                f"load process {self.name} answered {type(answer).__name__}; expected {kind.__name__}"
+            )
+        return answer
+
+    def _died(self) -> LoadError:
+        self._child.wait(_STOP_SECONDS)
+        return LoadError(f"load process {self.name} (pid {self.pid}) died: {self._child.epitaph()}")
+
+
+def _python_path(env: dict[str, str]) -> str:
+    """The path the spec or our environment asks for, and behind it the root of this harness."""
+    asked = env.get("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
+    root = str(Path(harness.__file__).resolve().parent.parent)
+    return os.pathsep.join(filter(None, (asked, root)))

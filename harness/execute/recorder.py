@@ -1,0 +1,132 @@
+"""Counts what Locust's request event reports, at the full precision of the Locust file's own clock.
+
+Locust's statistics round response times and cost more CPU than many requests; its listener is taken off the
+event. The file's own listeners stay and are called as ever. Nothing is recorded outside a stretch, so
+requests of `on_start` and late answers of cancelled tasks never reach a result.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from collections.abc import Callable
+from typing import Any
+
+from harness.execute.barrier import LAG
+from harness.execute.wire import Samples
+
+_COUNTED = "_synapsed_counted"
+
+
+class Recorder:
+    """Requests of the running stretch. `clock` gives the time of each completion (seconds)."""
+
+    __slots__ = ("_clock", "_lags", "_on", "_services", "answered_at", "failed", "rejected")
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._on = False
+        self._services: dict[str, array[float]] = {}
+        self._lags: dict[str, array[float]] | None = None
+        self.rejected = 0
+        self.failed: dict[str, int] = {}
+        self.answered_at = 0.0
+        "when the last request ended, whatever its outcome; 0 before the first"
+
+    def begin(self, *, lags: bool) -> None:
+        """Start a stretch with empty counts; keep schedule lag per request when `lags`."""
+        self._services = {}
+        self._lags = {} if lags else None
+        self.rejected = 0
+        self.failed = {}
+        self.answered_at = 0.0
+        self._on = True
+
+    def end(self) -> None:
+        """Close the stretch; what comes later is not counted."""
+        self._on = False
+
+    @property
+    def answered(self) -> int:
+        """Requests answered without error in this stretch."""
+        return sum(map(len, self._services.values()))
+
+    def samples(self) -> tuple[Samples, ...]:
+        """Service time and lag of every answered request, by name, in completion order."""
+        lags = self._lags or {}
+        return tuple(
+            Samples(name, _packed([ms / 1e3 for ms in service]), _packed(lags.get(name, ())))
+            for name, service in self._services.items()
+        )
+
+    def error(self, error: BaseException) -> None:
+        """Count a task that raised, unless the request event has reported this exception or its cause
+        already.
+        """
+        if not _reported(error):
+            self._count(error)
+
+    def _count(self, error: BaseException | str) -> None:
+        if not self._on:
+            return
+        self.answered_at = self._clock()
+        if getattr(error, "rejected", False) is True:
+            self.rejected += 1
+        else:
+            kind = type(error).__name__ if isinstance(error, BaseException) else "failure"
+            self.failed[kind] = self.failed.get(kind, 0) + 1
+
+    def listen(self, hook: Any) -> None:
+        """Take over `hook.fire`, which saves Locust's generic dispatch; other listeners of the hook still
+        get every event.
+        """
+        if getattr(hook, _COUNTED, None) is self:
+            return
+        dispatch, handlers, clock = hook.fire, hook._handlers, self._clock
+
+        def fire(
+            *,
+            reverse: bool = False,
+            name: str = "",
+            response_time: float = 0.0,
+            exception: BaseException | None = None,
+            **rest: Any,
+        ) -> None:
+            if self._on:
+                if exception:
+                    self._count(exception)
+                    _mark(exception)
+                else:
+                    try:
+                        self._services[name].append(response_time)
+                    except KeyError:
+                        self._services[name] = array("d", (response_time,))
+                    self.answered_at = clock()
+                    if self._lags is not None:
+                        self._lags.setdefault(name, array("d")).append(LAG.get())
+            if handlers:
+                dispatch(reverse=reverse, name=name, response_time=response_time, exception=exception, **rest)
+
+        hook.fire = fire
+        setattr(hook, _COUNTED, self)
+
+
+def _reported(error: BaseException) -> bool:
+    link: BaseException | None = error
+    while link is not None:
+        if getattr(link, _COUNTED, False):
+            return True
+        link = link.__cause__ or link.__context__
+    return False
+
+
+def _mark(error: BaseException | str) -> None:
+    if isinstance(error, BaseException):
+        error.__dict__[_COUNTED] = True
+
+
+def _packed(values: Any) -> bytes:
+    data = array("f", values)
+    if sys.byteorder == "big":
+        data.byteswap()
+    return data.tobytes()

@@ -1,0 +1,353 @@
+"""The load process: users held between slices, every request counted once, any Locust file unchanged."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from harness.errors import LoadError
+from harness.execute.load import LoadProcess, LoadSpec
+from harness.execute.target import Target
+from harness.execute.wire import Work, WorkloadFile
+from tests.harness.execute.conftest import CLIENT, conserved, load_of, opening, write
+
+
+def _env(server: Target) -> dict[str, str]:
+    return {"SYNAPSED_TARGET": json.dumps(server.ready), "SYNAPSED_OPTIMIZATIONS": "a,b"}
+
+
+def _times(server: Target) -> list[float]:
+    host, port = server.ready["addresses"][0]
+    with socket.create_connection((host, port)) as connection, connection.makefile("rb") as stream:
+        connection.sendall(b"times\n")
+        return list(json.loads(stream.readline()))
+
+
+def test_nobody_sends_outside_a_slice(server: Target, client: str) -> None:
+    """The server's own clock: every request lies between the opening and the end of some slice, and all are counted."""
+    windows, answered = [], 0
+    with load_of(client, 4, _env(server)) as load:
+        assert _times(server) == []
+        for _ in range(3):
+            began = time.monotonic()
+            result = load.slice(opening(0.1))
+            windows.append((began, time.monotonic()))
+            assert conserved(result)
+            assert result.cancelled == 0
+            answered += result.answered
+            seen = len(_times(server))
+            assert seen == answered
+    times = _times(server)
+    assert len(times) == answered > 10
+    assert all(any(begin <= moment <= end for begin, end in windows) for moment in times)
+
+
+def test_slice_accounts_cpu_and_service_time(server: Target, client: str) -> None:
+    order = opening(0.15)
+    with load_of(client, 2, _env(server)) as load:
+        result = load.slice(type(order)(order.workload, 0.15, 0.01, 5.0, server.pids()))
+    service = np.frombuffer(result.samples[0].service, "<f4")
+    assert result.samples[0].name == "ask"
+    assert result.samples[0].lag == b""
+    assert 0 < service.min()
+    assert service.max() <= result.seconds
+    assert 0 < result.cpu_target
+    assert 0 < result.cpu_load <= 0.15 + 5
+    assert result.seconds > 0
+
+
+def test_work_runs_exactly_the_tasks_asked_for(server: Target, client: str) -> None:
+    with load_of(client, 3, _env(server)) as load:
+        result = load.work(Work("w", 250, 0.0, 20.0, ()))
+    assert (result.tasks, result.answered, result.cancelled) == (250, 250, 0)
+    assert len(_times(server)) == 250
+
+
+def test_open_arrivals_each_start_once_and_never_early(server: Target, client: str) -> None:
+    arrivals = tuple(0.001 * each for each in range(150))
+    with load_of(client, 4, _env(server)) as load:
+        result = load.slice(opening(0.15, arrivals=arrivals))
+        again = load.slice(opening(0.05))  # a closed slice after an open one keeps no lag
+    lag = np.frombuffer(result.samples[0].lag, "<f4")
+    assert (result.tasks, result.answered, len(lag)) == (150, 150, 150)
+    assert lag.min() >= 0
+    assert lag.max() == pytest.approx(result.lag_max, rel=1e-6)
+    assert again.samples[0].lag == b""
+
+
+def test_a_late_start_is_lag_not_a_lost_arrival(tmp_path: Path) -> None:
+    """One user of 20 ms a task, five arrivals at once: the last waits for four tasks, and service time stays 20 ms."""
+    path = write(
+        tmp_path,
+        "slow.py",
+        "import gevent\nfrom locust import User, task\nclass U(User):\n    @task\n    def t(self):\n"
+        "        with self.environment.events.request.measure('x', 'slow'):\n            gevent.sleep(0.02)\n",
+    )
+    with load_of(path, users=1) as load:
+        result = load.slice(opening(0.01, arrivals=(0.0,) * 5))
+    lag = np.frombuffer(result.samples[0].lag, "<f4")
+    assert result.answered == 5
+    assert list(lag) == sorted(lag)
+    assert lag[-1] >= 0.079
+    assert result.lag_max >= 0.079
+
+
+ERRORS = """
+import itertools
+from locust import User, task
+from locust.exception import RescheduleTask
+class Refused(Exception):
+    rejected = True
+class Broken(Exception):
+    pass
+steps = itertools.count()
+class U(User):
+    def fire(self, exception=None):
+        self.environment.events.request.fire(request_type="x", name="n", response_time=1.5, response_length=0,
+                                             exception=exception, context={})
+    @task
+    def t(self):
+        match next(steps) % 7:
+            case 0: self.fire()
+            case 1: self.fire(Broken())
+            case 2: self.fire(Refused())
+            case 3: raise Broken("not reported to the event")
+            case 4:
+                error = Broken("reported, then raised")
+                self.fire(error)
+                raise error
+            case 5:
+                self.fire()
+                raise RescheduleTask()
+            case 6: raise Refused()
+"""
+
+
+def test_every_outcome_is_counted_once(tmp_path: Path) -> None:
+    with load_of(write(tmp_path, "errors.py", ERRORS), users=2) as load:
+        result = load.work(Work("w", 700, 0.0, 20.0, ()))
+    assert conserved(result)
+    assert (result.answered, result.rejected, result.failed, result.cancelled) == (
+        200,
+        200,
+        {"Broken": 300},
+        0,
+    )
+    assert list(np.frombuffer(result.samples[0].service, "<f4")) == pytest.approx([0.0015] * 200)
+
+
+def test_a_request_that_never_ends_is_cancelled_and_its_user_replaced(
+    server: Target, client: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path, "hang.py", CLIENT.replace('b"hello"', 'b"hang"'))
+    with load_of(path, 3, _env(server)) as load:
+        result = load.slice(opening(0.05, drain=0.1))
+        assert (result.cancelled, result.answered) == (3, 0)
+        assert conserved(result)
+        again = load.slice(opening(0.05, arrivals=(0.0,) * 5, drain=0.1))
+        assert again.cancelled == 5  # three in flight, two nobody was free to start
+        assert load.gauges().load == {"client.users": 3.0}
+
+
+def test_gauges_are_asked_from_the_locust_file(server: Target, client: str) -> None:
+    with load_of(client, 2, _env(server)) as load:
+        gauges = load.gauges()
+    assert gauges.load == {"client.users": 2.0}
+    assert gauges.target == {"server.on": 2.0}
+
+
+UNCHANGED = """
+import os
+from locust import SequentialTaskSet, TaskSet, User, between, constant, events, task
+log = []
+@events.init_command_line_parser.add_listener
+def arguments(parser):
+    parser.add_argument("--depth", type=int, default=7)
+@events.test_start.add_listener
+def started(environment, **_):
+    log.append("test_start")
+@events.request.add_listener
+def seen(name, **_):
+    log.append(name)
+@events.quitting.add_listener
+def quitting(environment, **_):
+    print("quitting", log.count("test_start"), log.count("nested"), flush=True)
+def fire(user, name):
+    user.environment.events.request.fire(request_type="x", name=name, response_time=1, response_length=0, exception=None)
+class Nested(TaskSet):
+    wait_time = constant(0.0005)
+    def on_start(self):
+        self.left = 3
+    @task
+    def step(self):
+        fire(self.user, "nested")
+        self.left -= 1
+        if not self.left:
+            self.interrupt()
+class Steps(SequentialTaskSet):
+    @task
+    def first(self): fire(self.user, "first")
+    @task
+    def second(self):
+        fire(self.user, "second")
+        self.interrupt(reschedule=False)
+class A(User):
+    wait_time = between(0.0001, 0.001)
+    tasks = [Nested, Steps]
+    def on_start(self):
+        assert self.environment.parsed_options.depth == 7
+class B(User):
+    fixed_count = 1
+    @task
+    def plain(self):
+        events.request.fire(request_type="x", name="global hook", response_time=1, response_length=0, exception=None)
+        self.wait()
+"""
+
+
+def test_a_locust_file_with_everything_runs_unchanged(tmp_path: Path) -> None:
+    """Nested and sequential task sets, think time, custom arguments, own listeners, the global event hook."""
+    with load_of(write(tmp_path, "rich.py", UNCHANGED), users=4) as load:
+        first = load.slice(opening(0.15))
+        second = load.slice(opening(0.05, arrivals=tuple(0.0005 * each for each in range(60))))
+        child = load._child
+    names = {each.name: len(each.service) // 4 for each in first.samples}
+    assert names.keys() == {"nested", "first", "second", "global hook"}
+    assert conserved(first)
+    assert conserved(second)
+    assert first.failed == second.failed == {}
+    assert first.cancelled == second.cancelled == 0
+    assert second.tasks == 60
+    assert "quitting 1 " in child.epitaph()
+
+
+def test_workloads_share_a_process_but_not_their_listeners(tmp_path: Path) -> None:
+    """Only the opened workload sends; each file's init listener sees its own environment only, a shared module's both."""
+    write(
+        tmp_path,
+        "shared.py",
+        "from locust import events\n@events.init.add_listener\ndef on(environment, **_):\n"
+        "    environment.synapsed_target_gauges = lambda: {environment.locustfile: 1}\n",
+    )
+    file = (
+        "import os, shared\nfrom locust import User, events, task\nNAME = os.environ['NAME']\n"
+        "@events.init.add_listener\ndef on(environment, **_):\n"
+        "    environment.seen = getattr(environment, 'seen', []) + [NAME]\n"
+        "    environment.synapsed_gauges = lambda: {'+'.join(environment.seen): 1}\n"
+        "class U(User):\n    @task\n    def t(self):\n"
+        "        with self.environment.events.request.measure('x', NAME):\n            pass\n"
+    )
+    one, two = write(tmp_path, "one.py", file), write(tmp_path, "two.py", file)
+    workloads = (
+        WorkloadFile("one", one, 2, {"NAME": "first"}),
+        WorkloadFile("two", two, 3, {"NAME": "second"}),
+        WorkloadFile("twice", two, 1, {"NAME": "third"}),
+    )
+    with LoadProcess.start(LoadSpec("test", workloads)) as load:
+        gauges = load.gauges()
+        assert gauges.load == {"first": 1, "second": 1, "third": 1}
+        assert gauges.target == {"one.py": 1, "two.py": 1}
+        for workload, name in (("one", "first"), ("two", "second"), ("twice", "third"), ("one", "first")):
+            result = load.work(Work(workload, 20, 0.0, 10.0, ()))
+            assert [(each.name, len(each.service) // 4) for each in result.samples] == [(name, 20)]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "import nothing_like_this",
+            r"bad\.py cannot be loaded: ModuleNotFoundError: No module named 'nothing",
+        ),
+        ("x = (", r"bad\.py cannot be loaded: SyntaxError"),
+        ("from locust import User", r"bad\.py defines no Locust user"),
+        (
+            "from locust import User, task\nclass U(User):\n    def on_start(self): raise OSError('no route')\n"
+            "    @task\n    def t(self): pass",
+            "ended before its first task: OSError: no route",
+        ),
+    ],
+)
+def test_a_bad_locust_file_is_one_clear_error(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(LoadError, match=expected):
+        load_of(write(tmp_path, "bad.py", text))
+
+
+def test_users_that_all_stop_are_an_error_not_a_slow_slice(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        "quitter.py",
+        "from locust import User, task\nfrom locust.exception import StopUser\nclass U(User):\n    @task\n"
+        "    def t(self): raise StopUser()\n",
+    )
+    with load_of(path) as load:
+        result = load.slice(opening(0.05))
+        assert result.started == 0
+        with pytest.raises(LoadError, match="all users of workload 'w' have stopped"):
+            load.slice(opening(0.05))
+
+
+def test_killed_load_process_is_one_error_and_leaves_nothing(server: Target, client: str) -> None:
+    load = load_of(client, 2, _env(server))
+    try:
+        os.kill(load.pid, signal.SIGKILL)
+        with pytest.raises(LoadError, match=r"load process test \(pid \d+\) died: killed by SIGKILL"):
+            load.slice(opening(5.0))
+        assert not load.alive()
+    finally:
+        load.stop()
+    assert not psutil.pid_exists(load.pid)
+    with pytest.raises(LoadError, match="died"):
+        load.slice(opening())
+
+
+def test_a_crashing_load_process_reports_its_last_words(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        "crash.py",
+        "import os, sys\nfrom locust import User, task\nclass U(User):\n    @task\n    def t(self):\n"
+        "        print('out of luck', file=sys.stderr, flush=True)\n        os._exit(3)\n",
+    )
+    load = load_of(path)
+    try:
+        with pytest.raises(LoadError, match="exit status 3; last lines: out of luck"):
+            load.slice(opening(5.0))
+    finally:
+        load.stop()
+
+
+PARENT = """
+import json, sys, time
+from harness.execute.load import LoadProcess, LoadSpec
+from harness.execute.target import Target
+from harness.execute.wire import OpenSlice, WorkloadFile
+server, client = sys.argv[1:]
+target = Target.start((sys.executable, server), {})
+load = LoadProcess.start(LoadSpec("a", (WorkloadFile("w", client, 2),),
+    {"SYNAPSED_TARGET": json.dumps(target.ready), "SYNAPSED_OPTIMIZATIONS": ""}))
+print(json.dumps([target.pid, load.pid]), flush=True)
+load.slice(OpenSlice("w", 60.0, 0.0, 1.0, ()))
+"""
+
+
+def test_children_die_with_a_killed_harness(server: Target, client: str, tmp_path: Path) -> None:
+    """SIGKILL of the harness in the middle of a slice: neither the target nor the load process survives it."""
+    program = write(tmp_path, "parent.py", PARENT)
+    arguments = (sys.executable, program, str(tmp_path / "server.py"), client)
+    root = str(Path(__file__).parents[3])
+    process = psutil.Popen(arguments, stdout=-1, env={**os.environ, "PYTHONPATH": root}, cwd=tmp_path)
+    with process.stdout:
+        children = [psutil.Process(pid) for pid in json.loads(process.stdout.readline())]
+        process.kill()
+        process.wait()
+    _gone, alive = psutil.wait_procs(children, timeout=20)
+    assert alive == []
