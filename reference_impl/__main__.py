@@ -27,12 +27,18 @@ CONTRACT = 1
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="synapsed-bench serve", description="One reference node in the foreground.")
-    parser.add_argument("--on", default=os.environ.get("SYNAPSED_OPTIMIZATIONS", "all"), help="comma-separated optimizations")
+    parser.add_argument(
+        "--on", default=os.environ.get("SYNAPSED_OPTIMIZATIONS", "all"), help="comma-separated optimizations"
+    )
     parser.add_argument("--peers", type=int, default=1, help="identities, each on a port of its own")
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0, help="port of the first peer; the others follow it (0: kernel's choice)")
+    parser.add_argument(
+        "--port", type=int, default=0, help="port of the first peer; the others follow it (0: kernel's choice)"
+    )
     parser.add_argument("--settings", default=os.environ.get("SYNAPSED_SETTINGS", "{}"), help="JSON tables by room")
-    parser.add_argument("--seed", default="", help="make the identities reproducible (tests only: they become guessable)")
+    parser.add_argument(
+        "--seed", default="", help="make the identities reproducible (tests only: they become guessable)"
+    )
     return parser.parse_args(argv)
 
 

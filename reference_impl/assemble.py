@@ -42,39 +42,29 @@ def dialer(enabled: frozenset[str], identity: Identity, tables: Tables | None = 
     """A dialer with the twins that `enabled` selects. Raises `SettingsError`."""
     tables = checked(tables or {})
     buffers = BUFFER_POOL.pick(enabled)(_make(BufferSettings, tables, "buffer_pool"))
-    wired: list[Dialer] = []
     pool = POOLING.pick(enabled)
-    made = Dialer(
+    return Dialer(
         {"tcp": TcpTransport(identity, buffers, _make(TcpSettings, tables, "tcp"))},
-        cleanup=CLEANUP.pick(enabled)(
-            lambda number: wired[0].on_close(number), lambda number: wired[0].on_connection_closed(number)
-        ),
+        make_cleanup=CLEANUP.pick(enabled),
         attempts=CIRCUIT_BREAKER.pick(enabled)(_make(BreakerSettings, tables, "circuit_breaker")),
         buffers=buffers,
         metrics=METRICS.pick(enabled)(_make(MetricsSettings, tables, "metrics")),
         make_pool=lambda **calls: pool(_make(PoolSettings, tables, "pooling"), **calls),
     )
-    wired.append(made)
-    return made
 
 
 def node(enabled: frozenset[str], identities: Sequence[Identity], tables: Tables | None = None) -> Node:
     """A node with the twins that `enabled` selects, not yet listening. Raises `SettingsError`."""
     tables = checked(tables or {})
     limiter = RATE_LIMIT.pick(enabled)
-    wired: list[Node] = []
     rooms = Rooms(
-        cleanup=CLEANUP.pick(enabled)(
-            lambda number: wired[0].on_close(number), lambda number: wired[0].on_connection_closed(number)
-        ),
+        make_cleanup=CLEANUP.pick(enabled),
         source_limit=limiter(_make(RateLimitSettings, tables, "source_limit")),
         peer_limit=limiter(_make(RateLimitSettings, tables, "rate_limit")),
         buffers=BUFFER_POOL.pick(enabled)(_make(BufferSettings, tables, "buffer_pool")),
         metrics=METRICS.pick(enabled)(_make(MetricsSettings, tables, "metrics")),
     )
-    made = Node(identities, rooms, _make(NodeSettings, tables, "node"))
-    wired.append(made)
-    return made
+    return Node(identities, rooms, _make(NodeSettings, tables, "node"))
 
 
 def checked(tables: Tables) -> Tables:

@@ -160,7 +160,9 @@ class CryptoBufferPool:
 
     def __init__(self, settings: BufferSettings) -> None:
         self._pool_above = settings.pool_above
-        self._small, self._medium, self._large = (wire_size(n) for n in (settings.small, settings.medium, settings.large))
+        self._small, self._medium, self._large = (
+            wire_size(n) for n in (settings.small, settings.medium, settings.large)
+        )
         self._free: tuple[deque[memoryview], ...] = (
             deque(maxlen=settings.small_buffers),
             deque(maxlen=settings.medium_buffers),
@@ -228,7 +230,9 @@ class CryptoBufferPool:
 
     def retained(self) -> int:
         """Bytes kept in free buffers."""
-        return sum(len(free) * size for free, size in zip(self._free, (self._small, self._medium, self._large), strict=True))
+        return sum(
+            len(free) * size for free, size in zip(self._free, (self._small, self._medium, self._large), strict=True)
+        )
 
     def sweep(self) -> int:
         """Free half of each class in which nothing was acquired since the last sweep, coldest first."""

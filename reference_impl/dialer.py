@@ -114,7 +114,7 @@ class Loan:
         if kind is not None and issubclass(kind, OSError):
             self._dialer.attempts.failed(connection.key)
         connection.guard.__exit__(kind, error, traceback)
-        if connection.guard.released:
+        if connection.guard.released:  # what this twin does not release, it does not give back to the pool either
             self._dialer.pool.discard(self._lease)
 
 
@@ -125,14 +125,14 @@ class Dialer:
         self,
         transports: Mapping[str, Transport],
         *,
-        cleanup: Cleanup,
+        make_cleanup: Callable[..., Cleanup],
         attempts: Attempts,
         buffers: Buffers,
         metrics: Metrics,
         make_pool: Callable[..., Pool[Connection]],
     ) -> None:
         self._transports = transports
-        self.cleanup = cleanup
+        self.cleanup = make_cleanup(self.on_close, self.on_connection_closed)
         self.attempts = attempts
         self.buffers = buffers
         self.metrics = metrics

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,9 +49,9 @@ class NodeSettings:
 
 @dataclass(frozen=True, slots=True)
 class Rooms:
-    """The twins a node is wired with."""
+    """The twins a node is wired with; `make_cleanup` takes the two hooks."""
 
-    cleanup: Cleanup
+    make_cleanup: Callable[..., Cleanup]
     source_limit: RateLimiter
     peer_limit: RateLimiter
     buffers: Buffers
@@ -64,6 +64,7 @@ class Node:
     def __init__(self, identities: Sequence[Identity], rooms: Rooms, settings: NodeSettings) -> None:
         self.identities = tuple(identities)
         self.rooms = rooms
+        self.cleanup = rooms.make_cleanup(self.on_close, self.on_connection_closed)
         self.settings = settings
         self.service = Service(self.stats)
         self.arena = memoryview(bytearray(_READ_BYTES))
@@ -100,7 +101,7 @@ class Node:
             self._housekeeping.cancel()
         for server in self._servers:
             server.close()
-        self.rooms.cleanup.close()
+        self.cleanup.close()
 
     def on_close(self, number: int) -> None:
         """The metrics' hook of the guards: connection `number` is being released."""
@@ -116,11 +117,11 @@ class Node:
         rooms = self.rooms
         return {
             "node": {
-                "connections": rooms.cleanup.open_connections(),
+                "connections": self.cleanup.open_connections(),
                 "unfinished_handshakes": len(self.unfinished),
                 "refused": self.refused,
             },
-            "cleanup": rooms.cleanup.gauges(),
+            "cleanup": self.cleanup.gauges(),
             "source_limit": rooms.source_limit.gauges(),
             "rate_limit": rooms.peer_limit.gauges(),
             "buffer_pool": rooms.buffers.gauges(),
@@ -137,7 +138,7 @@ class Node:
             session.trim()
         self._cooling, self.touched = self.touched, set()
         rooms = self.rooms
-        for room in (rooms.cleanup, rooms.source_limit, rooms.peer_limit, rooms.buffers, rooms.metrics):
+        for room in (self.cleanup, rooms.source_limit, rooms.peer_limit, rooms.buffers, rooms.metrics):
             room.sweep()
         self._housekeeping = asyncio.get_running_loop().call_later(self.settings.tick, self._keep_house)
 
@@ -179,7 +180,7 @@ class Session(asyncio.BufferedProtocol):
             transport.abort()
             return
         self._transport = transport
-        self._guard = node.rooms.cleanup.guard(transport)
+        self._guard = node.cleanup.guard(transport)
         self._began = time.monotonic()
         node.unfinished[self] = self._began + node.settings.handshake_timeout
         transport.set_write_buffer_limits(high=_WRITE_HIGH, low=0)

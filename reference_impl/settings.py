@@ -30,7 +30,9 @@ def count(owner: str, name: str, value: int, *, least: int = 1) -> None:
 def ordered(owner: str, smaller: str, low: float, larger: str, high: float) -> None:
     """Refuse `low` > `high`: two settings that contradict each other."""
     if low > high:
-        raise SettingsError(f"{owner}.{smaller} is {low!r}, more than {owner}.{larger} = {high!r}; expected at most that")
+        raise SettingsError(
+            f"{owner}.{smaller} is {low!r}, more than {owner}.{larger} = {high!r}; expected at most that"
+        )
 
 
 def _is_number(value: object) -> bool:

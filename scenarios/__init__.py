@@ -1,0 +1,1 @@
+"""What is run: Locust users (load/), pyperf benchmarks (micro/), study files (studies/)."""

@@ -129,7 +129,9 @@ class TcpTransport:
     def secure(self, resource: socket.socket, peer_id: bytes) -> TcpLink:
         initiation = Initiation(self._identity, peer_id)
         resource.sendall(initiation.first)
-        last, channel = initiation.finish(_receive_exactly(resource, SECOND_BYTES, self._settings.connect_timeout), self._buffers)
+        last, channel = initiation.finish(
+            _receive_exactly(resource, SECOND_BYTES, self._settings.connect_timeout), self._buffers
+        )
         resource.sendall(last)
         resource.settimeout(self._settings.request_timeout)
         return TcpLink(resource, channel)

@@ -1,0 +1,46 @@
+"""From a study's arm to the processes it needs: the command of its target, the environment of both ends."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from harness.errors import StudyError
+from harness.execute.burst import ArmPlan
+from harness.execute.target import JSON_LINE, Readiness
+from harness.study import Arm, Study, Target
+from harness.study_file import resolve
+
+
+def arm_plan(study: Study, arm: Arm, directory: Path) -> ArmPlan:
+    """How `arm` is started; files are looked for in `directory` (the study's) and in the project."""
+    target = arm.target or study.target
+    files = {each.name: str(resolve(arm.file or each.file, directory)) for each in study.workloads}
+    return ArmPlan(
+        name=arm.name,
+        command=_command(target),
+        optimizations=arm.optimizations,
+        env={**target.env, **arm.env, "SYNAPSED_SETTINGS": json.dumps(target.settings)},
+        files=files,
+        readiness=_readiness(target),
+        cwd=str(directory) if target.kind == "command" else None,
+    )
+
+
+def _command(target: Target) -> tuple[str, ...]:
+    if target.kind == "reference":
+        return (sys.executable, "-m", "reference_impl", "--peers", str(target.peers))
+    if not target.command:
+        raise StudyError("target.command is empty; expected the program to start and its arguments")
+    return tuple(sys.executable if word == "python" else word for word in target.command)
+
+
+def _readiness(target: Target) -> Readiness:
+    """`ready` is "line" (the contract's JSON line) or kind:value, such as "port:127.0.0.1:8080"."""
+    kind, _, value = target.ready.partition(":")
+    if kind == "line":
+        return JSON_LINE
+    if kind in ("port", "url", "pattern") and value:
+        return Readiness(kind, value)  # type: ignore[arg-type]
+    raise StudyError(f"target.ready is {target.ready!r}; expected line, port:HOST:PORT, url:URL or pattern:REGEX")

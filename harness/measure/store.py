@@ -1,0 +1,147 @@
+"""A run's rows in one SQLite file, committed as they are made: kill the writer at any moment and what was measured is there.
+
+The folder of a run holds `run.sqlite`, and later `report.html` and `summary.json`. A file of another schema version is refused,
+never misread.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import msgspec
+
+from harness.errors import StoreError
+from harness.measure.records import SCHEMA_VERSION, ArmReading, Burst, Measured, Slice
+
+T = TypeVar("T")
+FILE = "run.sqlite"
+_TABLES = """
+create table if not exists meta (key text primary key, value blob not null) strict;
+create table if not exists burst (number integer primary key, row blob not null) strict;
+create table if not exists slice (
+    id integer primary key, burst integer not null, workload text not null, arm text not null, row blob not null
+) strict;
+create table if not exists reading (burst integer not null, arm text not null, row blob not null, primary key (burst, arm)) strict;
+"""
+
+
+class Store:
+    """An open run. Use `create` or `open`, then `close` (or `with`). Every method raises `StoreError`."""
+
+    def __init__(self, folder: Path, connection: sqlite3.Connection) -> None:
+        self.folder = folder
+        self._connection = connection
+
+    @classmethod
+    def create(cls, folder: Path) -> Store:
+        """A new run in a new folder."""
+        try:
+            folder.mkdir(parents=True)
+            connection = sqlite3.connect(folder / FILE, isolation_level=None)
+        except (OSError, sqlite3.Error) as error:
+            raise StoreError(f"cannot create run folder {folder}: {error}") from error
+        store = cls(folder, connection)
+        with _explained(folder):
+            connection.execute("pragma journal_mode = wal")
+            connection.execute("pragma synchronous = normal")
+            connection.executescript(_TABLES)
+            connection.execute(f"pragma user_version = {SCHEMA_VERSION}")
+        return store
+
+    @classmethod
+    def open(cls, folder: Path) -> Store:
+        """An existing run. Refuses another schema version and anything that is no run."""
+        file = folder / FILE
+        if not file.is_file():
+            raise StoreError(f"{folder} is no run: it has no {FILE}")
+        with _explained(folder):
+            connection = sqlite3.connect(file, isolation_level=None)
+            (version,) = connection.execute("pragma user_version").fetchone()
+            if version != SCHEMA_VERSION:
+                connection.close()
+                raise StoreError(
+                    f"{folder} was written with schema version {version}; this program reads version {SCHEMA_VERSION}. "
+                    "Use the version of synapsed-bench that wrote it, or measure again"
+                )
+        return cls(folder, connection)
+
+    def put(self, key: str, value: Any) -> None:
+        """Keep one of the run's facts (study, environment, seed, rates ...)."""
+        with _explained(self.folder):
+            self._connection.execute("insert or replace into meta values (?, ?)", (key, msgspec.json.encode(value)))
+
+    def get(self, key: str, kind: type[T]) -> T:
+        """The fact kept under `key`."""
+        found = self.find(key, kind)
+        if found is None:
+            raise StoreError(f"{self.folder} has no {key}: it ended before anything could be measured")
+        return found
+
+    def find(self, key: str, kind: type[T]) -> T | None:
+        """The fact kept under `key`, or None."""
+        with _explained(self.folder):
+            row = self._connection.execute("select value from meta where key = ?", (key,)).fetchone()
+            return None if row is None else msgspec.json.decode(row[0], type=kind)
+
+    def add_burst(self, burst: Burst) -> None:
+        """Keep a burst, or its newer state."""
+        self._insert("insert or replace into burst values (?, ?)", burst.number, msgspec.msgpack.encode(burst))
+
+    def add_slice(self, row: Slice) -> None:
+        """Keep one stretch of load."""
+        self._insert(
+            "insert into slice (burst, workload, arm, row) values (?, ?, ?, ?)",
+            *(row.burst, row.workload, row.arm, msgspec.msgpack.encode(row)),
+        )
+
+    def add_reading(self, row: ArmReading) -> None:
+        """Keep what one arm's processes held."""
+        self._insert("insert into reading values (?, ?, ?)", row.burst, row.arm, msgspec.msgpack.encode(row))
+
+    def measured(self) -> Measured:
+        """Every row of the run, in the order it was made."""
+        return Measured(
+            bursts=tuple(self._rows("select row from burst order by number", Burst)),
+            slices=tuple(self._rows("select row from slice order by id", Slice)),
+            readings=tuple(self._rows("select row from reading order by burst, rowid", ArmReading)),
+        )
+
+    def next_burst(self) -> int:
+        """The number of the burst that comes after all that were begun."""
+        with _explained(self.folder):
+            (last,) = self._connection.execute("select max(number) from burst").fetchone()
+        return 0 if last is None else int(last) + 1
+
+    def close(self) -> None:
+        """Fold the write-ahead log into the one file, so that the folder can be copied as it stands."""
+        with _explained(self.folder):
+            self._connection.execute("pragma wal_checkpoint(truncate)")
+            self._connection.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def _insert(self, statement: str, *values: object) -> None:
+        with _explained(self.folder):
+            self._connection.execute(statement, values)
+
+    def _rows(self, query: str, kind: type[T]) -> Iterator[T]:
+        with _explained(self.folder):
+            for (row,) in self._connection.execute(query):
+                yield msgspec.msgpack.decode(row, type=kind)
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, msgspec.DecodeError) as error:
+        raise StoreError(f"run {folder}: {error}") from error
