@@ -24,6 +24,7 @@ from gevent.event import Event
 from gevent.hub import Waiter
 from locust import TaskSet
 from locust.exception import InterruptTaskSet, RescheduleTask, RescheduleTaskImmediately, StopTest, StopUser
+from locust.user.task import LOCUST_STATE_RUNNING, LOCUST_STATE_STOPPING, LOCUST_STATE_WAITING
 
 from harness.execute.alarm import Alarm
 
@@ -213,42 +214,54 @@ class Barrier:
 
 
 def hold_users() -> None:
-    """Put the barrier into Locust's task loop, once per process; `environment.synapsed_barrier` says which
-    one.
+    """Put the barrier into Locust's task loop, for all users of this process.
+
+    Which barrier holds a user is told by `synapsed_barrier` of its environment.
     """
-
-    def execute_next_task(taskset: Any) -> None:
-        barrier = taskset._user.environment.synapsed_barrier
-        task = taskset._task_queue.popleft()
-        me = getcurrent()
-        if isinstance(task, type):
-            _run_nested(barrier, taskset, task, me)
-            return
-        if barrier.credit and barrier.last is not me and not barrier.carried:
-            barrier.credit -= 1
-            barrier.last = me
-            barrier.busy.add(me)
-        else:
-            barrier.enter(me)
-        try:
-            taskset.execute_task(task)
-        except CONTROL_FLOW:
-            raise
-        except Exception as error:
-            barrier.error(error)
-            raise
-        finally:
-            barrier.busy.discard(me)
-            if not barrier.busy:
-                barrier.leave(me)
-
-    def sleep(taskset: Any, seconds: float) -> None:
-        if seconds > 0:
-            gevent.sleep(seconds)
-
     loop: Any = TaskSet
-    loop.execute_next_task = execute_next_task
-    loop._sleep = sleep
+    loop.execute_next_task = _execute_next_task
+    loop.wait = _wait
+
+
+def _execute_next_task(taskset: Any) -> None:
+    """`TaskSet.execute_next_task` behind the barrier; its fast path is `Barrier.enter` unrolled."""
+    barrier = taskset._user.environment.synapsed_barrier
+    task = taskset._task_queue.popleft()
+    me = getcurrent()
+    if isinstance(task, type):
+        _run_nested(barrier, taskset, task, me)
+        return
+    if barrier.credit and barrier.last is not me and not barrier.carried:
+        barrier.credit -= 1
+        barrier.last = me
+        barrier.busy.add(me)
+    else:
+        barrier.enter(me)
+    try:
+        taskset.execute_task(task)
+    except CONTROL_FLOW:
+        raise
+    except Exception as error:
+        barrier.error(error)
+        raise
+    finally:
+        barrier.busy.discard(me)
+        if not barrier.busy:
+            barrier.leave(me)
+
+
+def _wait(taskset: Any) -> None:
+    """`TaskSet.wait` without a trip through the event loop when there is no think time."""
+    user = taskset._user
+    if user._state == LOCUST_STATE_STOPPING:
+        raise StopUser()
+    seconds = taskset.wait_time()
+    if seconds > 0:
+        user._state = LOCUST_STATE_WAITING
+        taskset._sleep(seconds)
+        if user._state == LOCUST_STATE_STOPPING:
+            raise StopUser()
+        user._state = LOCUST_STATE_RUNNING
 
 
 def _run_nested(barrier: Barrier, taskset: Any, task: type, me: Any) -> None:

@@ -169,9 +169,7 @@ class RunningBurst:
         targets = {}
         for arm in self.plan.arms:
             self._progress(Step("starting target", arm.name))
-            target = Target.spawn(
-                arm.command, _target_env(arm), arm.cwd, readiness=arm.readiness, name=arm.name
-            )
+            target = Target.spawn(arm.command, _target_env(arm), arm.cwd, readiness=arm.readiness, name=arm.name)
             ends.callback(target.stop)
             targets[arm.name] = target
         idle = {}
@@ -270,9 +268,13 @@ class RunningBurst:
 
     @contextmanager
     def _blaming(self, arm: _RunningArm) -> Iterator[None]:
-        """When the load process fails because its target died, say that instead."""
+        """No row without a living target: a client may take its end for empty answers.
+
+        When the load process fails because its target died, that is the error.
+        """
         try:
             yield
+            arm.target.check()
         except (LoadError, ProcessLookupError) as error:
             arm.target.check()
             if isinstance(error, LoadError):

@@ -143,9 +143,7 @@ class LoadProcess:
     def __enter__(self) -> LoadProcess:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.stop()
 
     def _send(self, order: wire.Order) -> None:
@@ -160,17 +158,14 @@ class LoadProcess:
             answer = wire.receive(self._stream, wire.ANSWERS)
         except TimeoutError:
             raise LoadError(
-                f"load process {self.name} did not answer within {timeout + _MARGIN:.0f} s; "
-                f"{self._child.epitaph()}"
+                f"load process {self.name} did not answer within {timeout + _MARGIN:.0f} s; {self._child.epitaph()}"
             ) from None
         except (OSError, EOFError, ValueError):
             raise self._died() from None
         if isinstance(answer, wire.Failed):
             raise LoadError(f"load process {self.name}: {answer.message}")
         if not isinstance(answer, kind):
-            raise LoadError(
-                f"load process {self.name} answered {type(answer).__name__}; expected {kind.__name__}"
-            )
+            raise LoadError(f"load process {self.name} answered {type(answer).__name__}; expected {kind.__name__}")
         return answer
 
     def _died(self) -> LoadError:

@@ -106,11 +106,7 @@ class Child:
         if status is None:
             how = "still running"
         elif status < 0:
-            how = (
-                f"killed by {signal.Signals(-status).name}"
-                if -status in set(signal.Signals)
-                else f"signal {-status}"
-            )
+            how = f"killed by {signal.Signals(-status).name}" if -status in set(signal.Signals) else f"signal {-status}"
         else:
             how = f"exit status {status}"
         words = self._errors.last() or self._out.last()

@@ -65,9 +65,7 @@ class Target:
         try:
             self._child = Child(command, env=env, cwd=cwd, on_line=self._hear)
         except OSError as error:
-            raise TargetError(
-                f"target {name}: cannot start {command[0]}: {error.strerror or error}"
-            ) from error
+            raise TargetError(f"target {name}: cannot start {command[0]}: {error.strerror or error}") from error
 
     @classmethod
     def spawn(
@@ -109,9 +107,7 @@ class Target:
                     self._heard.wait(_POLL_SECONDS)  # its last line may still be on the way
                     if self._is_ready():
                         break
-                    raise TargetError(
-                        f"target {self.name} ended before it was ready: {self._child.epitaph()}"
-                    )
+                    raise TargetError(f"target {self.name} ended before it was ready: {self._child.epitaph()}")
                 if time.monotonic() > deadline:
                     raise TargetError(
                         f"target {self.name} was not ready within {timeout:g} s ({self._expected()}); "
@@ -151,9 +147,7 @@ class Target:
     def __enter__(self) -> Target:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.stop()
 
     def _hear(self, line: str) -> None:

@@ -112,9 +112,7 @@ class LoadedWorkload:
         expected = self.users if expected is None else expected
         while len(barrier.waiting) < expected:
             if runner.user_count < expected:
-                raise WorkloadError(
-                    f"a user of workload {self.name!r} ended before its first task{self._because()}"
-                )
+                raise WorkloadError(f"a user of workload {self.name!r} ended before its first task{self._because()}")
             if time.monotonic() > deadline:
                 raise WorkloadError(
                     f"{len(barrier.waiting)} of {expected} users of workload {self.name!r} were ready in time"
@@ -172,9 +170,7 @@ def _load(spec: WorkloadFile) -> tuple[list[type], Any]:
     return list(classes.values()), sys.modules["locustfile" if path.stem == "locust" else path.stem]
 
 
-def _environment(
-    spec: WorkloadFile, classes: list[type], events: Any, barrier: Barrier, recorder: Recorder
-) -> Any:
+def _environment(spec: WorkloadFile, classes: list[type], events: Any, barrier: Barrier, recorder: Recorder) -> Any:
     with _environment_variables(spec.env):
         arguments: Any = argument_parser
         parser = arguments.get_empty_argument_parser(add_help=False, default_config_files=[])

@@ -49,8 +49,6 @@ def _portable(pid: int) -> Memory:
     try:
         process = psutil.Process(pid)
         full = process.memory_full_info()
-        return Memory(
-            uss=full.uss, pss=getattr(full, "pss", full.uss), rss=full.rss, descriptors=process.num_fds()
-        )
+        return Memory(uss=full.uss, pss=getattr(full, "pss", full.uss), rss=full.rss, descriptors=process.num_fds())
     except psutil.Error as error:
         raise ProcessLookupError(f"process {pid} is gone or cannot be read: {error}") from error

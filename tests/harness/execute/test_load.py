@@ -33,7 +33,7 @@ def _times(server: Target) -> list[float]:
 
 
 def test_nobody_sends_outside_a_slice(server: Target, client: str) -> None:
-    """The server's own clock: every request lies between the opening and the end of some slice, and all are counted."""
+    """By the server's clock every request lies within some slice, and all of them are counted."""
     windows, answered = [], 0
     with load_of(client, 4, _env(server)) as load:
         assert _times(server) == []
@@ -58,11 +58,10 @@ def test_slice_accounts_cpu_and_service_time(server: Target, client: str) -> Non
     service = np.frombuffer(result.samples[0].service, "<f4")
     assert result.samples[0].name == "ask"
     assert result.samples[0].lag == b""
-    assert 0 < service.min()
+    assert service.min() > 0
     assert service.max() <= result.seconds
-    assert 0 < result.cpu_target
-    assert 0 < result.cpu_load <= 0.15 + 5
-    assert result.seconds > 0
+    assert result.cpu_target > 0
+    assert result.cpu_load > 0
 
 
 def test_work_runs_exactly_the_tasks_asked_for(server: Target, client: str) -> None:
@@ -85,12 +84,12 @@ def test_open_arrivals_each_start_once_and_never_early(server: Target, client: s
 
 
 def test_a_late_start_is_lag_not_a_lost_arrival(tmp_path: Path) -> None:
-    """One user of 20 ms a task, five arrivals at once: the last waits for four tasks, and service time stays 20 ms."""
+    """One user of 20 ms a task, five arrivals at once: the last one waits for four tasks."""
     path = write(
         tmp_path,
         "slow.py",
         "import gevent\nfrom locust import User, task\nclass U(User):\n    @task\n    def t(self):\n"
-        "        with self.environment.events.request.measure('x', 'slow'):\n            gevent.sleep(0.02)\n",
+        "        with self.environment.events.request.measure('x', 's'): gevent.sleep(0.02)\n",
     )
     with load_of(path, users=1) as load:
         result = load.slice(opening(0.01, arrivals=(0.0,) * 5))
@@ -145,9 +144,7 @@ def test_every_outcome_is_counted_once(tmp_path: Path) -> None:
     assert list(np.frombuffer(result.samples[0].service, "<f4")) == pytest.approx([0.0015] * 200)
 
 
-def test_a_request_that_never_ends_is_cancelled_and_its_user_replaced(
-    server: Target, client: str, tmp_path: Path
-) -> None:
+def test_a_request_that_never_ends_is_cancelled_and_its_user_replaced(server: Target, tmp_path: Path) -> None:
     path = write(tmp_path, "hang.py", CLIENT.replace('b"hello"', 'b"hang"'))
     with load_of(path, 3, _env(server)) as load:
         result = load.slice(opening(0.05, drain=0.1))
@@ -182,7 +179,8 @@ def seen(name, **_):
 def quitting(environment, **_):
     print("quitting", log.count("test_start"), log.count("nested"), flush=True)
 def fire(user, name):
-    user.environment.events.request.fire(request_type="x", name=name, response_time=1, response_length=0, exception=None)
+    user.environment.events.request.fire(
+        request_type="x", name=name, response_time=1, response_length=0, exception=None)
 class Nested(TaskSet):
     wait_time = constant(0.0005)
     def on_start(self):
@@ -209,7 +207,8 @@ class B(User):
     fixed_count = 1
     @task
     def plain(self):
-        events.request.fire(request_type="x", name="global hook", response_time=1, response_length=0, exception=None)
+        events.request.fire(
+            request_type="x", name="global hook", response_time=1, response_length=0, exception=None)
         self.wait()
 """
 
@@ -231,7 +230,7 @@ def test_a_locust_file_with_everything_runs_unchanged(tmp_path: Path) -> None:
 
 
 def test_workloads_share_a_process_but_not_their_listeners(tmp_path: Path) -> None:
-    """Only the opened workload sends; each file's init listener sees its own environment only, a shared module's both."""
+    """Only the opened workload sends; a file's listeners see its own environment, a module's all."""
     write(
         tmp_path,
         "shared.py",
@@ -271,9 +270,9 @@ def test_workloads_share_a_process_but_not_their_listeners(tmp_path: Path) -> No
         ("x = (", r"bad\.py cannot be loaded: SyntaxError"),
         ("from locust import User", r"bad\.py defines no Locust user"),
         (
-            "from locust import User, task\nclass U(User):\n    def on_start(self): raise OSError('no route')\n"
+            "from locust import User, task\nclass U(User):\n    def on_start(self): raise OSError('no way')\n"
             "    @task\n    def t(self): pass",
-            "ended before its first task: OSError: no route",
+            "ended before its first task: OSError: no way",
         ),
     ],
 )
@@ -340,7 +339,7 @@ load.slice(OpenSlice("w", 60.0, 0.0, 1.0, ()))
 
 
 def test_children_die_with_a_killed_harness(server: Target, client: str, tmp_path: Path) -> None:
-    """SIGKILL of the harness in the middle of a slice: neither the target nor the load process survives it."""
+    """SIGKILL of the harness in mid-slice: neither the target nor the load process survives it."""
     program = write(tmp_path, "parent.py", PARENT)
     arguments = (sys.executable, program, str(tmp_path / "server.py"), client)
     root = str(Path(__file__).parents[3])

@@ -1,0 +1,149 @@
+"""A whole burst on two arms: rows in order, equal work, and certain ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+import pytest
+
+from harness.errors import LoadError, TargetError
+from harness.execute import burst as bursts
+from harness.execute.burst import ArmPlan, BurstPlan, Step, Visit
+from harness.measure.records import ArmReading, Slice
+from harness.study import Workload
+from tests.harness.execute.conftest import CLIENT, SERVER, write
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> BurstPlan:
+    """Two arms of the line server, a closed and an open workload."""
+    command = (sys.executable, "-u", write(tmp_path, "server.py", SERVER))
+    client = write(tmp_path, "client.py", CLIENT)
+    return BurstPlan(
+        number=3,
+        arms=(ArmPlan("none", command), ArmPlan("all", command, ("pooling", "metrics"))),
+        workloads=(
+            Workload(name="closed", file=client, users=4, slice_seconds=0.1, quiet_seconds=0.002),
+            Workload(name="open", file=client, users=4, arrivals="constant", slice_seconds=0.1),
+        ),
+        memory_requests=100,
+        warm_seconds=0.05,
+    )
+
+
+ARRIVALS = tuple(0.002 * each for each in range(50))
+VISITS = (
+    Visit("closed", 0, ("all", "none")),
+    Visit("open", 0, ("none", "all"), arrivals=ARRIVALS, rate=500.0),
+    Visit("closed", 1, ("none", "all")),
+)
+
+
+def _pids(running: bursts.RunningBurst) -> list[psutil.Process]:
+    return [psutil.Process(pid) for arm in running._arms.values() for pid in (arm.target.pid, arm.load.pid)]
+
+
+def _gone(processes: list[psutil.Process]) -> bool:
+    return not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes)
+
+
+def test_a_burst_yields_its_slices_in_order_then_its_readings(plan: BurstPlan) -> None:
+    steps: list[Step] = []
+    ticks = iter(range(100))
+    rows = list(bursts.run(plan, VISITS, steps.append, lambda: float(next(ticks))))
+    slices = [row for row in rows if isinstance(row, Slice)]
+    readings = [row for row in rows if isinstance(row, ArmReading)]
+    assert rows == [*slices, *readings]
+    assert [(row.workload, row.block, row.position, row.arm) for row in slices] == [
+        ("closed", 0, 0, "all"),
+        ("closed", 0, 1, "none"),
+        ("open", 0, 0, "none"),
+        ("open", 0, 1, "all"),
+        ("closed", 1, 0, "none"),
+        ("closed", 1, 1, "all"),
+    ]
+    assert [row.began for row in slices] == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    for row in slices:
+        assert row.burst == 3
+        assert row.planned == 0.1
+        assert row.started == row.answered == sum(len(each.service_seconds()) for each in row.latencies) > 0
+        assert row.cpu_target > 0
+        assert row.cpu_load > 0
+    assert [row.answered for row in slices if row.workload == "open"] == [50, 50]
+    assert [row.rate for row in slices] == [0, 0, 500, 500, 0, 0]
+    assert [(row.arm, row.requests, row.burst) for row in readings] == [("none", 100, 3), ("all", 100, 3)]
+    for reading in readings:
+        assert reading.target_after.uss > reading.target_idle.uss > 0
+        assert reading.load_after.uss > 0
+        assert reading.target_after.descriptors == reading.target_idle.descriptors + 8  # 2 workloads x 4 users
+    assert [reading.gauges for reading in readings] == [{"server.on": 1.0}, {"server.on": 2.0}]
+    assert [step.doing for step in steps].count("warm-up") == 4
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(slices[0]), type=Slice) == slices[0]
+
+
+def test_capacity_is_a_rate_and_leaves_no_row(plan: BurstPlan) -> None:
+    with bursts.running(plan) as burst:
+        assert burst.capacity("none", "open") > 100
+        processes = _pids(burst)
+    assert _gone(processes)
+
+
+@pytest.mark.parametrize(
+    ("victim", "error", "message"),
+    [
+        ("target", TargetError, r"target all \(pid \d+\) died: killed by SIGKILL"),
+        ("load", LoadError, r"load process all \(pid \d+\) died: killed by SIGKILL"),
+    ],
+)
+def test_a_killed_process_is_one_error_with_earlier_rows_kept(
+    plan: BurstPlan, victim: str, error: type[Exception], message: str
+) -> None:
+    rows: list[Any] = []
+    processes: list[psutil.Process] = []
+
+    def measure() -> None:
+        with bursts.running(plan) as burst:
+            processes.extend(_pids(burst))
+            for row in burst.slices(VISITS):
+                rows.append(row)
+                if len(rows) == 3:
+                    os.kill(getattr(burst._arms["all"], victim).pid, signal.SIGKILL)
+
+    with pytest.raises(error, match=message):
+        measure()
+    assert [row.arm for row in rows] == ["all", "none", "none"]
+    assert _gone(processes)
+
+
+def test_a_target_that_cannot_start_ends_the_others(plan: BurstPlan) -> None:
+    broken = ArmPlan("broken", (sys.executable, "-c", "import sys; sys.exit('no key')"))
+    started: list[psutil.Process] = []
+
+    def watch(step: Step) -> None:
+        started.extend(psutil.Process().children())
+
+    with pytest.raises(TargetError, match="target broken ended before it was ready: exit status 1; last lines: no key"):
+        list(bursts.run(msgspec.structs.replace(plan, arms=(*plan.arms, broken)), VISITS, watch))
+    assert _gone([each for each in started if each.pid != bursts_guard()])
+
+
+def test_interrupted_consumer_ends_the_burst(plan: BurstPlan) -> None:
+    rows = bursts.run(plan, VISITS)
+    next(rows)
+    children = [each for each in psutil.Process().children() if each.pid != bursts_guard()]
+    assert len(children) == 4
+    rows.close()  # type: ignore[attr-defined]
+    assert _gone(children)
+
+
+def bursts_guard() -> int:
+    """Pid of this process's guard, the one child that stays."""
+    from harness.execute.guard import GUARD
+
+    return GUARD.pid

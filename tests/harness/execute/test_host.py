@@ -1,0 +1,102 @@
+"""Counters and probes against what the process itself knows; pinning; the environment record."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from harness.execute import host
+from harness.execute.counters import cpu_seconds, minor_faults
+from harness.measure.probes import memory
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+
+HOLD = """
+import mmap, sys, time
+print("up", flush=True)
+for line in sys.stdin:
+    block = mmap.mmap(-1, 32 << 20)
+    for page in range(0, 32 << 20, 4096):
+        block[page] = 1
+    print(time.process_time(), flush=True)
+"""
+
+
+@pytest.fixture
+def other() -> Iterator[subprocess.Popen[str]]:
+    """A process that, told to, touches 32 MiB and tells its own CPU time."""
+    command = (sys.executable, "-I", "-S", "-c", HOLD)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        yield process
+        process.kill()
+
+
+def _work(process: subprocess.Popen[str]) -> float:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("go\n")
+    process.stdin.flush()
+    return float(process.stdout.readline())
+
+
+def test_cpu_clock_of_this_process_is_its_own() -> None:
+    before = time.process_time()
+    seen = cpu_seconds([os.getpid()])
+    assert before <= seen <= time.process_time()
+
+
+@linux_only
+def test_cpu_faults_and_memory_of_another_process(other: subprocess.Popen[str]) -> None:
+    pids = [other.pid]
+    faults, idle = minor_faults(pids), memory(pids)
+    own = _work(other)
+    assert own <= cpu_seconds(pids) < own + 0.1
+    after = memory(pids)
+    assert after.uss - idle.uss >= 32 << 20
+    assert after.uss <= after.pss <= after.rss
+    assert idle.descriptors == 3
+    assert minor_faults(pids) - faults >= 8  # 32 MiB: 8192 small pages, or 16 huge ones
+    assert memory([other.pid, other.pid]).rss == 2 * memory(pids).rss
+
+
+@pytest.mark.parametrize("read", [cpu_seconds, memory, minor_faults])
+def test_a_process_that_is_gone_raises(read: object) -> None:
+    process = subprocess.Popen((sys.executable, "-I", "-S", "-c", ""))
+    process.wait()
+    assert callable(read)
+    with pytest.raises(ProcessLookupError, match=str(process.pid)):
+        read([process.pid])
+
+
+@linux_only
+def test_pin_confines_every_thread(other: subprocess.Popen[str]) -> None:
+    cores = host.cores()
+    note = host.pin([other.pid], cores[:1])
+    if len(cores) < 2:
+        assert note == host.ONE_CORE
+    else:
+        assert note == ""
+        assert psutil.Process(other.pid).cpu_affinity() == [cores[0]]
+
+
+def test_environment_describes_this_machine(tmp_path: object) -> None:
+    found = host.environment(notes=("", "a", "b", "a"))
+    assert found.notes == ("a", "b")
+    assert found.cores == len(host.cores())
+    assert found.memory_bytes > 0
+    assert found.packages["locust"]
+    assert found.cpu
+    assert len(found.revision) in {0, 40}
+
+
+def test_outside_a_repository_there_is_no_revision(tmp_path_factory: pytest.TempPathFactory) -> None:
+    found = host.environment(tmp_path_factory.mktemp("plain"))
+    assert (found.revision, found.dirty) == ("", False)

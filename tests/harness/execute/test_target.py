@@ -1,0 +1,139 @@
+"""Targets: ready or one clear error, and never anything left running."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from harness.errors import TargetError
+from harness.execute.target import Readiness, Target
+from tests.harness.execute.conftest import write
+
+SLEEP = "import time; time.sleep(60)"
+
+
+def _python(code: str) -> tuple[str, ...]:
+    return (sys.executable, "-I", "-S", "-u", "-c", code)
+
+
+def test_ready_line_is_kept_as_it_is_and_environment_reaches_the_target() -> None:
+    code = "import os, json\nprint(json.dumps({'any': [1, {'x': None}], 'env': os.environ['WHO']}))\n" + SLEEP
+    with Target.start(_python(code), {"WHO": "me"}) as target:
+        assert target.ready == {"any": [1, {"x": None}], "env": "me"}
+        assert target.alive()
+        assert target.pids() == (target.pid,)
+    assert not target.alive()
+    assert target.pids() == ()
+    assert not psutil.pid_exists(target.pid)
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("import sys; sys.exit('port 80 is taken')", "exit status 1; last lines: port 80 is taken"),
+        ("print('hello')\n" + SLEEP, "first line of output is not the contract's JSON object .*: hello"),
+        ("print('[1]')\n" + SLEEP, "not the contract's JSON object"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "killed by SIGSEGV"),
+        ("import sys; print('thinking', file=sys.stderr)\n" + SLEEP, "was not ready within 1 s .*thinking"),
+    ],
+)
+def test_a_target_that_does_not_become_ready_is_one_clear_error(code: str, expected: str) -> None:
+    with pytest.raises(TargetError, match=expected):
+        Target.start(_python(code), {}, ready_timeout=1 if "thinking" in code else 20)
+
+
+def test_a_missing_program_is_named() -> None:
+    with pytest.raises(TargetError, match=r"cannot start \./no-such-program: No such file"):
+        Target.start(("./no-such-program",), {})
+
+
+def test_a_target_that_dies_later_says_so() -> None:
+    target = Target.start(_python("import sys\nprint('{}')\nprint('boom', file=sys.stderr)\n" + SLEEP), {})
+    try:
+        target.check()
+        os.kill(target.pid, signal.SIGKILL)
+        assert target._child.wait(10)
+        with pytest.raises(TargetError, match=r"died: killed by SIGKILL; last lines: boom"):
+            target.check()
+    finally:
+        target.stop()
+
+
+def test_stop_ends_a_target_that_ignores_sigterm_and_its_grandchildren(tmp_path: Path) -> None:
+    child = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+    code = (
+        "import json, signal, subprocess, sys, time\nsignal.signal(15, signal.SIG_IGN)\n"
+        f"p = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=-1)\np.stdout.readline()\n"
+        "print(json.dumps({'child': p.pid}), flush=True)\ntime.sleep(60)"
+    )
+    target = Target.start(_python(code), {}, ready_timeout=20)
+    grandchild = psutil.Process(target.ready["child"])
+    assert target.pids() == (target.pid, grandchild.pid)
+    target.stop(grace=0.05)
+    assert not psutil.pid_exists(target.pid)
+    assert not grandchild.is_running() or grandchild.status() == psutil.STATUS_ZOMBIE
+
+
+LISTEN = (
+    "import http.server as h, sys\nprint('booting')\n"
+    "class Handler(h.BaseHTTPRequestHandler):\n"
+    "    def do_GET(self): self.send_response(int(sys.argv[2])); self.end_headers()\n"
+    "server = h.ThreadingHTTPServer(('127.0.0.1', int(sys.argv[1])), Handler)\n"
+    "print('listening on', server.server_port)\nserver.serve_forever()"
+)
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port the kernel has just given back; nobody else on this machine asks for one by number."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_other_programs_are_ready_by_port_url_or_line(tmp_path: Path, free_port: int) -> None:
+    program, port = write(tmp_path, "listen.py", LISTEN), str(free_port)
+    url = f"http://127.0.0.1:{port}/"
+    for readiness, expected in (
+        (Readiness("port", f"127.0.0.1:{port}"), {"addresses": [["127.0.0.1", free_port]]}),
+        (Readiness("pattern", r"listening on \d+"), {"line": f"listening on {port}"}),
+        (Readiness("url", url), {"url": url}),
+    ):
+        command = (sys.executable, "-u", program, port, "404")
+        with Target.start(command, {}, ready_timeout=20, readiness=readiness) as target:
+            assert target.ready == expected
+    with pytest.raises(TargetError, match="expected url"):
+        Target.start(
+            (sys.executable, "-u", program, port, "503"),
+            {},
+            ready_timeout=1.0,
+            readiness=Readiness("url", url),
+        )
+
+
+def test_a_port_somebody_else_holds_is_not_taken_for_readiness() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(TargetError, match=rf"127\.0\.0\.1:{port} is taken"):
+            Target.start(_python(SLEEP), {}, readiness=Readiness("port", f"127.0.0.1:{port}"))
+
+
+def test_much_output_does_not_stall_the_target() -> None:
+    code = (
+        "import sys\nprint('{}')\nfor _ in range(3000):\n"
+        "    print('x' * 200)\n    print('e' * 200, file=sys.stderr)\n"
+        "print('done', file=sys.stderr)"
+    )
+    target = Target.start(_python(code), {})
+    try:
+        assert target._child.wait(30)
+        with pytest.raises(TargetError, match=r"exit status 0; last lines: .*done"):
+            target.check()
+    finally:
+        target.stop()
