@@ -1,0 +1,40 @@
+# The two commands: `make bench` measures and writes a report; `make test` runs every check and test.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: bench test check lock clean
+
+bench: .venv/bench
+	@$(BIN)/synapsed-bench run quick
+
+test: check
+	$(BIN)/python -m pytest
+
+check: .venv/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.venv/bench: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"{sys.executable} is Python {sys.version.split()[0]}; synapsed-bench needs 3.11 or newer (make PYTHON=python3.x ...)")'
+	@echo "setting up .venv (once, about a minute)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
+	@touch $@
+
+.venv/test: .venv/bench requirements-dev.lock
+	@echo "adding what the tests need"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@
+
+# Needs uv (pip install uv). Both files pin the same versions, with hashes and without the address of any index.
+LOCK = uv pip compile --quiet pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+  --no-emit-find-links --no-header --no-annotate
+lock:
+	$(LOCK) --upgrade -o requirements.lock
+	$(LOCK) --upgrade -c requirements.lock --extra dev -o requirements-dev.lock
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
