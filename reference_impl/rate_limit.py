@@ -26,8 +26,10 @@ RATES = (
 )  # requests/s; arrivals stay below 2**53, where adding one is exact, for 285 years of clock
 MAX_BURST = 10**9
 
-# Share of the clock added to a retry time: rounding must not refuse the caller who waited exactly that long.
-_NUDGE = 2.0**-51
+# Rounding must refuse neither the last token of a burst nor the caller who waited exactly as long as told. So a
+# bucket is let off the rounding errors of its own numbers (they do not add up), and a wait is longer by as much.
+_LENIENCY = 1.0 + 2.0**-51
+_NUDGE = 2.0**-50
 
 # Keys whose hash and equality run no Python code; none on a build without the GIL, where `check` must lock.
 _GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
@@ -122,21 +124,21 @@ class GcraLimiter:
 
     A stranger who finds no place is served from the shared bucket `_floor`. Whoever gets a place later starts
     at that bucket's level, so nobody drinks from both. A reading of the clock below the latest one counts as
-    the latest one: while a clock is behind, nothing refills and nothing is lost.
+    the latest one: while a clock is behind, nothing refills and nothing is lost. Time begins at 0.
     """
 
     def __init__(self, settings: RateLimitSettings, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._rate = float(settings.max_requests_per_second)
         self._burst = float(settings.burst_size)
+        self._ahead = self._burst * _LENIENCY
         self._max_keys = settings.max_keys
         self._interval = settings.eviction_interval
         self._lock = threading.Lock()
         self._young: dict[Hashable, float] = {}
         self._old: dict[Hashable, float] = {}
-        self._floor = -math.inf  # no key outside the two dicts has a later arrival than max(_floor, now)
-        self._latest = -math.inf
-        self._next_sweep = -math.inf
+        self._floor = 0.0  # no key outside the two dicts has a later arrival than max(_floor, now)
+        self._latest = self._next_sweep = 0.0
         self._admitted = self._rejected = self._evicted = self._overflow = 0
 
     def check(self, key: Hashable, n: int = 1) -> float:
@@ -155,12 +157,12 @@ class GcraLimiter:
                 if arrival < now:  # noqa: PLR1730 - max() is a call
                     arrival = now
                 arrival += 1.0
-                if arrival - now <= self._burst:
+                if arrival <= now * _LENIENCY + self._ahead:
                     young[key] = arrival
                     self._admitted += 1
                     return 0.0
                 self._rejected += 1
-                return (arrival - now - self._burst + now * _NUDGE) / self._rate
+                return (arrival - now - self._burst + arrival * _NUDGE) / self._rate
         return self._check_locked(key, n, now)
 
     def _check_locked(self, key: Hashable, n: int, reading: float) -> float:
@@ -180,9 +182,9 @@ class GcraLimiter:
             if arrival < now:  # noqa: PLR1730
                 arrival = now
             arrival += n
-            if arrival - now > self._burst:
+            if arrival > now * _LENIENCY + self._ahead:
                 self._rejected += 1
-                return (arrival - now - self._burst + now * _NUDGE) / self._rate
+                return (arrival - now - self._burst + arrival * _NUDGE) / self._rate
             if known:
                 young[key] = arrival
             else:
@@ -255,16 +257,15 @@ class GcraLimiter:
         with self._lock:
             now = self._advance(self._clock())
             arrival = self._young.get(key, self._old.get(key, self._floor))
-            return TokenBucket(self._burst - max(0.0, arrival - now), self._latest, self._rate)
+            tokens = self._burst - max(0.0, arrival - now)
+            return TokenBucket(max(0.0, tokens), self._latest, self._rate)
 
     def __len__(self) -> int:
         with self._lock:
             return len(self._young) + len(self._old)
 
     def gauges(self) -> dict[str, float]:
-        return _gauges(
-            self._admitted, self._rejected, keys=len(self), evicted=self._evicted, overflow=self._overflow
-        )
+        return _gauges(self._admitted, self._rejected, keys=len(self), evicted=self._evicted, overflow=self._overflow)
 
 
 class LockedBuckets:
@@ -303,7 +304,8 @@ class LockedBuckets:
             self._rejected += 1
             if n > bucket["burst_size"]:
                 return math.inf
-            return (n - bucket["tokens"]) / bucket["rate"] + now * _NUDGE
+            wait = (n - bucket["tokens"]) / bucket["rate"]
+            return wait + (now + wait) * _NUDGE
 
     def sweep(self) -> int:
         with self._lock:
