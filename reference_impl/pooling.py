@@ -1,35 +1,453 @@
-"""Room 1, connection pooling. (docstring: laws of the room in 2-3 sentences)"""
+"""Room 1, connection pooling: connections to a peer are lent, returned and lent again.
+
+Laws of the on side. (1) The hot path takes no lock: an idle connection is popped and pushed in one step each
+(`seating.py` says why that is enough). (2) Connecting, polling and closing happen outside every lock.
+(3) Whatever ends a borrower's use - checkin, discard, an error in connecting or polling, cancellation, a lease
+dropped and collected - gives the seat back exactly once.
+"""
 
 from __future__ import annotations
 
-from typing import Protocol, TypeVar, Generic, Callable
-from reference_impl.optimizations import Switch
+import logging
+import os
+import random
+import sys
+import threading
+import time
+import traceback
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
 
-# STUB - interface agreed with the dialer; keep these names.
+from reference_impl.lease import (
+    Lease,
+    LeaseError,
+    Pool,
+    PoolClosed,
+    PooledConnection,
+    PoolError,
+    PoolSettings,
+    PoolTimeout,
+    lend,
+    take_back,
+)
+from reference_impl.optimizations import Switch
+from reference_impl.seating import AT_ONCE, NEVER, Leak, Seat, Seating
+
+__all__ = [
+    "POOLING",
+    "ConnectionPool",
+    "Leak",
+    "Lease",
+    "LeaseError",
+    "LockedReuse",
+    "PerRequest",
+    "Pool",
+    "PoolClosed",
+    "PoolError",
+    "PoolSettings",
+    "PoolTimeout",
+    "PooledConnection",
+]
+
+_log = logging.getLogger(__name__)
 C = TypeVar("C")
 
 
-class Lease(Protocol[C]):
-    """What checkout lends. `connection` is the live connection; created_at, last_used, in_use are the plan's fields."""
+class _Simple(Generic[C]):
+    """What the first-day twins have in common: what they were given, a lock, and nothing to sweep."""
 
-    connection: C
-    created_at: float
-    last_used: float
-    in_use: bool
+    def __init__(
+        self,
+        settings: PoolSettings,
+        connect: Callable[[bytes], C],
+        close: Callable[[C], object],
+        is_alive: Callable[[C], bool],
+        clock: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._settings = settings
+        self._connect, self._close, self._clock = connect, close, clock
+        self._lock = threading.Lock()
+        self._closed = False
+        self._peers: dict[bytes, _Shared[C]] = {}
+
+    def sweep(self) -> int:
+        """Nothing expires: 0."""
+        return 0
 
 
-class Pool(Protocol[C]):
-    def checkout(self, peer: bytes) -> Lease[C]: ...
-    def checkin(self, lease: Lease[C]) -> None: ...
+class PerRequest(_Simple[C]):
+    """Off: a new connection for every checkout, closed on checkin."""
+
+    _misses = _in_use = 0
+
+    def checkout(self, peer: bytes) -> Lease[C]:
+        if self._closed:
+            raise PoolClosed("the pool is closed")
+        record: PooledConnection[C] = PooledConnection()
+        record.connection = self._connect(peer)
+        record.created_at = record.last_used = self._clock()
+        with self._lock:
+            self._misses += 1
+            self._in_use += 1
+        return lend(record)
+
+    def checkin(self, lease: Lease[C]) -> None:
+        record = take_back(lease)
+        with self._lock:
+            self._in_use -= 1
+        self._close(record.connection)
+
     def discard(self, lease: Lease[C]) -> None:
-        """Instead of checkin when the connection is broken: closes it, returns the permit."""
-    def sweep(self) -> int: ...
-    def close(self) -> None: ...
+        self.checkin(lease)
+
+    def close(self) -> None:
+        self._closed = True
+
     def gauges(self) -> dict[str, float]:
-        """hits, misses, waits, timeouts, idle, in_use, evicted, discarded_dead ..."""
+        return _all_gauges({"misses": self._misses, "in_use": self._in_use})
 
 
-# Constructor of every twin (PerRequest off, ConnectionPool on, LockedReuse = control "first-day-reuse"):
-#   Twin(settings: PoolSettings, connect: Callable[[bytes], C], close: Callable[[C], None],
-#        is_alive: Callable[[C], bool], clock: Callable[[], float] = time.monotonic, rng: random.Random | None = None)
-# POOLING: Switch[Pool[Any]] = Switch("pooling", off=PerRequest, on=ConnectionPool, controls={"first-day-reuse": LockedReuse})
+class LockedReuse(_Simple[C]):
+    """Control `first-day-reuse`: a dict of one connection per peer, each under its own lock.
+
+    A connection is made again after a borrower has found it broken and discarded it; nothing polls, expires
+    or caps. Waiting for the lock is bounded by `wait_timeout`.
+    """
+
+    def checkout(self, peer: bytes) -> Lease[C]:
+        shared = self._peers.get(peer)
+        if shared is None:
+            with self._lock:
+                shared = self._peers.setdefault(peer, _Shared())
+        if not shared.lock.acquire(timeout=self._settings.wait_timeout):
+            raise PoolTimeout(f"the connection was not free within {self._settings.wait_timeout} s")
+        try:
+            if self._closed:
+                raise PoolClosed("the pool is closed")
+            if shared.is_open:
+                shared.hits += 1
+            else:
+                shared.connection = self._connect(peer)
+                shared.created_at = shared.last_used = self._clock()
+                shared.is_open = True
+                shared.misses += 1
+            return lend(shared)
+        except BaseException:
+            shared.lock.release()
+            raise
+
+    def checkin(self, lease: Lease[C]) -> None:
+        shared: _Shared[C] = take_back(lease)
+        shared.last_used = self._clock()
+        try:
+            if self._closed:
+                self._drop(shared)
+        finally:
+            shared.lock.release()
+
+    def discard(self, lease: Lease[C]) -> None:
+        shared: _Shared[C] = take_back(lease)
+        try:
+            self._drop(shared)
+        finally:
+            shared.lock.release()
+
+    def close(self) -> None:
+        self._closed = True
+        for shared in list(self._peers.values()):
+            if shared.lock.acquire(blocking=False):
+                try:
+                    self._drop(shared)
+                finally:
+                    shared.lock.release()
+
+    def gauges(self) -> dict[str, float]:
+        peers = list(self._peers.values())
+        in_use = sum(shared.in_use for shared in peers)
+        return _all_gauges(
+            {
+                "hits": sum(shared.hits for shared in peers),
+                "misses": sum(shared.misses for shared in peers),
+                "in_use": in_use,
+                "idle": sum(shared.is_open for shared in peers) - in_use,
+                "peers": len(peers),
+            }
+        )
+
+    def _drop(self, shared: _Shared[C]) -> None:
+        if shared.is_open:
+            shared.is_open = False
+            self._close(shared.connection)
+
+
+class _Shared(PooledConnection[C]):
+    """One peer's only connection."""
+
+    __slots__ = ("hits", "is_open", "lock", "misses")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+        self.is_open = False
+        self.hits = self.misses = 0
+
+
+_GAUGES = (
+    *("hits", "misses", "waits", "timeouts", "evicted", "discarded", "discarded_dead", "connect_failures"),
+    *("close_errors", "leaked", "idle", "in_use", "waiting", "peers"),
+)
+
+
+def _all_gauges(known: Mapping[str, int]) -> dict[str, float]:
+    """Every gauge of the room, 0 where a twin has none, so that dashboards need not know the twin."""
+    return {name: known.get(name, 0) for name in _GAUGES}
+
+
+class ConnectionPool(Generic[C]):
+    """On: LIFO reuse under a cap per peer and an idle cap over all, first come first served.
+
+    An idle connection that was not used for `liveness_after` is polled before it is lent. Expired ones are
+    closed by checkout, checkin, or the sweep, which checkin advances by a bounded step once `cleanup_interval`
+    has passed; no thread is needed. A failing close is counted and logged, never raised into a borrower. In a
+    forked child the pool is empty: inherited connections are neither lent nor closed.
+    """
+
+    def __init__(
+        self,
+        settings: PoolSettings,
+        connect: Callable[[bytes], C],
+        close: Callable[[C], object],
+        is_alive: Callable[[C], bool],
+        clock: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.settings = settings
+        self._connect, self._close, self._is_alive, self._clock = connect, close, is_alive, clock
+        self._random = (rng or random.Random()).random
+        self._watching = settings.leak_after > 0
+        # For how long the hot path may lend without a second look.
+        self._trusted_for = 0.0 if self._watching else min(settings.liveness_after, settings.max_idle_time)
+        self._begin()
+        _pools.add(self)
+
+    def _begin(self) -> None:
+        self._seating: Seating[C] = Seating(self.settings)
+        self._peers, self._room = self._seating.peers, self._seating.room  # a step shorter for the hot path
+        self._sweep_due = self._clock() + self.settings.cleanup_interval
+
+    def checkout(self, peer: bytes) -> Lease[C]:
+        try:
+            slot = self._peers[peer]
+            seat = None if slot.waiters else slot.idle.pop()
+        except (KeyError, IndexError):
+            seat = None
+        if seat is None:
+            return self._lend(self._usable(self._next_seat(peer)))
+        self._room.append(None)
+        clock = self._clock  # a local: calling an instance attribute directly is slow on CPython 3.11
+        now = clock()
+        if now - seat.last_used >= self._trusted_for or now >= seat.expires_at:
+            return self._lend(self._usable(seat))
+        seat.hits += 1
+        # lend(seat), written out: the call would cost a tenth of checkout and checkin together.
+        seat.in_use = True
+        lease: Lease[C] = Lease()
+        lease.connection = seat.connection
+        lease.record = seat
+        return lease
+
+    def checkin(self, lease: Lease[C]) -> None:
+        try:  # take_back(lease), written out
+            del lease.connection
+        except AttributeError:
+            raise LeaseError("this lease was given back before") from None
+        seat: Seat[C] = lease.record
+        seat.in_use = False
+        clock = self._clock
+        now = clock()
+        if now >= seat.expires_at:
+            self._retire(seat, "evicted")
+            return
+        try:
+            self._room.pop()
+        except IndexError:
+            coldest = self._seating.coldest()
+            self._retire(coldest or seat, "evicted")
+            if coldest is None:
+                return
+        seat.last_used = now
+        slot = seat.slot
+        slot.idle.append(seat)
+        if slot.waiters:
+            self._seating.serve(slot)
+        if now >= self._sweep_due:
+            self._sweep_step(now)
+
+    def discard(self, lease: Lease[C]) -> None:
+        self._retire(take_back(lease), "discarded")
+
+    def evict(self, peer: bytes | None = None) -> int:
+        """Close the idle connections to `peer`, or all, and the lent ones on checkin; how many were idle."""
+        return self._retire_each(self._seating.evict(peer))
+
+    def sweep(self) -> int:
+        """One whole round over all peers, in bounded steps, so that the lock is never held for long."""
+        now = self._clock()
+        self._seating.unexamined = 0
+        closed = self._sweep_step(now)
+        while self._seating.unexamined > 0:
+            closed += self._sweep_step(now)
+        return closed
+
+    def close(self) -> None:
+        self._seating.close()
+        self._sweep_due = AT_ONCE  # a checkin too late for the eviction sweeps its own connection away
+        self.evict()
+        self._reap()
+
+    def leaks(self) -> tuple[Leak, ...]:
+        """Leases held longer than `leak_after`, with the stack that borrowed them; empty where that is 0."""
+        return tuple(leak for _, leak in self._seating.leaks(self._clock()))
+
+    def gauges(self) -> dict[str, float]:
+        return _all_gauges(self._seating.gauges())
+
+    def _next_seat(self, peer: bytes) -> Seat[C]:
+        self._reap()
+        place = self._seating.request(peer)
+        if isinstance(place, Seat):
+            return place
+        try:
+            if not place.wake.acquire(timeout=self.settings.wait_timeout):
+                self._reap()  # the last look: the seat may have leaked
+            seat = self._seating.withdraw(place)
+        except BaseException:
+            self._seating.decline(place)
+            raise
+        if seat is not None:
+            return seat
+        if self._seating.closed:
+            raise PoolClosed("the pool was closed while waiting")
+        self._seating.count("timeouts")
+        raise PoolTimeout(f"no connection became free within {self.settings.wait_timeout} s")
+
+    def _usable(self, seat: Seat[C]) -> Seat[C]:
+        """The seat with a connection that works: the one on it, another idle one, or a new one."""
+        try:
+            while hasattr(seat, "connection"):
+                fault = self._fault(seat)
+                if fault is None:
+                    seat.hits += 1
+                    return seat
+                self._shut(seat)
+                self._seating.count(fault)
+                seat = self._seating.swap(seat) or seat
+            seat.expires_at = NEVER
+            seat.connection = self._connect(seat.slot.peer)
+        except BaseException:
+            self._retire(seat, "connect_failures")
+            raise
+        seat.created_at = seat.last_used = self._clock()
+        jitter = self.settings.lifetime_jitter * self._random()
+        self._seating.opened(seat, self.settings.max_lifetime * (1 - jitter))
+        return seat
+
+    def _fault(self, seat: Seat[C]) -> str | None:
+        """Why the idle connection cannot be lent, by the name of the gauge that counts it."""
+        now = self._clock()
+        if self._seating.expired(seat, now):
+            return "evicted"
+        if now - seat.last_used < self.settings.liveness_after:
+            return None
+        try:
+            alive = self._is_alive(seat.connection)
+        except Exception:
+            alive = False
+        return None if alive else "discarded_dead"
+
+    def _lend(self, seat: Seat[C]) -> Lease[C]:
+        if self._watching:
+            frames = traceback.walk_stack(sys._getframe(2))
+            seat.borrowed = (self._clock(), traceback.StackSummary.extract(frames, limit=16, lookup_lines=False))
+            seat.reported = False
+        return lend(seat)
+
+    def _shut(self, seat: Seat[C]) -> None:
+        """Close what is on the seat, which is blank from then on."""
+        if not hasattr(seat, "connection"):
+            return
+        connection = seat.connection
+        del seat.connection
+        try:
+            self._close(connection)
+        except Exception:
+            self._seating.count("close_errors")
+            _log.warning("closing a pooled connection failed", exc_info=True)
+
+    def _retire(self, seat: Seat[C], reason: str) -> None:
+        """Close, then vacate. A seat inherited over a fork is neither ours to close nor to vacate."""
+        if seat.taken:
+            try:
+                self._shut(seat)
+            finally:
+                self._seating.vacate(seat, reason)
+
+    def _retire_each(self, seats: list[Seat[C]]) -> int:
+        for seat in seats:
+            self._retire(seat, "evicted")
+        return len(seats)
+
+    def _reap(self) -> int:
+        """Retire the seats whose leases were dropped."""
+        reaped = 0
+        while True:
+            try:
+                seat = self._seating.orphans.popleft()
+            except IndexError:
+                return reaped
+            _log.warning("a lease was dropped without checkin%s", _borrower(seat))
+            self._retire(seat, "leaked")
+            reaped += 1
+
+    def _sweep_step(self, now: float) -> int:
+        closed = self._reap() + self._retire_each(self._seating.examine(now))
+        if self._seating.unexamined == 0:
+            self._sweep_due = now + self.settings.cleanup_interval
+            if self._seating.closed:  # written first, asked after: `close` does it the other way round
+                self._sweep_due = AT_ONCE
+            if self._watching:
+                self._report_leaks(now)
+        return closed
+
+    def _report_leaks(self, now: float) -> None:
+        for seat, leak in self._seating.leaks(now):
+            if not seat.reported:
+                seat.reported = True
+                _log.warning("a lease is held for %.1f s%s", leak.held_for, _borrower(seat))
+
+    def _after_fork(self) -> None:
+        self._seating.disown()
+        closed = self._seating.closed
+        self._begin()
+        self._seating.closed = closed
+
+
+def _borrower(seat: Seat[C]) -> str:
+    return "" if seat.borrowed is None else "; borrowed at:\n" + "".join(seat.borrowed[1].format())
+
+
+_pools: weakref.WeakSet[ConnectionPool[Any]] = weakref.WeakSet()
+
+
+def _empty_after_fork() -> None:
+    for pool in list(_pools):
+        pool._after_fork()
+
+
+os.register_at_fork(after_in_child=_empty_after_fork)
+
+POOLING: Switch[Pool[Any]] = Switch(
+    "pooling", off=PerRequest, on=ConnectionPool, controls={"first-day-reuse": LockedReuse}
+)
