@@ -1,0 +1,102 @@
+"""Which flag pays: the main effects of all flags from fold-over pairs, robustly, with bursts as clusters.
+
+The log ratio of a cell to its complement is the sum of the flags' effects, each with the sign of its level
+in the cell; every two-way interaction cancels. Without three-way interactions a main effect is the flag's
+Shapley value. The coefficients are Huber's (statsmodels.RLM); their covariance is the cluster sandwich over
+bursts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import statsmodels.api as sm
+from numpy.typing import NDArray
+from scipy import stats
+
+from harness.analyse.contrast import Readings, pair_up
+from harness.analyse.records import Estimate, FlagEffect
+from harness.plan.arms import parse_cell
+from harness.study import OPTIMIZATIONS
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Foldover:
+    """One observation: the median log ratio of a cell to its complement over one burst, and the cell's
+    levels (+1, -1).
+    """
+
+    burst: int
+    levels: tuple[float, ...]
+    difference: float
+
+
+@dataclass(frozen=True, slots=True)
+class Effects:
+    """Main effects (log of on/off) by flag and their covariance; `clusters` bursts behind them."""
+
+    values: Floats
+    covariance: Floats
+    clusters: int
+
+    def effect(self, name: str, weights: Sequence[float], confidence: float) -> FlagEffect:
+        """The ratio of a weighted sum of effects, with its t interval on clusters - flags degrees of
+        freedom.
+        """
+        chosen = np.array(weights)
+        middle = float(chosen @ self.values)
+        freedom = self.clusters - self.values.size
+        half = float(stats.t.ppf(0.5 + confidence / 2.0, freedom)) * math.sqrt(chosen @ self.covariance @ chosen)
+        return FlagEffect(name, math.exp(middle), math.exp(middle - half), math.exp(middle + half))
+
+
+def observations(cell: str, complement: str, a: Readings, b: Readings) -> Iterator[Foldover]:
+    """One observation per burst: readings `a` of the complement, `b` of the cell, paired by block."""
+    pairs = pair_up(a.values, b.values)
+    enabled = parse_cell(cell) or ()
+    levels = tuple(1.0 if flag in enabled else -1.0 for flag in OPTIMIZATIONS)
+    for number in np.unique(pairs.bursts):
+        yield Foldover(int(number), levels, float(np.median(pairs.differences[pairs.bursts == number])))
+
+
+def main_effects(found: Sequence[Foldover]) -> Effects | None:
+    """The effects of all flags; None when the observations cannot tell them apart or are too few bursts."""
+    if not found:
+        return None
+    design = np.array([each.levels for each in found])
+    observed = np.array([each.difference for each in found])
+    bursts = np.array([each.burst for each in found])
+    flags, clusters = design.shape[1], np.unique(bursts).size
+    if clusters <= flags or np.linalg.matrix_rank(design) < flags:
+        return None
+    fit = sm.RLM(observed, design, M=sm.robust.norms.HuberT()).fit()
+    if fit.scale < 1e-12:
+        return Effects(np.asarray(fit.params), np.zeros((flags, flags)), clusters)
+    scaled = fit.resid / fit.scale
+    influence = design * fit.model.M.psi(scaled)[:, None]
+    per_burst = np.array([influence[bursts == burst].sum(axis=0) for burst in np.unique(bursts)])
+    bread = np.linalg.inv((design * fit.model.M.psi_deriv(scaled)[:, None]).T @ design) * fit.scale
+    correction = clusters / (clusters - flags)
+    covariance = bread @ (per_burst.T @ per_burst) @ bread * correction
+    return Effects(np.asarray(fit.params), covariance, clusters)
+
+
+def attribution_effects(effects: Effects, confidence: float) -> tuple[tuple[FlagEffect, ...], FlagEffect]:
+    """(the effect of each flag, the product of all of them: what none -> all should be)."""
+    unit = np.eye(effects.values.size)
+    singles = tuple(effects.effect(flag, unit[index].tolist(), confidence) for index, flag in enumerate(OPTIMIZATIONS))
+    return singles, effects.effect("all", np.ones(effects.values.size).tolist(), confidence)
+
+
+def closes(predicted: FlagEffect, measured: Estimate | None) -> bool | None:
+    """Whether the intervals of the predicted and the separately measured none -> all overlap; None if not
+    measured.
+    """
+    if measured is None or not measured.bounded:
+        return None
+    return predicted.low <= measured.high and measured.low <= predicted.high

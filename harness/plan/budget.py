@@ -1,0 +1,154 @@
+"""How long a study takes and what it can prove, said before anything is measured.
+
+A question needs enough bursts for its interval to exist at the family level at all; a study whose budget
+cannot give them is refused, with what it would need. Beyond that, the planner says the smallest effect the
+budget can be expected to show, from typical noise of this kind of measurement (docs/method.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from scipy import stats
+
+from harness.analyse.metrics import metric
+from harness.analyse.verdict import family_confidence, questions_in
+from harness.errors import StudyError
+from harness.plan.arms import Layout, workloads
+from harness.study import Study, Workload
+
+LAYOUT_SD = 0.014
+"standard deviation of a burst's process layout effect on the log metric"
+PAIR_SD: Mapping[str, float] = {
+    "latency_p50": 0.05,
+    "latency_mean": 0.07,
+    "service_p50": 0.05,
+    "throughput": 0.07,
+    "cpu_per_request": 0.05,
+    "latency_p99": 0.12,
+}
+"robust standard deviation of one pair's log ratio; metrics not listed count as OTHER_SD"
+OTHER_SD = 0.10
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Seconds that measuring costs besides load. Defaults were measured with two processes an arm on two
+    cores.
+
+    `start` is per arm and burst (exec, ready, pin), `warmup` per arm and workload, `switch` per stretch of
+    load, and `memory` per arm for the fixed work before memory is read.
+    """
+
+    start: float = 0.5
+    warmup: float = 0.3
+    switch: float = 0.01
+    memory: float = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What one expectation against one arm can hope for.
+
+    `resolution` is the expected half width of its interval as a share (0.02 = +-2 %), `bursts` how many
+    bursts will hold its pair, `needed` the fewest that can decide it at all.
+    """
+
+    expectation: str
+    against: str
+    bursts: int
+    needed: int
+    resolution: float
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """The time of a study: `seconds` in all, `burst_seconds` for the costliest burst, and what it can
+    prove.
+    """
+
+    bursts: int
+    burst_seconds: float
+    seconds: float
+    proofs: tuple[Proof, ...]
+
+
+def forecast(study: Study, layout: Layout, costs: Costs | None = None) -> Forecast:
+    """What the study's budget buys. StudyError when a declared question cannot be decided within it."""
+    each = burst_seconds(study, layout, costs or Costs())
+    fitting = math.floor(study.budget.seconds / each)
+    bursts = min(study.budget.max_bursts, max(study.budget.min_bursts, fitting))
+    result = Forecast(bursts, each, bursts * each, tuple(_proofs(study, layout, bursts)))
+    refuse_undecidable(study, layout, result)
+    return result
+
+
+def burst_seconds(study: Study, layout: Layout, costs: Costs) -> float:
+    """Seconds of one burst with the largest set of arms."""
+    arms = max(len(each) for each in layout.sets)
+    load = sum(_load_seconds(each, study.budget.blocks, costs) for each in workloads(study))
+    return arms * (costs.start + costs.memory + load)
+
+
+def _load_seconds(workload: Workload, blocks: int, costs: Costs) -> float:
+    """Seconds that one arm of a burst spends on a workload."""
+    slices = blocks * (workload.slice_seconds + workload.quiet_seconds + costs.switch)
+    segments = 2 if workload.segment_seconds > 0.0 else 0
+    return (
+        costs.warmup + slices + segments * (workload.segment_seconds + workload.quiet_seconds + costs.switch)
+    )
+
+
+def bursts_needed(confidence: float) -> int:
+    """The fewest bursts whose order statistics give a two-sided interval of the median at this confidence."""
+    return math.floor(1.0 - math.log2(1.0 - confidence)) + 1
+
+
+def sequential_bursts_needed(alpha: float) -> int:
+    """The fewest unanimous bursts after which the e-process reaches 1/alpha: (2^(n+1) - 1) / (n + 1)."""
+    bursts = 1
+    while (2.0 ** (bursts + 1) - 1.0) / (bursts + 1) < 1.0 / alpha:
+        bursts += 1
+    return bursts
+
+
+def resolution(pair_sd: float, blocks: int, bursts: int, confidence: float) -> float:
+    """Expected half width of the interval of the median of `bursts` burst medians of `blocks` pairs, as a
+    share.
+
+    The median of normal values has sqrt(pi/2) times the standard error of their mean.
+    """
+    median = math.sqrt(math.pi / 2.0)
+    of_burst = math.hypot(LAYOUT_SD, (median if blocks > 2 else 1.0) * pair_sd / math.sqrt(blocks))
+    return math.expm1(float(stats.norm.ppf(0.5 + confidence / 2.0)) * median * of_burst / math.sqrt(bursts))
+
+
+def _proofs(study: Study, layout: Layout, bursts: int) -> Iterator[Proof]:
+    confidence = family_confidence(study)
+    for each in study.expectations:
+        of = metric(each.metric)
+        if not of.sources:
+            continue
+        for against in each.against:
+            share = sum({against, each.arm} <= set(arms) for arms in layout.sets) / len(layout.sets)
+            held = math.floor(bursts * share + 1e-9)
+            blocks = (
+                1 if "reading" in of.sources else 2 if of.sources == ("segment",) else study.budget.blocks
+            )
+            width = resolution(PAIR_SD.get(of.name, OTHER_SD), blocks, held, confidence) if held else math.inf
+            yield Proof(each.name, against, held, bursts_needed(confidence), width)
+
+
+def refuse_undecidable(study: Study, layout: Layout, result: Forecast) -> None:
+    """StudyError naming the first question that so few bursts cannot decide, and what it would need."""
+    for proof in result.proofs:
+        if proof.bursts < proof.needed:
+            rounds = proof.needed * len(layout.sets)
+            raise StudyError(
+                f"expectation {proof.expectation!r} against {proof.against!r} gets {proof.bursts} bursts, but"
+                f" {proof.needed} are the fewest that can decide one of {questions_in(study)} questions at"
+                f" {study.confidence:.3g}: allow {rounds} bursts (max_bursts) and"
+                f" {math.ceil(rounds * result.burst_seconds)} s (seconds), or ask fewer questions"
+            )

@@ -1,0 +1,117 @@
+"""Simulated truth: pairs with a known effect, burst effects of 1.4 % and heavy-tailed, autocorrelated
+noise.
+
+`python -m tests.harness.analyse.simulation` runs the full sizes and prints a table; the tests run smaller
+ones, or the full ones when SYNAPSED_FULL_SIMULATIONS is set. The gate is simulated by table look-up of the
+production e-value; a test holds the look-up against `harness.gate.decide` run by run.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import signal
+
+from harness.analyse.sequential import log_e
+from harness.gate import Policy
+
+Floats = NDArray[np.float64]
+FULL = bool(os.environ.get("SYNAPSED_FULL_SIMULATIONS"))
+LAYOUT_SD = 0.014
+PAIR_SD = 0.045
+"robust standard deviation of a pair's log ratio, the larger of those measured for p50 and CPU"
+METRICS = 10
+BURSTS, BLOCKS = Policy().max_bursts, 4
+
+
+def runs(full: int, reduced: int) -> int:
+    """How many runs to simulate here."""
+    return full if FULL else reduced
+
+
+def differences(effect: float, shape: tuple[int, ...], rng: np.random.Generator, blocks: int = BLOCKS) -> Floats:
+    """Log ratios, shape (*shape, bursts of `blocks` pairs flattened): effect + layout + noise.
+
+    The raw times of the two slices of a pair are neighbours in one AR(1) series (0.8, Student-t with 4
+    degrees) in random order; scaled so that a pair has a robust standard deviation of PAIR_SD.
+    """
+    *runs_shape, bursts = shape
+    pairs = bursts * blocks
+    innovations = rng.standard_t(4, size=(*runs_shape, 2 * pairs))
+    series = signal.lfilter([1.0], [1.0, -0.8], innovations, axis=-1)
+    raw = (series[..., 1::2] - series[..., ::2]) * rng.choice((-1.0, 1.0), size=(*runs_shape, pairs))
+    noise = raw * (PAIR_SD / 1.213)  # 1.213: robust sd of such a raw difference
+    layout = np.repeat(rng.normal(0.0, LAYOUT_SD, shape), blocks, axis=-1)
+    return np.asarray(math.log1p(effect) + layout + noise)
+
+
+@dataclass(frozen=True)
+class GateCounts:
+    """Outcomes of simulated gates, and the mean number of bursts until they were final."""
+
+    fail: int
+    passed: int
+    inconclusive: int
+    bursts: float
+
+
+def gate_counts(effects: Floats, count: int, seed: int, policy: Policy | None = None) -> GateCounts:
+    """Outcomes of `count` gates whose metrics have these effects (as shares)."""
+    policy = policy or Policy()
+    rng = np.random.default_rng(seed)
+    chunk = 250
+    outcomes = [_gates(effects, min(chunk, count - done), policy, rng) for done in range(0, count, chunk)]
+    fail, passed, looks = (np.concatenate(each) for each in zip(*outcomes, strict=True))
+    return GateCounts(int(fail.sum()), int(passed.sum()), int((~fail & ~passed).sum()), float(looks.mean()))
+
+
+def _table(policy: Policy) -> tuple[NDArray[np.int64], Floats]:
+    """Pairs at each look and log E by (look, exceeding)."""
+    trials = np.arange(policy.min_bursts, BURSTS + 1) * BLOCKS
+    exceeding = np.arange(BURSTS * BLOCKS + 1)
+    k, t = np.meshgrid(exceeding, trials)
+    return trials, log_e(np.minimum(k, t), t)
+
+
+def _gates(
+    effects: Floats, count: int, policy: Policy, rng: np.random.Generator
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64]]:
+    trials, table = _table(policy)
+    fail_level, pass_level = math.log(effects.size / policy.alpha_fail), -math.log(policy.alpha_pass)
+    fail_at: list[NDArray[np.int64]] = []
+    pass_at: list[NDArray[np.int64]] = []
+    for effect in effects:
+        losses = differences(float(effect), (count, BURSTS), rng)
+        for edge, sign, level, at in (
+            (math.log1p(policy.margins.fail), 1.0, fail_level, fail_at),
+            (math.log1p(policy.margins.passing), -1.0, pass_level, pass_at),
+        ):
+            exceeding = np.cumsum(sign * (losses - edge) > 0.0, axis=1)[:, trials - 1]
+            reached = table[np.arange(trials.size), exceeding] >= level
+            at.append(np.where(reached.any(axis=1), reached.argmax(axis=1), trials.size))
+    first_fail = np.min(fail_at, axis=0)
+    last_pass = np.max(pass_at, axis=0)
+    failed = first_fail <= np.minimum(last_pass, trials.size - 1)
+    passed = ~failed & (last_pass < trials.size)
+    looks = np.where(failed, first_fail, np.minimum(last_pass, trials.size - 1)) + policy.min_bursts
+    return failed, passed, looks
+
+
+def main() -> None:
+    """The full simulations, as a table."""
+    clean = np.zeros(METRICS)
+    for name, effects, count in (
+        ("no effect", clean, 10_000),
+        ("one metric +3 %", np.array([0.03, *clean[1:]]), 10_000),
+        ("one metric +5 %", np.array([0.05, *clean[1:]]), 10_000),
+        ("all metrics +1 %", clean + 0.01, 2_000),
+    ):
+        print(f"{name:20} {gate_counts(effects, count, seed=1)} of {count}")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
