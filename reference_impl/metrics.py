@@ -1,10 +1,60 @@
-"""Room 6, metrics collection. (docstring: laws of the room)"""
+"""Room 6, metrics collection: what happened with whom, cheap enough to leave on.
+
+Law 1: an event is one atomic append to a buffer of the thread that took the recorder; it never waits, not even in
+a finalizer that interrupts a reader. Law 2: buffers become numbers only under the lock, so a snapshot is a cut: an
+event is in all of its counters or in none, and no counter ever goes back. Law 3: nothing is dropped: series leave
+memory only by joining their transport's `OTHER` series, and only once their recorder's death proves them silent.
+"""
 
 from __future__ import annotations
 
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from itertools import chain, repeat
 from typing import Any, Protocol
+from weakref import ref
 
-# STUB - interface agreed with dialer and node; keep these names.
+from reference_impl.histogram import CREDIBLE_SECONDS, Latency, Scheme, unpatched
+from reference_impl.ledger import FEW, Book, BufferedRecorder, Ledger, read_series
+from reference_impl.optimizations import Switch
+from reference_impl.series import (
+    OTHER,
+    Counts,
+    Series,
+    Snapshot,
+    Transport,
+    counts_of,
+    total,
+)
+from reference_impl.settings import count, ordered, positive
+
+_get_ident: Callable[[], int] = unpatched("_thread", "get_ident")
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsSettings:
+    """Settings of both twins; each comment gives unit and the reason for the default."""
+
+    max_series: int = 10_000  # (peer, transport) pairs kept apart: 2.4 MB at rest, what one node serves at once
+    idle_after: float = 300.0  # s without an open connection until a series joins OTHER: Prometheus' staleness
+    shortest: float = 1e-6  # s, first bucket edge: below a loopback request there is nothing to tell apart
+    longest: float = 64.0  # s, last bucket edge at least: beyond every timeout of this layer
+    subdivisions: int = 4  # buckets per octave of a transport's histogram: quantiles within 11 % in under 1 KB
+    sample_bound: int = 100  # durations per series in the off twin: the fewest that resolve a p99
+    batch: int = 256  # requests a busy recorder buffers (30 KB): more no longer lowers the cost of one
+    batch_budget: int = 4_096  # requests buffered by all busy recorders together: at most 0.5 MB
+
+    def __post_init__(self) -> None:
+        owner = type(self).__name__
+        for name in ("max_series", "subdivisions", "sample_bound", "batch", "batch_budget"):
+            count(owner, name, getattr(self, name))
+        for name in ("idle_after", "shortest", "longest"):
+            positive(owner, name, getattr(self, name))
+        ordered(owner, "shortest", self.shortest, "longest", self.longest)
+        ordered(owner, "longest", self.longest, "CREDIBLE_SECONDS", CREDIBLE_SECONDS)
 
 
 class Recorder(Protocol):
@@ -14,18 +64,282 @@ class Recorder(Protocol):
     def opened(self, seconds: float) -> None: ...
     def failed(self) -> None: ...
     def request(self, seconds: float, sent: int, received: int) -> None:
-        """One answered request: latency and payload bytes. The hot path: one call per request."""
+        """One answered request: latency in seconds, payload bytes. The hot path: one call per request."""
+
     def closed(self) -> None: ...
 
 
 class Metrics(Protocol):
+    """A collector. Recorders may be used from any thread or greenlet and from finalizers."""
+
     def recorder(self, peer: bytes, transport: str) -> Recorder: ...
-    def snapshot(self) -> Any:
-        """The same frozen record from both twins: totals (connection_attempts, successful_connections, failed_connections,
-        active, requests, bytes_sent, bytes_received) and per (peer, transport) counts, latency sum, quantiles."""
-    def sweep(self) -> int: ...
-    def gauges(self) -> dict[str, float]: ...
+    def snapshot(self) -> Snapshot: ...
+    def sweep(self) -> int:
+        """Fold idle series into `OTHER`; returns how many."""
+
+    def gauges(self) -> dict[str, float]:
+        """Totals under the fields' names, plus `active`, `series` and `evicted`."""
 
 
-# Constructor of both twins: Twin(settings: MetricsSettings, clock=time.monotonic)
-# METRICS: Switch[Metrics] = Switch("metrics", off=LockedMetrics, on=PerThreadMetrics)
+class LockedMetrics:
+    """The off twin: one lock, a dict of counters and the last samples per (peer, transport)."""
+
+    def __init__(self, settings: MetricsSettings, clock: Callable[[], float] = time.monotonic) -> None:
+        self._settings = settings
+        self._clock = clock
+        # Reentrant: a connection's finalizer may report `closed` while this very thread holds the lock.
+        self._lock = threading.RLock()
+        self._series: dict[tuple[bytes, str], dict[str, Any]] = {}
+        self._connects: dict[str, dict[str, Any]] = {}
+        self._evicted = 0
+
+    def recorder(self, peer: bytes, transport: str) -> Recorder:
+        with self._lock:
+            return _LockedRecorder(self, self._series_of(peer, transport))
+
+    def snapshot(self) -> Snapshot:
+        with self._lock:
+            series = tuple(
+                Series(peer, transport, _counts_of(one), _latency_of(one))
+                for (peer, transport), one in self._series.items()
+            )
+            transports = tuple(self._transport(name, series) for name in self._connects)
+        return Snapshot(total(one.counts for one in transports), transports, series)
+
+    def sweep(self) -> int:
+        with self._lock:
+            before = self._clock() - self._settings.idle_after
+            idle = [
+                key
+                for key, one in self._series.items()
+                if key[0] != OTHER and one["opened"] <= one["closed"] and one["touched"] <= before
+            ]
+            for key in idle:
+                one = self._series.pop(key)
+                one["gone"] = True
+                _merge(self._series_of(OTHER, key[1]), one)
+            self._evicted += len(idle)
+            return len(idle)
+
+    def gauges(self) -> dict[str, float]:
+        with self._lock:
+            totals = total(_counts_of(one) for one in self._series.values())
+            return _gauges(totals, len(self._series), self._evicted)
+
+    def _series_of(self, peer: bytes, transport: str) -> dict[str, Any]:
+        one = self._series.get((peer, transport))
+        if one is None:
+            if len(self._series) >= self._settings.max_series and peer != OTHER:
+                return self._series_of(OTHER, transport)
+            bound = self._settings.sample_bound
+            one = dict.fromkeys(_LOCKED_FIELDS, 0)
+            one |= {"seconds": 0.0, "samples": deque(maxlen=bound), "gone": False, "touched": self._clock()}
+            one |= {"peer": peer, "transport": transport}
+            self._series[peer, transport] = one
+            connects = {"count": 0, "seconds": 0.0, "samples": deque(maxlen=bound)}
+            self._connects.setdefault(transport, connects)
+        return one
+
+    def _transport(self, name: str, series: tuple[Series, ...]) -> Transport:
+        own = [one for one in series if one.transport == name]
+        counts = total(one.counts for one in own)
+        samples = tuple(sample for one in own for sample in one.latency.values)
+        latency = Latency(counts.requests, sum(one.latency.seconds for one in own), samples)
+        connects = self._connects[name]
+        connect = Latency(connects["count"], connects["seconds"], tuple(connects["samples"]))
+        return Transport(name, counts, latency, connect)
+
+
+class _LockedRecorder:
+    __slots__ = ("__weakref__", "_metrics", "_series")
+
+    def __init__(self, metrics: LockedMetrics, series: dict[str, Any]) -> None:
+        self._metrics = metrics
+        self._series = series
+
+    def attempt(self) -> None:
+        self._count("attempts")
+
+    def failed(self) -> None:
+        self._count("failed")
+
+    def closed(self) -> None:
+        self._count("closed")
+
+    def opened(self, seconds: float) -> None:
+        with self._metrics._lock:
+            series = self._own()
+            series["opened"] += 1
+            series["touched"] = self._metrics._clock()
+            if not 0.0 <= seconds <= CREDIBLE_SECONDS:
+                series["invalid"] += 1
+                return
+            connects = self._metrics._connects[series["transport"]]
+            connects["count"] += 1
+            connects["seconds"] += seconds
+            connects["samples"].append(seconds)
+
+    def request(self, seconds: float, sent: int, received: int) -> None:
+        with self._metrics._lock:
+            series = self._own()
+            if not (0.0 <= seconds <= CREDIBLE_SECONDS and sent >= 0 and received >= 0):
+                series["invalid"] += 1
+                return
+            series["requests"] += 1
+            series["sent"] += sent
+            series["received"] += received
+            series["seconds"] += seconds
+            series["samples"].append(seconds)
+
+    def _count(self, name: str) -> None:
+        with self._metrics._lock:
+            series = self._own()
+            series[name] += 1
+            series["touched"] = self._metrics._clock()
+
+    def _own(self) -> dict[str, Any]:
+        if self._series["gone"]:
+            self._series = self._metrics._series_of(self._series["peer"], self._series["transport"])
+        return self._series
+
+
+_LOCKED_FIELDS = ("attempts", "opened", "failed", "closed", "invalid", "sent", "received", "requests")
+
+
+def _counts_of(one: dict[str, Any]) -> Counts:
+    return Counts(*(one[name] for name in _LOCKED_FIELDS))
+
+
+def _latency_of(one: dict[str, Any]) -> Latency:
+    return Latency(one["requests"], one["seconds"], tuple(one["samples"]))
+
+
+def _merge(into: dict[str, Any], one: dict[str, Any]) -> None:
+    for name in (*_LOCKED_FIELDS, "seconds"):
+        into[name] += one[name]
+    into["samples"].extend(one["samples"])
+
+
+class PerThreadMetrics:
+    """The on twin: events are buffered per (thread, peer, transport) and counted in batches, cold series are packed.
+
+    Threads are told apart by the unpatched `get_ident`, and once, when a recorder is taken: greenlets of a thread
+    share a buffer, and a connection that wanders to another thread keeps its own, since an append is atomic anyway.
+    What an exited thread buffered stays where it is until it is counted.
+    """
+
+    def __init__(self, settings: MetricsSettings, clock: Callable[[], float] = time.monotonic) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._start = clock()
+        self._lock = unpatched("_thread", "allocate_lock")()
+        self._scheme = Scheme.log_linear(settings.shortest, settings.longest, settings.subdivisions)
+        self._octaves = Scheme.log_linear(settings.shortest, settings.longest, 1)
+        self._ledgers: dict[str, Ledger] = {}
+        self._budget = settings.batch_budget
+        self._evicted = 0
+        self._crowded = False  # the last attempt to make room found too little; a sweep may change that
+
+    def recorder(self, peer: bytes, transport: str) -> Recorder:
+        with self._lock:
+            ledger = self._ledgers.get(transport)
+            if ledger is None:
+                ledger = self._ledgers[transport] = Ledger(self._scheme, self._octaves)
+            if peer not in ledger.packed:
+                peer = self._admit(ledger, peer)
+            books = ledger.books.setdefault(_get_ident(), {})
+            book = books.get(peer)
+            if book is None:
+                book = books[peer] = Book(ledger, self._few, self._relieve)
+            recorder: Recorder | None = book.recorder()
+            if recorder is None:
+                recorder = BufferedRecorder(book)
+                book.recorder = ref(recorder)
+            return recorder
+
+    def snapshot(self) -> Snapshot:
+        with self._lock:
+            connects = {name: ledger.connect.read() for name, ledger in self._ledgers.items()}
+            self._count_all()
+            transports = tuple(
+                Transport(name, counts_of(ledger.totals), ledger.latency.read(), connects[name])
+                for name, ledger in self._ledgers.items()
+            )
+            packed = [ledger.packed.copy() for ledger in self._ledgers.values()]
+            warm = [ledger.warm() for ledger in self._ledgers.values()]
+        names = (one.transport for one in transports)
+        series = chain.from_iterable(map(read_series, names, repeat(self._octaves), packed, warm))
+        return Snapshot(total(one.counts for one in transports), transports, tuple(series))
+
+    def sweep(self) -> int:
+        with self._lock:
+            self._count_all()
+            self._rest()
+            self._crowded = False
+            return self._evict(self._size(), self._now() - self._settings.idle_after)
+
+    def gauges(self) -> dict[str, float]:
+        with self._lock:
+            self._count_all()
+            totals = total(counts_of(ledger.totals) for ledger in self._ledgers.values())
+            return _gauges(totals, self._size(), self._evicted)
+
+    @property
+    def _few(self) -> int:
+        return 3 * min(FEW, self._settings.batch)
+
+    def _now(self) -> float:
+        return self._clock() - self._start
+
+    def _size(self) -> int:
+        return sum(len(ledger.packed) for ledger in self._ledgers.values())
+
+    def _relieve(self, book: Book) -> None:
+        """Count a full book now, unless the lock is taken: the book's next event tries again."""
+        if not self._lock.acquire(False):
+            return
+        try:
+            book.count(len(book.marks), len(book.pending))
+            more = book.limit // 3
+            if 2 * more <= self._settings.batch and more <= self._budget:
+                self._budget -= more
+                book.limit *= 2
+        finally:
+            self._lock.release()
+
+    def _count_all(self) -> None:
+        books = [book for ledger in self._ledgers.values() for _, book in ledger.all_books()]
+        buffers = [buffer for book in books for buffer in (book.marks, book.pending)]
+        # The cut: one C call, during which no other thread runs; from here on buffers only grow at their end.
+        lengths = list(map(len, buffers))
+        for book, marks, pending in zip(books, lengths[::2], lengths[1::2], strict=True):
+            if marks or pending:
+                book.count(marks, pending)
+
+    def _rest(self) -> None:
+        for ledger in self._ledgers.values():
+            self._budget += ledger.rest(self._few, self._now()) // 3
+
+    def _admit(self, ledger: Ledger, peer: bytes) -> bytes:
+        """The peer under which to count: itself, or `OTHER` when all series are in use."""
+        if self._size() >= self._settings.max_series and not self._crowded:
+            self._rest()
+            share = max(1, self._settings.max_series // 16)
+            made = self._evict(share, self._now())
+            self._crowded = made < share // 4  # looking costs O(series): only as long as it is repaid
+        if self._size() >= self._settings.max_series:
+            peer = OTHER
+        ledger.open(peer, self._now())
+        return peer
+
+    def _evict(self, most: int, before: float) -> int:
+        evicted = sum(ledger.evict(most, before, self._now()) for ledger in self._ledgers.values())
+        self._evicted += evicted
+        return evicted
+
+
+def _gauges(totals: Counts, series: int, evicted: int) -> dict[str, float]:
+    return {**asdict(totals), "active": totals.active, "series": series, "evicted": evicted}
+
+
+METRICS: Switch[Metrics] = Switch("metrics", off=LockedMetrics, on=PerThreadMetrics)
