@@ -24,8 +24,10 @@ class Target(_Record, frozen=True, kw_only=True):
 
     kind: Literal["reference", "command"] = "reference"
     command: tuple[str, ...] = ()
+    ready: str = "line"
+    "how a command shows that it is ready: line, port:HOST:PORT, url:URL, pattern:REGEX"
     env: dict[str, str] = {}
-    peers: int = 8
+    peers: int = 256
     settings: dict[str, dict[str, Any]] = {}
 
 
@@ -102,6 +104,8 @@ class Budget(_Record, frozen=True, kw_only=True):
     max_bursts: int = 60
     memory_requests: int = 2000
     "requests of fixed work after which memory is read"
+    stop_early: bool = False
+    "end as soon as every expectation is decided; intervals then hold at any stopping time and are wider"
 
 
 class Expectation(_Record, frozen=True, kw_only=True):

@@ -7,13 +7,15 @@ judged.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import msgspec
 
 from harness.analyse import views
+from harness.analyse.attribution import attribute
 from harness.analyse.contrast import Contrast, Floats, Readings, judge_contrast, readings
 from harness.analyse.metrics import METRICS, Metric, metric
-from harness.analyse.records import Analysis, ContrastResult, Source, Verdict
+from harness.analyse.records import Analysis, Attribution, ContrastResult, Source, Verdict
 from harness.analyse.rows import Rows, arrange
 from harness.analyse.validity import Subject, check
 from harness.analyse.verdict import Question, describe, family_confidence, judge
@@ -22,11 +24,22 @@ from harness.plan.arms import Comparison, Layout, layout, workloads
 from harness.study import Expectation, Study, Workload
 
 Judged = tuple[ContrastResult, Floats]
+OUTCOMES = ("MET", "MISSED", "INCONCLUSIVE", "NOT MEASURABLE")
+HEADLINE = ("latency_p50", "throughput", "cpu_per_request")
+"metrics people ask for first"
 
 
 def analyse(study: Study, measured: Measured, strict: bool = False) -> Analysis:
     """All that follows from a run's rows; `strict` demands that A/A equivalence is shown (the gate)."""
     return _Analyst(study, arrange(measured)).analysis(strict)
+
+
+def interim(study: Study, measured: Measured) -> tuple[Verdict, ...]:
+    """The verdicts on the rows so far, validity aside: what the progress display shows.
+
+    When the study may stop early (`budget.stop_early`) and none is INCONCLUSIVE, it may stop now.
+    """
+    return judge(tuple(_Analyst(study, arrange(measured)).questions()), study)
 
 
 def encode(analysis: Analysis) -> bytes:
@@ -51,20 +64,11 @@ class _Analyst:
 
     def analysis(self, strict: bool) -> Analysis:
         contrasts = tuple(self._judged(each, self.study.confidence)[0] for each in self._contrasts())
-        checks = check(
-            Subject(self.study, self.workloads, self.arms, self.rows, contrasts, strict),
-        )
-        void = next(
-            (f"{each.name}: {each.saw} ({each.where})" for each in checks if each.status == "invalid"), ""
-        )
-        verdicts = judge(tuple(self._questions()), 1.0 - self.study.confidence, void)
-        everything = [row for rows in self.rows.stretches.values() for row in rows]
-        origin = min((row.began for row in everything), default=0.0)
-        cells = [
-            (each, arm) for each in self.workloads for arm in self.shown if self.rows.every(each.name, arm)
-        ]
-        held = [(arm, self.rows.readings[arm]) for arm in self.shown if arm in self.rows.readings]
+        checks = check(Subject(self.study, self.workloads, self.arms, self.rows, contrasts, strict))
+        void = next((f"{each.name}: {each.saw} ({each.where})" for each in checks if each.status == "invalid"), "")
+        verdicts = judge(tuple(self.questions()), self.study, void)
         complete = sum(burst.complete for burst in self.rows.bursts)
+        described = self._described()
         return Analysis(
             study=self.study.name,
             baseline=self.study.design.baseline,
@@ -76,30 +80,39 @@ class _Analyst:
             family_confidence=family_confidence(self.study),
             bursts=complete,
             interrupted=len(self.rows.bursts) - complete,
-            seconds_measured=sum(row.seconds for row in everything),
+            seconds_measured=sum(row.seconds for rows in self.rows.stretches.values() for row in rows),
             valid=not void,
             answer=answer(verdicts, contrasts, void),
             metrics=tuple(each.info() for each in METRICS.values()),
             contrasts=contrasts,
             verdicts=verdicts,
             checks=checks,
-            curves=tuple(
-                curve
-                for each, arm in cells
-                for curve in views.curves(self.rows, each, arm, self.requests[each.name])
-            ),
-            throughput=tuple(views.throughput_series(self.rows, each, arm, origin) for each, arm in cells),
-            cpu=tuple(views.cpu_share(self.rows, each, arm) for each, arm in cells),
-            memory=tuple(views.memory_row(arm, found) for arm, found in held),
-            summaries=(
-                *(
-                    views.stretch_summary(self.rows, each, arm, self.requests[each.name])
-                    for each, arm in cells
-                ),
-                *(views.reading_summary(arm, found) for arm, found in held),
-            ),
-            gauges=tuple(gauge for arm, found in held for gauge in views.gauges(arm, found)),
+            curves=described.curves,
+            throughput=described.throughput,
+            cpu=described.cpu,
+            memory=described.memory,
+            summaries=described.summaries,
+            gauges=described.gauges,
+            attributions=tuple(self._attributions()),
         )
+
+    def _described(self) -> views.Views:
+        return views.describe_arms(self.rows, self.workloads, self.shown, self.requests)
+
+    def _attributions(self) -> Iterator[Attribution]:
+        """Which flag pays, for the metrics people ask for first; only a factorial design can say."""
+        if not self.layout.foldover:
+            return
+        for workload in self.workloads:
+            for name in HEADLINE:
+                of = metric(name)
+                request = workload.request if of.per_request_name else ""
+                asked = Contrast("none", "all", "treatment", workload.name, of, request, "slice")
+                found = attribute(
+                    asked, self.layout, self.rows.bursts, partial(self._read, asked), self.study.confidence
+                )
+                if found is not None:
+                    yield found
 
     def _contrasts(self) -> Iterator[Contrast]:
         """Every comparison of the design on every workload, metric, kind of stretch and request that was
@@ -123,21 +136,18 @@ class _Analyst:
 
     def _judged(self, question: Contrast, confidence: float) -> Judged:
         a, b = (self._read(question, arm) for arm in (question.a, question.b))
-        return judge_contrast(question, a, b, confidence, self.study.seed)
+        return judge_contrast(question, a, b, self.study, confidence)
 
     def _read(self, question: Contrast, arm: str) -> Readings:
         of, source, workload = question.metric, question.source, question.workload
         key = (workload, arm, source, of.name, question.request)
         if key not in self._readings:
-            rows = (
-                self.rows.readings.get(arm, ())
-                if source == "reading"
-                else self.rows.of(workload, arm, source)
-            )
+            rows = self.rows.readings.get(arm, ()) if source == "reading" else self.rows.of(workload, arm, source)
             self._readings[key] = readings(rows, of, question.request)
         return self._readings[key]
 
-    def _questions(self) -> Iterator[Question]:
+    def questions(self) -> Iterator[Question]:
+        """Every expectation against every arm it names, with its evidence at the family level."""
         confidence = family_confidence(self.study)
         for expectation in self.study.expectations:
             for against in expectation.against:
@@ -179,15 +189,12 @@ def answer(verdicts: Sequence[Verdict], contrasts: Sequence[ContrastResult], voi
     return _headline(contrasts)
 
 
-OUTCOMES = ("MET", "MISSED", "INCONCLUSIVE", "NOT MEASURABLE")
-
-
 def _headline(contrasts: Sequence[ContrastResult]) -> str:
     """What the treatment did to the metrics people ask for first."""
     told = [
         f"{metric(each.metric).noun} on {each.workload} {describe(each.estimate)}"
         for each in contrasts
-        if each.role == "treatment" and each.estimate and each.metric in ("latency_p50", "throughput")
+        if each.role == "treatment" and each.estimate and each.metric in HEADLINE
     ]
     if not told:
         return "Nothing was measured that could be compared."

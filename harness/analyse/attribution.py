@@ -9,7 +9,7 @@ bursts.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,9 +17,10 @@ import statsmodels.api as sm
 from numpy.typing import NDArray
 from scipy import stats
 
-from harness.analyse.contrast import Readings, pair_up
-from harness.analyse.records import Estimate, FlagEffect
-from harness.plan.arms import parse_cell
+from harness.analyse.contrast import Contrast, Readings, estimate, pair_up
+from harness.analyse.records import Attribution, Estimate, FlagEffect
+from harness.measure.records import Burst
+from harness.plan.arms import Layout, parse_cell
 from harness.study import OPTIMIZATIONS
 
 Floats = NDArray[np.float64]
@@ -91,6 +92,48 @@ def attribution_effects(effects: Effects, confidence: float) -> tuple[tuple[Flag
     unit = np.eye(effects.values.size)
     singles = tuple(effects.effect(flag, unit[index].tolist(), confidence) for index, flag in enumerate(OPTIMIZATIONS))
     return singles, effects.effect("all", np.ones(effects.values.size).tolist(), confidence)
+
+
+def attribute(
+    question: Contrast, plan: Layout, bursts: Sequence[Burst], read: Callable[[str], Readings], confidence: float
+) -> Attribution | None:
+    """The attribution of one workload and metric (those of `question`); None when the rows do not suffice.
+
+    `read` gives an arm's readings. Bursts of the fold-over sets feed the effects; all others, in which none
+    and all ran side by side, give the separate measurement that closure is checked against.
+    """
+    folded = {frozenset(arms) for arms in plan.sets[plan.foldover_from :]}
+    inside = {burst.number for burst in bursts if frozenset(burst.arms) in folded}
+    found = [
+        observation
+        for complement, cell in plan.foldover
+        for observation in observations(
+            cell, complement, _within(read(complement), inside), _within(read(cell), inside)
+        )
+    ]
+    effects = main_effects(found)
+    if effects is None:
+        return None
+    singles, predicted = attribution_effects(effects, confidence)
+    outside = {burst.number for burst in bursts} - inside
+    pairs = pair_up(_within(read("none"), outside).values, _within(read("all"), outside).values)
+    measured = estimate(pairs, confidence, seed=0) if pairs.differences.size else None
+    return Attribution(
+        workload=question.workload,
+        metric=question.metric.name,
+        request=question.request,
+        confidence=confidence,
+        effects=singles,
+        predicted=predicted,
+        measured=measured,
+        closes=closes(predicted, measured),
+        bursts=effects.clusters,
+        pairs=len(found),
+    )
+
+
+def _within(of: Readings, bursts: Set[int]) -> Readings:
+    return Readings({key: value for key, value in of.values.items() if key[0] in bursts}, of.requests)
 
 
 def closes(predicted: FlagEffect, measured: Estimate | None) -> bool | None:

@@ -21,7 +21,9 @@ from scipy import stats
 
 from harness.analyse.metrics import Metric, Unusable
 from harness.analyse.records import ContrastResult, Estimate, Role, Source
+from harness.analyse.sequential import interval as interval_at_any_time
 from harness.measure.records import ArmReading, Slice
+from harness.study import Study
 
 Floats = NDArray[np.float64]
 Key = tuple[int, int]
@@ -154,17 +156,23 @@ def bootstrap_interval(values: Floats, confidence: float, seed: int) -> tuple[fl
     return float(interval.low), float(interval.high)
 
 
-def estimate(pairs: Pairs, confidence: float, seed: int) -> Estimate:
-    """Median of burst medians with its interval at `confidence`; `pairs` must not be empty."""
+def estimate(pairs: Pairs, confidence: float, seed: int, sequential: bool = False) -> Estimate:
+    """Median of burst medians with its interval at `confidence`; `pairs` must not be empty.
+
+    `sequential` makes the interval hold at any stopping time.
+    """
     _, medians = burst_medians(pairs)
-    low, high = median_interval(medians, confidence)
+    low, high = (interval_at_any_time if sequential else median_interval)(medians, confidence)
+    bounded = math.isfinite(low) and math.isfinite(high)
+    if not bounded:
+        low, high = -math.inf, math.inf
     bootstrap_low, bootstrap_high = bootstrap_interval(medians, confidence, seed)
     return Estimate(
         ratio=math.exp(np.median(medians)),
         low=math.exp(low),
         high=math.exp(high),
         confidence=confidence,
-        method="order statistics" if math.isfinite(low) else "unbounded",
+        method=("sequential" if sequential else "order statistics") if bounded else "unbounded",
         bursts=medians.size,
         pairs=pairs.differences.size,
         sd=_spread(medians),
@@ -175,13 +183,17 @@ def estimate(pairs: Pairs, confidence: float, seed: int) -> Estimate:
 
 
 def judge_contrast(
-    question: Contrast, a: Readings, b: Readings, confidence: float, seed: int
+    question: Contrast, a: Readings, b: Readings, study: Study, confidence: float
 ) -> tuple[ContrastResult, Floats]:
-    """The result of one contrast, and the burst medians (log ratios) it rests on."""
+    """The result of one contrast, and the burst medians (log ratios) it rests on.
+
+    The study gives the seed of the bootstrap and whether it may have stopped early.
+    """
     pairs = pair_up(a.values, b.values)
     numbers, medians = burst_medians(pairs)
-    usable = pairs.differences.size > 0
-    problem = _problem(question, a, b, pairs)
+    found = None
+    if pairs.differences.size:
+        found = estimate(pairs, confidence, study.seed, study.budget.stop_early)
     result = ContrastResult(
         a=question.a,
         b=question.b,
@@ -190,14 +202,14 @@ def judge_contrast(
         metric=question.metric.name,
         request=question.request,
         source=question.source,
-        estimate=estimate(pairs, confidence, seed) if usable else None,
+        estimate=found,
         burst_numbers=tuple(int(number) for number in numbers),
         burst_ratios=tuple(math.exp(value) for value in medians),
         value_a=_median(a.values),
         value_b=_median(b.values),
         unusable=sum(pairs.reasons.values()),
         reasons=pairs.reasons,
-        problem=problem,
+        problem=_problem(question, a, b, pairs),
     )
     return result, medians
 
@@ -206,9 +218,7 @@ def _problem(question: Contrast, a: Readings, b: Readings, pairs: Pairs) -> str:
     if not pairs.differences.size:
         if not pairs.reasons:
             return f"no pair of {question.b} and {question.a} was measured"
-        return "no usable pair: " + ", ".join(
-            f"{count} x {reason}" for reason, count in pairs.reasons.items()
-        )
+        return "no usable pair: " + ", ".join(f"{count} x {reason}" for reason, count in pairs.reasons.items())
     metric = question.metric
     requests, stretches = min(a.requests, b.requests), min(len(a.values), len(b.values))
     if requests < metric.min_requests or stretches < metric.min_stretches:

@@ -54,9 +54,7 @@ class Metric:
 
     def info(self) -> MetricInfo:
         """The table line as reports and `list metrics` show it."""
-        return MetricInfo(
-            self.name, self.noun, self.unit, self.direction, self.definition, self.sources, self.judged
-        )
+        return MetricInfo(self.name, self.noun, self.unit, self.direction, self.definition, self.sources, self.judged)
 
 
 def metric(name: str) -> Metric:

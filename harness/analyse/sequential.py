@@ -9,7 +9,6 @@ not exact.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -88,13 +87,3 @@ def interval(values: Floats, confidence: float) -> tuple[float, float]:
             highs.append(float(ordered[needed - 1]))
     low, high = max(lows), min(highs)
     return (low, high) if low <= high else (lows[-1], highs[-1])
-
-
-def all_decided(paths: Sequence[tuple[Floats, Floats]], alpha: float) -> bool:
-    """Whether each question (E-paths of "above the bound", "below the bound") is decided with all of them
-    at `alpha`.
-
-    Holm on p = min(1, 1/max E) needs no independence between the questions.
-    """
-    p_values = sorted(min(p_value(above), p_value(below)) for above, below in paths)
-    return all(p * (len(p_values) - rank) <= alpha for rank, p in enumerate(p_values))

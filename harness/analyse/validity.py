@@ -135,9 +135,7 @@ def _rejections(subject: Subject) -> Iterator[Check]:
 
 def _conservation(subject: Subject) -> Iterator[Check]:
     for workload, arm, rows in subject.groups():
-        lost = sum(
-            abs(row.started - row.answered - row.rejected - row.failures - row.cancelled) for row in rows
-        )
+        lost = sum(abs(row.started - row.answered - row.rejected - row.failures - row.cancelled) for row in rows)
         yield Check(
             "conservation",
             _status(lost == 0),

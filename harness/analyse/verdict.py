@@ -16,6 +16,7 @@ import numpy as np
 from harness.analyse.contrast import Floats, median_p_value
 from harness.analyse.metrics import Metric, metric
 from harness.analyse.records import ContrastResult, Estimate, Outcome, Verdict
+from harness.analyse.sequential import log_e_path, p_value
 from harness.errors import StudyError
 from harness.study import Expectation, Study
 
@@ -63,32 +64,39 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
     return tuple(adjusted)
 
 
-def judge(questions: Sequence[Question], alpha: float, void: str = "") -> tuple[Verdict, ...]:
-    """A verdict for each question at family error `alpha`.
+def judge(questions: Sequence[Question], study: Study, void: str = "") -> tuple[Verdict, ...]:
+    """A verdict for each question, all of them together at the study's confidence.
 
     `void` is why the whole measurement is invalid, if it is: then nothing is MET or MISSED.
     """
-    p_values = [_p_value(each) for each in questions]
+    alpha = 1.0 - study.confidence
+    p_values = [_p_value(each, study.budget.stop_early) for each in questions]
     counted = [index for index, each in enumerate(questions) if metric(each.expectation.metric).sources]
     adjusted = dict(zip(counted, holm([p_values[index] for index in counted]), strict=True))
     return tuple(
-        _verdict(each, alpha, (p_values[index], adjusted.get(index, 1.0)), void)
-        for index, each in enumerate(questions)
+        _verdict(each, alpha, (p_values[index], adjusted.get(index, 1.0)), void) for index, each in enumerate(questions)
     )
 
 
-def _p_value(question: Question) -> float:
+def _p_value(question: Question, sequential: bool) -> float:
+    """Against the claimed bound. Sequentially the smaller one-sided one: only one side can be wrongly
+    shown.
+    """
     found = question.contrast
     if found is None or found.estimate is None or found.problem:
         return 1.0
-    return median_p_value(question.medians, math.log(bound_of(question.expectation)[1]))
+    bound = math.log(bound_of(question.expectation)[1])
+    if not sequential:
+        return median_p_value(question.medians, bound)
+    above, below = log_e_path(question.medians, bound), log_e_path(-question.medians, -bound)
+    return min(p_value(above), p_value(below))
 
 
 def _verdict(question: Question, alpha: float, p_values: tuple[float, float], void: str) -> Verdict:
     expectation, found = question.expectation, question.contrast
     of = metric(expectation.metric)
     side, bound = bound_of(expectation)
-    p_value, adjusted_p = p_values
+    raw_p, adjusted_p = p_values
     outcome, reason = _outcome(question, of, alpha, adjusted_p)
     if void and outcome != "NOT MEASURABLE":
         outcome, reason = "INCONCLUSIVE", f"the measurement is invalid: {void}"
@@ -104,7 +112,7 @@ def _verdict(question: Question, alpha: float, p_values: tuple[float, float], vo
         bound=bound,
         outcome=outcome,
         contrast=found,
-        p_value=p_value,
+        p_value=raw_p,
         adjusted_p=adjusted_p,
         sentence=_sentence(question, of, outcome, reason, adjusted_p),
         reason=reason,

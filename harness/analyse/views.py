@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -29,6 +30,38 @@ KINDS: tuple[Stretch, ...] = ("slice", "segment", "episode")
 PERCENTILES = (1.0, 5.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 95.0)
 TAILS = ((99.0, "latency_p99"), (99.9, "latency_p999"))
 "only in segments, and only where the metric is resolvable"
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """All descriptive tables and series of a run, as the analysis record has them."""
+
+    curves: tuple[LatencyCurve, ...]
+    throughput: tuple[ThroughputSeries, ...]
+    cpu: tuple[CpuShare, ...]
+    memory: tuple[MemoryRow, ...]
+    summaries: tuple[ArmSummary, ...]
+    gauges: tuple[GaugeSeries, ...]
+
+
+def describe_arms(
+    rows: Rows, workloads: Sequence[Workload], arms: Sequence[str], requests: Mapping[str, Sequence[str]]
+) -> Views:
+    """Views of these arms, workload by workload; what was not measured has no entry."""
+    cells = [(each, arm) for each in workloads for arm in arms if rows.every(each.name, arm)]
+    held = [(arm, rows.readings[arm]) for arm in arms if arm in rows.readings]
+    origin = min((row.began for found in rows.stretches.values() for row in found), default=0.0)
+    return Views(
+        curves=tuple(curve for each, arm in cells for curve in curves(rows, each, arm, requests[each.name])),
+        throughput=tuple(throughput_series(rows, each, arm, origin) for each, arm in cells),
+        cpu=tuple(cpu_share(rows, each, arm) for each, arm in cells),
+        memory=tuple(memory_row(arm, found) for arm, found in held),
+        summaries=(
+            *(stretch_summary(rows, each, arm, requests[each.name]) for each, arm in cells),
+            *(reading_summary(arm, found) for arm, found in held),
+        ),
+        gauges=tuple(gauge for arm, found in held for gauge in gauges(arm, found)),
+    )
 
 
 def request_names(rows: Rows, workload: Workload, arms: Sequence[str]) -> tuple[str, ...]:

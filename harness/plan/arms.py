@@ -204,11 +204,7 @@ def workloads(study: Study) -> tuple[Workload, ...]:
         raise StudyError(f"sweep over unknown workload {sweep.workload!r}")
     swept: list[Workload] = []
     for each in study.workloads:
-        swept += (
-            [_variant(each, sweep, value) for value in sweep.values]
-            if each.name == sweep.workload
-            else [each]
-        )
+        swept += [_variant(each, sweep, value) for value in sweep.values] if each.name == sweep.workload else [each]
     return tuple(swept)
 
 

@@ -96,9 +96,7 @@ def _load_seconds(workload: Workload, blocks: int, costs: Costs) -> float:
     """Seconds that one arm of a burst spends on a workload."""
     slices = blocks * (workload.slice_seconds + workload.quiet_seconds + costs.switch)
     segments = 2 if workload.segment_seconds > 0.0 else 0
-    return (
-        costs.warmup + slices + segments * (workload.segment_seconds + workload.quiet_seconds + costs.switch)
-    )
+    return costs.warmup + slices + segments * (workload.segment_seconds + workload.quiet_seconds + costs.switch)
 
 
 def bursts_needed(confidence: float) -> int:
@@ -127,6 +125,8 @@ def resolution(pair_sd: float, blocks: int, bursts: int, confidence: float) -> f
 
 def _proofs(study: Study, layout: Layout, bursts: int) -> Iterator[Proof]:
     confidence = family_confidence(study)
+    sequential = study.budget.stop_early
+    needed = sequential_bursts_needed(1.0 - confidence) if sequential else bursts_needed(confidence)
     for each in study.expectations:
         of = metric(each.metric)
         if not of.sources:
@@ -134,11 +134,9 @@ def _proofs(study: Study, layout: Layout, bursts: int) -> Iterator[Proof]:
         for against in each.against:
             share = sum({against, each.arm} <= set(arms) for arms in layout.sets) / len(layout.sets)
             held = math.floor(bursts * share + 1e-9)
-            blocks = (
-                1 if "reading" in of.sources else 2 if of.sources == ("segment",) else study.budget.blocks
-            )
+            blocks = 1 if "reading" in of.sources else 2 if of.sources == ("segment",) else study.budget.blocks
             width = resolution(PAIR_SD.get(of.name, OTHER_SD), blocks, held, confidence) if held else math.inf
-            yield Proof(each.name, against, held, bursts_needed(confidence), width)
+            yield Proof(each.name, against, held, needed, width)
 
 
 def refuse_undecidable(study: Study, layout: Layout, result: Forecast) -> None:

@@ -61,9 +61,7 @@ def burst(study: Study, layout: Layout, number: int) -> BurstPlan:
     return BurstPlan(number, arms, bool(rng.integers(2)), tuple(blocks))
 
 
-def _blocks(
-    workload: Workload, blocks: int, arms: tuple[str, ...], rng: np.random.Generator
-) -> Iterator[BlockPlan]:
+def _blocks(workload: Workload, blocks: int, arms: tuple[str, ...], rng: np.random.Generator) -> Iterator[BlockPlan]:
     for block in range(blocks):
         yield BlockPlan(workload.name, block, "slice", workload.slice_seconds, _shuffled(arms, rng))
     if workload.segment_seconds > 0.0:
