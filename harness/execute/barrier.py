@@ -15,7 +15,6 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextvars import ContextVar
 from typing import Any
 
 import gevent
@@ -28,9 +27,6 @@ from locust.user.task import LOCUST_STATE_RUNNING, LOCUST_STATE_STOPPING, LOCUST
 
 from harness.execute.alarm import Alarm
 
-LAG: ContextVar[float] = ContextVar("lag", default=0.0)
-"Seconds between intended and actual start of the task this greenlet (or the one that spawned it) runs."
-
 CONTROL_FLOW = (InterruptTaskSet, RescheduleTask, RescheduleTaskImmediately, StopUser, StopTest)
 "How Locust files steer Locust; none of them is a failed request."
 
@@ -42,6 +38,7 @@ class Barrier:
 
     __slots__ = (
         "_alarm",
+        "_armed",
         "_arrivals",
         "_clock",
         "_deadline",
@@ -71,7 +68,7 @@ class Barrier:
         self._deadline = make_alarm(self._close)
         self._done = Event()
         self._arrivals: Sequence[float] = ()
-        self._next = 0
+        self._next = self._armed = 0
         self._timed = False
         self._granted = self._passed = 0
         self.error = error
@@ -110,7 +107,7 @@ class Barrier:
         Arrivals nobody was free to take within `planned + drain` stay untaken; the caller counts them.
         """
         self._begin(timed=True, credit=0)
-        self._arrivals, self._next = arrivals, 0
+        self._arrivals, self._next, self._armed = arrivals, 0, -1
         self._deadline.set(self.opened + planned)
         gevent.get_hub().loop.run_callback(self._pace)
         self._done.wait(planned + drain)
@@ -139,7 +136,7 @@ class Barrier:
                 self.credit -= 1
                 break
             if self._due():
-                self._take()
+                self._take(me)
                 break
             self._stand(me)
         self.last = me
@@ -155,8 +152,7 @@ class Barrier:
         waiter = Waiter()
         entry = (me, waiter)
         self.waiting.append(entry)
-        if self._next < len(self._arrivals):
-            self._alarm.set(self.opened + self._arrivals[self._next])
+        self._arm()
         try:
             waiter.get()
         except BaseException:
@@ -164,11 +160,11 @@ class Barrier:
                 self.waiting.remove(entry)
             raise
 
-    def _take(self) -> None:
+    def _take(self, me: Any) -> None:
         lag = self._clock() - self.opened - self._arrivals[self._next]
         self._next += 1
         self.lag_max = max(self.lag_max, lag)
-        LAG.set(lag)
+        me.synapsed_lag = lag
 
     # state
 
@@ -196,7 +192,14 @@ class Barrier:
         """
         while self.waiting and self._due():
             self.waiting.popleft()[1].switch(None)
-        if self.waiting and self._next < len(self._arrivals):
+        self._armed = -1
+        if self.waiting:
+            self._arm()
+
+    def _arm(self) -> None:
+        """Set the alarm for the next arrival, unless it is set: arming costs about 1 us, twice per request."""
+        if self._armed != self._next < len(self._arrivals):
+            self._armed = self._next
             self._alarm.set(self.opened + self._arrivals[self._next])
 
     def _close(self) -> None:
@@ -211,6 +214,20 @@ class Barrier:
     def _settle(self) -> None:
         if not self._timed and not self.credit and self._next >= len(self._arrivals):
             self._done.set()
+
+
+def current_lag() -> float:
+    """Seconds between intended and actual start of the task that this greenlet, or the one that spawned it,
+    runs.
+    """
+    greenlet = getcurrent()
+    while greenlet is not None:
+        lag: float | None = getattr(greenlet, "synapsed_lag", None)
+        if lag is not None:
+            return lag
+        parent = getattr(greenlet, "spawning_greenlet", None)
+        greenlet = parent() if parent else None
+    return 0.0
 
 
 def hold_users() -> None:

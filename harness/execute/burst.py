@@ -172,10 +172,11 @@ class RunningBurst:
             target = Target.spawn(arm.command, _target_env(arm), arm.cwd, readiness=arm.readiness, name=arm.name)
             ends.callback(target.stop)
             targets[arm.name] = target
-        idle = {}
-        for name, target in targets.items():
+        for target in targets.values():
             target.wait_ready(self.plan.ready_timeout)
-            idle[name] = memory(target.pids())  # before the load process connects
+        # Before the load processes connect, and after all targets are up: a library page is unique to the first
+        # process that maps it only until the second one does.
+        idle = {name: memory(target.pids()) for name, target in targets.items()}
         loads = {}
         for arm in self.plan.arms:
             self._progress(Step("starting load", arm.name))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -63,6 +64,7 @@ class LoadProcess:
             except OSError as error:
                 self._stream.close()
                 raise LoadError(f"load process {spec.name}: cannot be started: {error}") from error
+        self._unanswered = False
         self.notes: tuple[str, ...] = ()
 
     @classmethod
@@ -127,15 +129,12 @@ class LoadProcess:
         """End the process: users' `on_stop` first, by force when that takes too long. Never raises for a
         dead one.
         """
-        if self._stream.fileno() >= 0 and self._child.alive():
-            try:
+        # One that is busy, because its order was given up (Ctrl-C, a time limit), gets no chance to go on sending.
+        if not self._unanswered and self._stream.fileno() >= 0 and self._child.alive():
+            with suppress(LoadError):  # by force, below
                 self._send(wire.Stop())
-                self._stream.settimeout(_STOP_SECONDS)
-                while not isinstance(wire.receive(self._stream, wire.ANSWERS), wire.Stopped):
-                    pass  # the answer of an order given up earlier
+                self._answer(wire.Stopped, 0.0)
                 self._child.wait(_STOP_SECONDS)
-            except (LoadError, OSError, EOFError, ValueError):
-                pass  # by force, below
         self._stream.close()
         if not self._child.end(grace=0.0):
             raise LoadError(f"load process {self.name} (pid {self.pid}) cannot be ended")
@@ -147,6 +146,7 @@ class LoadProcess:
         self.stop()
 
     def _send(self, order: wire.Order) -> None:
+        self._unanswered = True
         try:
             wire.send(self._stream, order)
         except OSError:
@@ -162,6 +162,7 @@ class LoadProcess:
             ) from None
         except (OSError, EOFError, ValueError):
             raise self._died() from None
+        self._unanswered = False
         if isinstance(answer, wire.Failed):
             raise LoadError(f"load process {self.name}: {answer.message}")
         if not isinstance(answer, kind):

@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Callable
 from typing import Any
 
-from harness.execute.barrier import LAG
+from harness.execute.barrier import current_lag
 from harness.execute.wire import Samples
 
 _COUNTED = "_synapsed_counted"
@@ -103,7 +103,7 @@ class Recorder:
                         self._services[name] = array("d", (response_time,))
                     self.answered_at = clock()
                     if self._lags is not None:
-                        self._lags.setdefault(name, array("d")).append(LAG.get())
+                        self._lags.setdefault(name, array("d")).append(current_lag())
             if handlers:
                 dispatch(reverse=reverse, name=name, response_time=response_time, exception=exception, **rest)
 

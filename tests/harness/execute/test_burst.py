@@ -45,6 +45,10 @@ VISITS = (
 )
 
 
+def _one_arm(plan: BurstPlan) -> BurstPlan:
+    return msgspec.structs.replace(plan, arms=plan.arms[1:])
+
+
 def _pids(running: bursts.RunningBurst) -> list[psutil.Process]:
     return [psutil.Process(pid) for arm in running._arms.values() for pid in (arm.target.pid, arm.load.pid)]
 
@@ -79,8 +83,8 @@ def test_a_burst_yields_its_slices_in_order_then_its_readings(plan: BurstPlan) -
     assert [row.rate for row in slices] == [0, 0, 500, 500, 0, 0]
     assert [(row.arm, row.requests, row.burst) for row in readings] == [("none", 100, 3), ("all", 100, 3)]
     for reading in readings:
-        assert reading.target_after.uss > reading.target_idle.uss > 0
-        assert reading.load_after.uss > 0
+        assert min(reading.target_idle.uss, reading.target_after.uss, reading.load_idle.uss) > 1 << 20
+        assert reading.load_after.rss >= reading.load_after.pss >= reading.load_after.uss
         assert reading.target_after.descriptors == reading.target_idle.descriptors + 8  # 2 workloads x 4 users
     assert [reading.gauges for reading in readings] == [{"server.on": 1.0}, {"server.on": 2.0}]
     assert [step.doing for step in steps].count("warm-up") == 4
@@ -88,8 +92,8 @@ def test_a_burst_yields_its_slices_in_order_then_its_readings(plan: BurstPlan) -
 
 
 def test_capacity_is_a_rate_and_leaves_no_row(plan: BurstPlan) -> None:
-    with bursts.running(plan) as burst:
-        assert burst.capacity("none", "open") > 100
+    with bursts.running(_one_arm(plan)) as burst:
+        assert burst.capacity("all", "open") > 100
         processes = _pids(burst)
     assert _gone(processes)
 
@@ -108,16 +112,16 @@ def test_a_killed_process_is_one_error_with_earlier_rows_kept(
     processes: list[psutil.Process] = []
 
     def measure() -> None:
-        with bursts.running(plan) as burst:
+        with bursts.running(_one_arm(plan)) as burst:
             processes.extend(_pids(burst))
-            for row in burst.slices(VISITS):
+            for row in burst.slices((Visit("closed", 0, ("all",)), Visit("closed", 1, ("all",)))):
                 rows.append(row)
-                if len(rows) == 3:
+                if len(rows) == 1:
                     os.kill(getattr(burst._arms["all"], victim).pid, signal.SIGKILL)
 
     with pytest.raises(error, match=message):
         measure()
-    assert [row.arm for row in rows] == ["all", "none", "none"]
+    assert [row.block for row in rows] == [0]
     assert _gone(processes)
 
 
@@ -134,10 +138,10 @@ def test_a_target_that_cannot_start_ends_the_others(plan: BurstPlan) -> None:
 
 
 def test_interrupted_consumer_ends_the_burst(plan: BurstPlan) -> None:
-    rows = bursts.run(plan, VISITS)
+    rows = bursts.run(_one_arm(plan), [Visit("closed", 0, ("all",))] * 2)
     next(rows)
     children = [each for each in psutil.Process().children() if each.pid != bursts_guard()]
-    assert len(children) == 4
+    assert len(children) == 2
     rows.close()  # type: ignore[attr-defined]
     assert _gone(children)
 
