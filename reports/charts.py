@@ -1,0 +1,329 @@
+"""The charts of a report, each drawn twice: wide for a desk, narrow for a phone; the style sheet shows one.
+
+All are pure functions of the analysis. What a colour says is also said by a shape, a dash or a word.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import matplotlib
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from harness.analyse.records import (
+    Analysis,
+    CpuShare,
+    LatencyCurve,
+    MemoryRow,
+    SeriesPoint,
+    Source,
+    ThroughputSeries,
+)
+from reports import words
+from reports.svg import CHARACTER, FONT, colour, drawing, inline, linear_ticks, log_ticks, new_axes, new_figure, write
+
+Dash = Any
+"(offset, lengths of strokes and gaps in line widths, or None)"
+WIDE, NARROW = 860.0, 340.0
+MANY_ARMS = 8
+"from more arms than this on, curves show only baseline, controls and treatment; tables show all"
+SOLID: Dash = (0.0, None)
+DASHES: dict[str, Dash] = {"arm-baseline": SOLID, "arm-control": (0.0, (6.0, 2.0)), "arm-treatment": SOLID}
+OTHER_DASH: Dash = (0.0, (2.0, 1.5))
+DOTTED: Dash = (0.0, (1.0, 2.0))
+NINES = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999)
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """One chart in both widths, as safe markup."""
+
+    wide: Markup
+    narrow: Markup
+
+
+def both(key: str, title: str, description: str, draw: Callable[[float], Figure]) -> Chart:
+    """Draws wide and narrow with the chart's own settings; `key` must be unique within a page."""
+
+    def at(width: float, suffix: str) -> Markup:
+        with drawing(key + suffix):
+            return inline(draw(width), key + suffix, title, description)
+
+    return Chart(at(WIDE, "w"), at(NARROW, "n"))
+
+
+def arm_roles(analysis: Analysis) -> dict[str, str]:
+    """The colour role of every arm, the same in all charts."""
+    roles = dict.fromkeys(analysis.controls, "arm-control")
+    roles |= {analysis.baseline: "arm-baseline", analysis.treatment: "arm-treatment"}
+    others = [name for name in analysis.arms if name not in roles]
+    return roles | {name: f"arm-{index % 5 + 1}" for index, name in enumerate(others)}
+
+
+def main_arms(analysis: Analysis) -> tuple[str, ...]:
+    """The arms that curves show."""
+    if len(analysis.arms) <= MANY_ARMS:
+        return analysis.arms
+    main = {analysis.baseline, *analysis.controls, analysis.treatment}
+    return tuple(name for name in analysis.arms if name in main)
+
+
+def _legend(figure: Figure, names: Sequence[str], roles: dict[str, str], y: float) -> float:
+    """Names with their line style in rows from pixel `y` on; returns where the rows end."""
+    width = 72.0 * figure.get_size_inches()[0]
+    x = 0.0
+    for name in names:
+        needed = 34.0 + CHARACTER * len(name) + 14.0
+        if x and x + needed > width:
+            x, y = 0.0, y + 20.0
+        role = roles[name]
+        _stroke(figure, (x, x + 26.0), y - 4.5, role)
+        write(figure, x + 33.0, y, name)
+        x += needed
+    return y
+
+
+def _stroke(figure: Figure, xs: tuple[float, float], y: float, role: str) -> None:
+    width, height = (72.0 * side for side in figure.get_size_inches())
+    line = matplotlib.lines.Line2D(
+        [x / width for x in xs],
+        [1.0 - y / height] * 2,
+        transform=figure.transFigure,
+        color=colour(role),
+        linewidth=2.2,
+        linestyle=DASHES.get(role, OTHER_DASH),
+    )
+    figure.add_artist(line)
+
+
+def _grid(axes: Axes, which: Literal["x", "y", "both"]) -> None:
+    axes.grid(True, axis=which, which="major", color=colour("line"), linewidth=1.0)
+
+
+def _legend_height(names: Sequence[str], width: float) -> float:
+    needed = sum(48.0 + CHARACTER * len(name) for name in names)
+    return 20.0 * math.ceil(needed / width)
+
+
+def percentiles(analysis: Analysis, workload: str, request: str, source: Source, key: str) -> Chart | None:
+    """Latency over percentiles of the main arms: x in nines, y logarithmic. None if nothing was answered."""
+    shown = main_arms(analysis)
+    curves = [
+        each
+        for each in analysis.curves
+        if (each.workload, each.request, each.source) == (workload, request, source) and each.arm in shown
+    ]
+    if not curves:
+        return None
+    curves.sort(key=lambda each: shown.index(each.arm))
+    title = f"Latency of {request} on {workload}, by percentile"
+    description = "Median: " + "; ".join(f"{each.arm} {words.quantity(_at(each, 50.0), 's')}" for each in curves)
+    roles = arm_roles(analysis)
+    return both(key, title, description, lambda width: _percentile_figure(curves, roles, width))
+
+
+def _at(curve: LatencyCurve, percentile: float) -> float:
+    return float(np.interp(percentile, curve.percentiles, curve.seconds))
+
+
+def _nines(percentile: float) -> float:
+    return -math.log10(1.0 - min(percentile, 99.9999) / 100.0)
+
+
+def _percentile_figure(curves: Sequence[LatencyCurve], roles: dict[str, str], width: float) -> Figure:
+    names = [each.arm for each in curves]
+    top = 34.0 + _legend_height(names, width)
+    figure = new_figure(width, 290.0 + top)
+    _legend(figure, names, roles, 14.0)
+    write(figure, 0.0, top - 12.0, "latency (log scale)", "muted", size=FONT - 1.0)
+    axes = new_axes(figure, 62.0, top, 16.0, 46.0)
+    low = min(min(each.service_seconds if _differs(each) else each.seconds) for each in curves) / 1.15
+    high = max(max(each.seconds) for each in curves) * 1.15
+    last = max(each.percentiles[-1] for each in curves)
+    axes.set_yscale("log")
+    axes.set_ylim(low, high)
+    axes.set_xlim(0.0, _nines(last) * 1.02)
+    axes.set_yticks(log_ticks(low, high), minor=False)
+    axes.yaxis.set_major_formatter(lambda value, _: words.quantity(value, "s", words.round_number))
+    axes.yaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+    ticks = [each for each in (*NINES, 75.0, 95.0) if each <= last]
+    axes.set_xticks([_nines(each) for each in ticks], [f"{each:g}{words.THIN}%" for each in ticks])
+    _grid(axes, "both")
+    for each in curves:
+        role = roles[each.arm]
+        x = [_nines(percentile) for percentile in each.percentiles]
+        style: dict[str, Any] = {"color": colour(role), "solid_capstyle": "round"}
+        axes.plot(x, each.seconds, linewidth=2.2, linestyle=DASHES.get(role, OTHER_DASH), **style)
+        if _differs(each):
+            axes.plot(x, each.service_seconds, linewidth=1.2, linestyle=DOTTED, **style)
+    write(figure, 62.0, 290.0 + top - 8.0, "share of requests at most this slow", "muted", size=FONT - 1.0)
+    return figure
+
+
+def _differs(curve: LatencyCurve) -> bool:
+    """Whether waiting before the send is visible: then the service time is drawn, dotted."""
+    ratios = np.asarray(curve.seconds) / np.maximum(1e-12, curve.service_seconds)
+    return bool(ratios.max() > 1.05)
+
+
+def throughput(analysis: Analysis, workload: str, key: str) -> Chart | None:
+    """Requests per second of the main arms over the time of the run; None without any slice."""
+    shown = main_arms(analysis)
+    series = [each for each in analysis.throughput if each.workload == workload and each.arm in shown and each.points]
+    if not series:
+        return None
+    series.sort(key=lambda each: shown.index(each.arm))
+    title = f"Throughput on {workload} over the run"
+    description = "First and last burst: " + "; ".join(_first_and_last(each) for each in series)
+    roles = arm_roles(analysis)
+    return both(key, title, description, lambda width: _throughput_figure(series, roles, width))
+
+
+def burst_medians(series: ThroughputSeries) -> list[tuple[float, float]]:
+    """(time, requests per second) of each burst: medians over its slices."""
+    bursts = dict.fromkeys(point.burst for point in series.points)
+    groups = [[point for point in series.points if point.burst == burst] for burst in bursts]
+    return [(_median([p.at for p in each]), _median([p.value for p in each])) for each in groups]
+
+
+def _median(values: Sequence[float]) -> float:
+    return float(np.median(values))
+
+
+def _first_and_last(series: ThroughputSeries) -> str:
+    middles = burst_medians(series)
+    first, last = (words.number(value) for _, value in (middles[0], middles[-1]))
+    return f"{series.arm} {first} and {last} requests/s"
+
+
+def _throughput_figure(series: Sequence[ThroughputSeries], roles: dict[str, str], width: float) -> Figure:
+    names = [each.arm for each in series]
+    top = 34.0 + _legend_height(names, width)
+    figure = new_figure(width, 250.0 + top)
+    _legend(figure, names, roles, 14.0)
+    write(figure, 0.0, top - 12.0, "requests/s (log scale)", "muted", size=FONT - 1.0)
+    axes = new_axes(figure, 62.0, top, 16.0, 46.0)
+    values = [point.value for each in series for point in each.points if point.value > 0.0] or [1.0]
+    low, high = min(values) / 1.3, max(values) * 1.3
+    end = max(point.at for each in series for point in each.points)
+    axes.set_yscale("log")
+    axes.set_ylim(low, high)
+    axes.set_xlim(-0.01 * end, 1.01 * end or 1.0)
+    axes.set_yticks(log_ticks(low, high))
+    axes.yaxis.set_major_formatter(lambda value, _: words.round_number(value))
+    axes.yaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+    ticks = linear_ticks(0.0, end or 1.0, 7 if width > NARROW else 5)
+    axes.set_xticks(ticks, [words.round_number(tick) for tick in ticks])
+    _grid(axes, "y")
+    for each in series:
+        _draw_series(axes, each, roles[each.arm], low)
+    write(figure, 62.0, 250.0 + top - 8.0, "seconds since the first slice", "muted", size=FONT - 1.0)
+    return figure
+
+
+def _draw_series(axes: Axes, series: ThroughputSeries, role: str, floor: float) -> None:
+    xs, ys = _broken_at_bursts(series.points, floor)
+    axes.plot(xs, ys, color=colour(role), linewidth=1.0, alpha=0.45)
+    middles = [(at, max(value, floor)) for at, value in burst_medians(series)]
+    axes.plot(
+        *zip(*middles, strict=True),
+        color=colour(role),
+        linewidth=1.4,
+        linestyle=DASHES.get(role, OTHER_DASH),
+        marker="o",
+        markersize=4.5,
+        markeredgewidth=0,
+    )
+    silent = [point.at for point in series.points if point.value <= 0.0]
+    if silent:
+        axes.plot(silent, [floor] * len(silent), "x", color=colour("worse"), markersize=7, clip_on=False)
+
+
+def _broken_at_bursts(points: Sequence[SeriesPoint], floor: float) -> tuple[list[float], list[float]]:
+    xs: list[float] = []
+    ys: list[float] = []
+    before = None
+    for point in points:
+        if before not in (None, point.burst):
+            xs.append(math.nan)
+            ys.append(math.nan)
+        xs.append(point.at)
+        ys.append(max(point.value, floor))
+        before = point.burst
+    return xs, ys
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One bar: parts from left to right as (colour role, value), and the words at its end."""
+
+    label: str
+    parts: tuple[tuple[str, float], ...]
+    words: str
+
+
+def cpu(analysis: Analysis, workload: str, key: str) -> Chart | None:
+    """CPU time per answered request, stacked by end; None if nothing was answered."""
+    rows = [each for each in analysis.cpu if each.workload == workload and math.isfinite(each.target_seconds)]
+    if not rows:
+        return None
+    bars = [_cpu_bar(each) for each in rows]
+    description = "; ".join(f"{each.label}: {each.words}" for each in bars)
+    title = f"CPU time per request on {workload}, by end"
+    return both(key, title, description, lambda width: _bars(bars, ("target", "load"), width))
+
+
+def _cpu_bar(row: CpuShare) -> Bar:
+    total = row.target_seconds + row.load_seconds
+    share = f"{100.0 * row.target_seconds / total:.0f}{words.THIN}% target" if total > 0.0 else "none"
+    parts = (("target", row.target_seconds), ("load", row.load_seconds))
+    return Bar(row.arm, parts, f"{words.quantity(total, 's')}, {share}")
+
+
+def memory(analysis: Analysis, key: str) -> Chart | None:
+    """Memory that the same work added to each end; None without readings."""
+    if not analysis.memory:
+        return None
+    bars = [_memory_bar(each) for each in analysis.memory]
+    description = "; ".join(f"{each.label}: {each.words}" for each in bars)
+    title = "Memory added by the same work, by end"
+    return both(key, title, description, lambda width: _bars(bars, ("target", "load"), width))
+
+
+def _memory_bar(row: MemoryRow) -> Bar:
+    parts = (("target", max(0.0, row.target_increase)), ("load", max(0.0, row.load_increase)))
+    ends = (words.quantity(row.target_increase, "B"), words.quantity(row.load_increase, "B"))
+    return Bar(row.arm, parts, f"{ends[0]} + {ends[1]}")
+
+
+def _bars(bars: Sequence[Bar], ends: tuple[str, str], width: float) -> Figure:
+    """Horizontal stacked bars, label and words on the line above each bar, so that any width will do."""
+    top, pitch = 34.0, 46.0
+    height = top + pitch * len(bars)
+    figure = new_figure(width, height)
+    x = 0.0
+    for name in ends:
+        write(figure, x, 14.0, "\u25a0", name, size=FONT + 2.0)
+        write(figure, x + 18.0, 14.0, name)
+        x += 40.0 + CHARACTER * len(name)
+    axes = new_axes(figure, 0.0, top, 0.0, 0.0)
+    axes.set_ylim(height - top, 0.0)
+    longest = max(sum(value for _, value in each.parts) for each in bars)
+    axes.set_xlim(0.0, longest or 1.0)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for index, each in enumerate(bars):
+        y = top + pitch * index
+        write(figure, 0.0, y + 14.0, each.label, weight="bold")
+        write(figure, width, y + 14.0, each.words, ha="right")
+        left = 0.0
+        for role, value in each.parts:
+            axes.barh(y - top + 28.0, value, 14.0, left=left, color=colour(role), linewidth=0)
+            left += value
+    return figure

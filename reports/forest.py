@@ -1,0 +1,262 @@
+"""The forest plot: every estimate with its interval on one logarithmic axis of ratios, claimed bounds marked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from harness.analyse.records import Analysis, Attribution, ContrastResult, MetricInfo, Role
+from reports import words
+from reports.charts import NARROW, Chart, both
+from reports.svg import CHARACTER, FONT, colour, linear_ticks, log_ticks, new_axes, new_figure, write
+
+GROUPS: tuple[tuple[str, tuple[Role, ...]], ...] = (
+    ("compare", ("treatment", "control", "other")),
+    ("without", ("without",)),
+    ("single", ("single",)),
+    ("step", ("step",)),
+    ("aa", ("a/a",)),
+)
+GROUP_TITLES = {
+    "compare": "",
+    "without": "all but one optimization, against all",
+    "single": "one optimization alone, against none",
+    "step": "the plan's phases, each against the one before",
+    "aa": "equal arms (A/A): should show no difference",
+}
+SHAPES: dict[words.Sense, tuple[str, str]] = {
+    "better": ("better", "o"),
+    "worse": ("worse", "D"),
+    "unclear": ("unclear", "s"),
+    "neutral": ("fg", "o"),
+}
+"sense -> (colour role, marker)"
+FARTHEST = 6.0
+"an interval that reaches farther from its estimate than by this factor ends in an arrow"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One estimate: a ratio with its interval, in words too. `bounds` are claimed ratios as (side, ratio)."""
+
+    label: str
+    ratio: float
+    low: float
+    high: float
+    told: str
+    sense: words.Sense
+    bounds: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Lines under one heading."""
+
+    heading: str
+    remark: str
+    lines: tuple[Line, ...]
+
+
+def blocks(analysis: Analysis, contrasts: Sequence[ContrastResult]) -> tuple[Block, ...]:
+    """One block per workload, metric and request, in order of first appearance; estimates only.
+
+    Headings name the workload, and lines the kind of stretch, only where there is more than one of them.
+    """
+    shown = [each for each in contrasts if each.estimate is not None]
+    places = {each.workload for each in shown}
+    grouped: dict[tuple[str, str, str], list[ContrastResult]] = {}
+    for each in shown:
+        grouped.setdefault((each.workload, each.metric, each.request), []).append(each)
+    found = []
+    for (workload, metric, request), members in grouped.items():
+        info = words.metric_info(analysis, metric)
+        name = words.metric_words(analysis, metric, request)
+        heading = f"{name}, {words.place(workload)}" if len(places) > 1 else name
+        remark = f"{info.direction} is better" if info.judged else "descriptive"
+        several = len({each.source for each in members}) > 1
+        lines = tuple(_line(analysis, each, info, several) for each in members)
+        found.append(Block(heading, remark, lines))
+    return tuple(found)
+
+
+def _line(analysis: Analysis, contrast: ContrastResult, info: MetricInfo, several: bool) -> Line:
+    shown = contrast.estimate
+    assert shown is not None
+    label = words.contrast_words(contrast)
+    return Line(
+        label=f"{label}, {words.SOURCES[contrast.source]}" if several else label,
+        ratio=shown.ratio,
+        low=shown.low,
+        high=shown.high,
+        told=words.change(shown) if shown.bounded else f"{words.effect(shown)} (not bounded)",
+        sense=words.sense(shown, info.direction if info.judged else "neither"),
+        bounds=_bounds(analysis, contrast),
+    )
+
+
+def _bounds(analysis: Analysis, contrast: ContrastResult) -> tuple[tuple[str, float], ...]:
+    """What the study's expectations claim about this very contrast."""
+    return tuple(
+        dict.fromkeys(
+            (verdict.side, verdict.bound)
+            for verdict in analysis.verdicts
+            if verdict.contrast is not None and _same(verdict.contrast, contrast)
+        )
+    )
+
+
+def _same(one: ContrastResult, other: ContrastResult) -> bool:
+    fields = ("a", "b", "workload", "metric", "request", "source")
+    return all(getattr(one, field) == getattr(other, field) for field in fields)
+
+
+def attribution_blocks(attribution: Attribution) -> tuple[Block, ...]:
+    """The flags' effects, and their product beside the whole measured separately."""
+
+    def line(label: str, ratio: float, low: float, high: float) -> Line:
+        told = f"{words.ratio_words(ratio)} ({words.interval_words(ratio, low, high)})"
+        return Line(label, ratio, low, high, told, "neutral")
+
+    flags = tuple(line(each.flag, each.ratio, each.low, each.high) for each in attribution.effects)
+    predicted, measured = attribution.predicted, attribution.measured
+    whole = [line("all flags multiplied", predicted.ratio, predicted.low, predicted.high)]
+    if measured is not None:
+        whole.append(line("measured separately", measured.ratio, measured.low, measured.high))
+    return (
+        Block("each flag", "main effect, on against off", flags),
+        Block("together", "every flag on against off", tuple(whole)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What the charts of one kind of comparison share: the axis of ratios, and the widest texts beside it."""
+
+    low: float
+    high: float
+    label: int
+    told: int
+
+
+def frame(shown: Sequence[Block]) -> Frame:
+    """A frame that holds all estimates, bounds and "no change"; far ends of wide intervals are cut."""
+    lines = [line for block in shown for line in block.lines]
+    lows = [max(line.low, line.ratio / FARTHEST) for line in lines]
+    highs = [min(line.high, line.ratio * FARTHEST) for line in lines]
+    bounds = [bound for line in lines for _, bound in line.bounds]
+    low, high = min([0.97, *lows, *bounds]), max([1.03, *highs, *bounds])
+    margin = math.exp(0.05 * math.log(high / low))
+    label = max((len(line.label) for line in lines), default=0)
+    told = max((len(line.told) for line in lines), default=0)
+    return Frame(low / margin, high * margin, label, told)
+
+
+def forest(shown: Sequence[Block], within: Frame, key: str, title: str) -> Chart | None:
+    """The chart of these blocks; None if they hold no estimate."""
+    lines = [(block, line) for block in shown for line in block.lines]
+    if not lines:
+        return None
+    description = "; ".join(f"{block.heading}, {line.label}: {line.told}" for block, line in lines)
+    return both(key, title, description, lambda width: _figure(shown, within, width))
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Pixels. Narrow charts have their texts above each interval, in one row or, if that is too tight, in two."""
+
+    left: float
+    right: float
+    pitch: float
+    heading: float
+    narrow: bool
+
+
+def _layout(within: Frame, width: float) -> _Layout:
+    if width <= NARROW:
+        tight = CHARACTER * (within.label + within.told) > NARROW
+        return _Layout(left=4.0, right=4.0, pitch=60.0 if tight else 44.0, heading=46.0, narrow=True)
+    left = min(320.0, max(120.0, CHARACTER * within.label + 22.0))
+    return _Layout(left, min(270.0, CHARACTER * within.told + 10.0), pitch=25.0, heading=36.0, narrow=False)
+
+
+def _figure(shown: Sequence[Block], within: Frame, width: float) -> Figure:
+    layout = _layout(within, width)
+    top, foot = 6.0, 44.0
+    height = top + foot + sum(layout.heading + layout.pitch * len(block.lines) for block in shown)
+    figure = new_figure(width, height)
+    axes = new_axes(figure, layout.left, top, layout.right, foot)
+    axes.set_xscale("log")
+    axes.set_xlim(within.low, within.high)
+    axes.set_ylim(height - foot, top)
+    axes.set_yticks([])
+    ticks = ratio_ticks(within.low, within.high, 5 if layout.narrow else 9)
+    axes.set_xticks(ticks, [words.round_number(each) for each in ticks])
+    axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+    axes.grid(True, axis="x", color=colour("line"), linewidth=1.0)
+    axes.axvline(1.0, color=colour("muted"), linewidth=1.4)
+    y = top
+    for block in shown:
+        _heading(figure, block, y, layout)
+        y += layout.heading
+        for line in block.lines:
+            _draw(figure, axes, line, y, layout)
+            y += layout.pitch
+    caption = "ratio, log scale; 1 = no change" + ("" if layout.narrow else ", left of it less, right of it more")
+    write(figure, 0.0 if layout.narrow else layout.left, height - 6.0, caption, "muted", size=FONT - 1.0)
+    return figure
+
+
+def ratio_ticks(low: float, high: float, at_most: int) -> tuple[float, ...]:
+    """Ticks of an axis of ratios; 1 is always among them."""
+    ticks = linear_ticks(low, high, at_most) if high / low < 2.0 else log_ticks(low, high, at_most)
+    near = 0.06 * math.log(high / low)
+    return tuple(sorted({1.0, *(each for each in ticks if each > 0 and abs(math.log(each)) > near)}))
+
+
+def _heading(figure: Figure, block: Block, y: float, layout: _Layout) -> None:
+    write(figure, 0.0, y + 24.0, block.heading, weight="bold")
+    if layout.narrow:
+        write(figure, 0.0, y + 41.0, block.remark, "muted", size=FONT - 1.0)
+    else:
+        right = 72.0 * figure.get_size_inches()[0]
+        write(figure, right, y + 24.0, block.remark, "muted", size=FONT - 1.0, ha="right")
+
+
+def _draw(figure: Figure, axes: Axes, line: Line, y: float, layout: _Layout) -> None:
+    right = 72.0 * figure.get_size_inches()[0]
+    baseline, middle = (y + 18.0, y + layout.pitch - 12.0) if layout.narrow else (y + 17.0, y + 12.5)
+    below = 16.0 if layout.narrow and layout.pitch > 44.0 else 0.0
+    write(figure, 0.0 if layout.narrow else 10.0, baseline, line.label)
+    write(figure, right, baseline + below, line.told, ha="right")
+    role, marker = SHAPES[line.sense]
+    low, high = axes.get_xlim()
+    for side, bound in line.bounds:
+        _claim(axes, side, bound, middle)
+    ends = max(line.low, low), min(line.high, high)
+    axes.plot(ends, (middle, middle), color=colour(role), linewidth=2.4, solid_capstyle="butt")
+    for cut, end, arrow in ((line.low < low, low, "<"), (line.high > high, high, ">")):
+        if cut:
+            axes.plot([end], [middle], arrow, color=colour(role), markersize=7, clip_on=False)
+    axes.plot(
+        [line.ratio],
+        [middle],
+        marker,
+        color=colour("page") if line.sense == "unclear" else colour(role),
+        markeredgecolor=colour(role),
+        markeredgewidth=1.8,
+        markersize=7.0,
+    )
+
+
+def _claim(axes: Axes, side: str, bound: float, middle: float) -> None:
+    """A bracket at the claimed ratio, open towards the side that was claimed."""
+    low, high = axes.get_xlim()
+    reach = (high / low) ** (0.012 if side == "at_least" else -0.012)
+    xs = [bound * reach, bound, bound, bound * reach]
+    ys = [middle - 9.0, middle - 9.0, middle + 9.0, middle + 9.0]
+    axes.plot(xs, ys, color=colour("claim"), linewidth=2.0, solid_joinstyle="miter")

@@ -1,0 +1,294 @@
+"""summary.json: the run's result for machines, versioned. `docs/summary-schema.md` is generated from here.
+
+Numbers that do not exist or are unbounded (NaN, infinity) are null. Within one schema version fields may be
+added; one that changes its meaning or goes away raises the version.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import typing
+from typing import Any
+
+import msgspec
+
+from harness.analyse.records import (
+    Analysis,
+    ArmSummary,
+    Attribution,
+    Check,
+    ContrastResult,
+    CpuShare,
+    FlagEffect,
+    LatencyCurve,
+    MemoryRow,
+    SummaryValue,
+)
+from harness.analyse.records import Estimate as Measured
+from harness.analyse.records import Verdict as Judged
+from harness.measure.records import Environment
+from harness.study import Study
+from reports import words
+from reports.info import RunInfo
+
+SUMMARY_VERSION = 1
+
+
+class Estimate(msgspec.Struct, frozen=True):
+    """A ratio b/a with its interval at `confidence`; `low` and `high` are null when the bursts do not bound it.
+
+    `change` says it in words. `sd` is the standard deviation of the burst medians of the log ratio.
+    """
+
+    ratio: float
+    low: float | None
+    high: float | None
+    confidence: float
+    change: str
+    method: str
+    bursts: int
+    pairs: int
+    sd: float
+
+
+class Contrast(msgspec.Struct, frozen=True):
+    """Arm `b` against arm `a`. `workload` is "" for readings of a whole burst (memory).
+
+    `estimate` is null when no pair was usable; `problem` says why. `value_a`, `value_b` are the arms' medians in
+    `unit`. `unusable` counts the pairs left out, `reasons` tells why (reason -> pairs).
+    """
+
+    a: str
+    b: str
+    role: str
+    workload: str
+    metric: str
+    request: str
+    source: str
+    unit: str
+    estimate: Estimate | None
+    value_a: float | None
+    value_b: float | None
+    unusable: int
+    reasons: dict[str, int]
+    problem: str
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What the interval says about one expectation against one arm: MET, MISSED, INCONCLUSIVE, NOT MEASURABLE.
+
+    `side` ("at_most" or "at_least") and `bound` are the claim. `estimate` is at the family's confidence.
+    """
+
+    expectation: str
+    claim: str
+    workload: str
+    metric: str
+    request: str
+    arm: str
+    against: str
+    side: str
+    bound: float
+    outcome: str
+    estimate: Estimate | None
+    p_value: float
+    adjusted_p: float
+    sentence: str
+    reason: str
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """The whole file. `version` is the version of this schema.
+
+    `answer` is the result in words; when `valid` is false no verdict may be used, and `checks` says why.
+    `complete` is false for an interrupted run. `started`, `ended` are UTC. `scope` says what the verdicts are
+    about. `arms` are in display order; `hidden` names the A/A twins.
+    """
+
+    version: int
+    run: str
+    study: str
+    title: str
+    question: str
+    scope: str
+    answer: str
+    valid: bool
+    complete: bool
+    started: str
+    ended: str
+    command: str
+    seed: int
+    notes: tuple[str, ...]
+    baseline: str
+    treatment: str
+    controls: tuple[str, ...]
+    arms: tuple[str, ...]
+    hidden: tuple[str, ...]
+    confidence: float
+    family_confidence: float
+    bursts: int
+    interrupted: int
+    seconds_measured: float
+    verdicts: tuple[Verdict, ...]
+    checks: tuple[Check, ...]
+    contrasts: tuple[Contrast, ...]
+    attributions: tuple[Attribution, ...]
+    summaries: tuple[ArmSummary, ...]
+    curves: tuple[LatencyCurve, ...]
+    cpu: tuple[CpuShare, ...]
+    memory: tuple[MemoryRow, ...]
+    environment: Environment
+
+
+RECORDS: tuple[type[msgspec.Struct], ...] = (
+    *(Summary, Verdict, Contrast, Estimate, Check, Attribution, FlagEffect),
+    *(ArmSummary, SummaryValue, LatencyCurve, CpuShare, MemoryRow, Environment),
+)
+
+
+def summarise(study: Study, analysis: Analysis, environment: Environment, info: RunInfo) -> Summary:
+    """The summary of one run."""
+    return Summary(
+        version=SUMMARY_VERSION,
+        run=info.run,
+        study=study.name,
+        title=study.title,
+        question=study.question,
+        scope=words.scope(study),
+        answer=analysis.answer,
+        valid=analysis.valid,
+        complete=info.complete,
+        started=words.moment(info.started),
+        ended=words.moment(info.ended),
+        command=info.command,
+        seed=info.seed,
+        notes=info.notes,
+        baseline=analysis.baseline,
+        treatment=analysis.treatment,
+        controls=analysis.controls,
+        arms=analysis.arms,
+        hidden=analysis.hidden,
+        confidence=analysis.confidence,
+        family_confidence=analysis.family_confidence,
+        bursts=analysis.bursts,
+        interrupted=analysis.interrupted,
+        seconds_measured=analysis.seconds_measured,
+        verdicts=tuple(_verdict(each) for each in analysis.verdicts),
+        checks=analysis.checks,
+        contrasts=tuple(_contrast(analysis, each) for each in analysis.contrasts),
+        attributions=analysis.attributions,
+        summaries=analysis.summaries,
+        curves=analysis.curves,
+        cpu=analysis.cpu,
+        memory=analysis.memory,
+        environment=environment,
+    )
+
+
+def encode(study: Study, analysis: Analysis, environment: Environment, info: RunInfo) -> bytes:
+    """summary.json; equal input gives equal bytes."""
+    content = msgspec.json.encode(summarise(study, analysis, environment, info), order="deterministic")
+    return msgspec.json.format(content, indent=2) + b"\n"
+
+
+def _estimate(found: Measured | None) -> Estimate | None:
+    if found is None:
+        return None
+    return Estimate(
+        ratio=found.ratio,
+        low=found.low if found.bounded else None,
+        high=found.high if found.bounded and math.isfinite(found.high) else None,
+        confidence=found.confidence,
+        change=words.change(found),
+        method=found.method,
+        bursts=found.bursts,
+        pairs=found.pairs,
+        sd=found.sd,
+    )
+
+
+def _contrast(analysis: Analysis, found: ContrastResult) -> Contrast:
+    return Contrast(
+        a=found.a,
+        b=found.b,
+        role=found.role,
+        workload=found.workload,
+        metric=found.metric,
+        request=found.request,
+        source=found.source,
+        unit=words.metric_info(analysis, found.metric).unit,
+        estimate=_estimate(found.estimate),
+        value_a=found.value_a if math.isfinite(found.value_a) else None,
+        value_b=found.value_b if math.isfinite(found.value_b) else None,
+        unusable=found.unusable,
+        reasons=found.reasons,
+        problem=found.problem,
+    )
+
+
+def _verdict(found: Judged) -> Verdict:
+    return Verdict(
+        expectation=found.expectation,
+        claim=found.claim,
+        workload=found.workload,
+        metric=found.metric,
+        request=found.request,
+        arm=found.arm,
+        against=found.against,
+        side=found.side,
+        bound=found.bound,
+        outcome=found.outcome,
+        estimate=_estimate(found.contrast.estimate) if found.contrast is not None else None,
+        p_value=found.p_value,
+        adjusted_p=found.adjusted_p,
+        sentence=found.sentence,
+        reason=found.reason,
+    )
+
+
+def schema_markdown() -> str:
+    """docs/summary-schema.md."""
+    parts = [
+        "# summary.json",
+        f"Schema version {SUMMARY_VERSION}. Generated by `python -m reports.summary`; a test keeps it current.",
+        "Numbers that do not exist or are unbounded are `null`. Times are seconds and sizes bytes unless a field"
+        " names its unit. Within one version fields may be added; a field that changes its meaning or goes away"
+        " raises `version`. The file's content is one `Summary`.",
+    ]
+    for record in RECORDS:
+        hints = typing.get_type_hints(record)
+        parts += [
+            f"## {record.__name__}",
+            _paragraphs(record.__doc__ or ""),
+            "| field | type |\n|---|---|\n"
+            + "\n".join(f"| `{name}` | {_type_words(hints[name])} |" for name in record.__struct_fields__),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _paragraphs(text: str) -> str:
+    blocks = [" ".join(block.split()) for block in text.strip().split("\n\n")]
+    return "\n\n".join(blocks)
+
+
+_PLAIN = {str: "text", int: "whole number", float: "number", bool: "true or false", type(None): "null"}
+
+
+def _type_words(hint: Any) -> str:
+    if hint in _PLAIN:
+        return _PLAIN[hint]
+    arguments = typing.get_args(hint)
+    if typing.get_origin(hint) is tuple:
+        return f"list of {_type_words(arguments[0])}"
+    if typing.get_origin(hint) is dict:
+        return f"object: {_type_words(arguments[0])} to {_type_words(arguments[1])}"
+    if typing.get_origin(hint) is typing.Literal:
+        return " or ".join(f'"{value}"' for value in arguments)
+    if arguments:
+        return " or ".join(_type_words(each) for each in arguments)
+    return f"[{hint.__name__}](#{hint.__name__.lower()})"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(schema_markdown())
