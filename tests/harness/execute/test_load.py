@@ -38,9 +38,10 @@ def _times(server: Target) -> list[float]:
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Target, LoadProcess]]:
     """One line server and one load process of four users, for tests that leave both as they found them."""
     folder = tmp_path_factory.mktemp("shared")
-    with Target.start((sys.executable, "-u", write(folder, "server.py", SERVER)), {}) as server:
-        with load_of(write(folder, "client.py", CLIENT), 4, _env(server)) as load:
-            yield server, load
+    command = (sys.executable, "-u", write(folder, "server.py", SERVER))
+    client = write(folder, "client.py", CLIENT)
+    with Target.start(command, {}) as server, load_of(client, 4, _env(server)) as load:
+        yield server, load
 
 
 def test_nobody_sends_outside_a_slice(shared: tuple[Target, LoadProcess]) -> None:
