@@ -248,7 +248,8 @@ class ConnectionPool(Generic[C]):
         self._room.append(None)
         clock = self._clock  # a local: calling an instance attribute directly is slow on CPython 3.11
         now = clock()
-        if now - seat.last_used >= self._trusted_for or now >= seat.expires_at:
+        doubtful = now - seat.last_used >= self._trusted_for or now >= seat.expires_at
+        if doubtful and (self._watching or self._fault(seat, now) is not None):
             return self._lend(self._usable(seat))
         seat.hits += 1
         # lend(seat), written out: the call would cost a tenth of checkout and checkin together.
@@ -337,7 +338,7 @@ class ConnectionPool(Generic[C]):
         """The seat with a connection that works: the one on it, another idle one, or a new one."""
         try:
             while hasattr(seat, "connection"):
-                fault = self._fault(seat)
+                fault = self._fault(seat, self._clock())
                 if fault is None:
                     seat.hits += 1
                     return seat
@@ -354,18 +355,21 @@ class ConnectionPool(Generic[C]):
         self._seating.opened(seat, self.settings.max_lifetime * (1 - jitter))
         return seat
 
-    def _fault(self, seat: Seat[C]) -> str | None:
+    def _fault(self, seat: Seat[C], now: float) -> str | None:
         """Why the idle connection cannot be lent, by the name of the gauge that counts it."""
-        now = self._clock()
-        if self._seating.expired(seat, now):
+        idle_for = now - seat.last_used
+        if now >= seat.expires_at or idle_for >= self.settings.max_idle_time:
             return "evicted"
-        if now - seat.last_used < self.settings.liveness_after:
+        if idle_for < self.settings.liveness_after:
             return None
+        is_alive = self._is_alive
         try:
-            alive = self._is_alive(seat.connection)
+            return None if is_alive(seat.connection) else "discarded_dead"
         except Exception:
-            alive = False
-        return None if alive else "discarded_dead"
+            return "discarded_dead"
+        except BaseException:
+            self._retire(seat, "connect_failures")
+            raise
 
     def _lend(self, seat: Seat[C]) -> Lease[C]:
         if self._watching:
