@@ -54,7 +54,7 @@ def test_a_missing_program_is_named() -> None:
 
 
 def test_a_target_that_dies_later_says_so() -> None:
-    target = Target.start(_python("import sys\nprint('{}')\nprint('boom', file=sys.stderr)\n" + SLEEP), {})
+    target = Target.start(_python("import sys\nprint('boom', file=sys.stderr)\nprint('{}')\n" + SLEEP), {})
     try:
         target.check()
         os.kill(target.pid, signal.SIGKILL)
