@@ -365,7 +365,7 @@ class Allocating:
             return len(ciphertext).to_bytes(2, "big") + ciphertext
         check_body(len(body))
         view = memoryview(body)
-        plaintexts = [head, *(view[at : at + MAX_PLAINTEXT] for at in range(0, len(view), MAX_PLAINTEXT))]
+        plaintexts: list[Bytes] = [head, *(view[at : at + MAX_PLAINTEXT] for at in range(0, len(view), MAX_PLAINTEXT))]
         frames = []
         for plaintext in plaintexts:
             ciphertext = cipher.encrypt(plaintext)

@@ -43,6 +43,10 @@ class Guard(Protocol):
 
     id: int
 
+    @property
+    def released(self) -> bool:
+        """Whether the release has begun: what a twin does not release, its owner must not give back either."""
+
     def release(self) -> None: ...
     def __enter__(self) -> Guard: ...
     def __exit__(
@@ -117,6 +121,10 @@ class _ExplicitGuard:
         self._resource = resource
         self._manager = manager
         self._closed = False
+
+    @property
+    def released(self) -> bool:
+        return self._closed
 
     def release(self) -> None:
         if self._closed:
@@ -257,6 +265,10 @@ class _Guard:
     id: int
     _manager: GuardedClose
     _resource: Closable | None
+
+    @property
+    def released(self) -> bool:
+        return self._resource is None
 
     def release(self) -> None:
         manager = self._manager

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -238,7 +238,7 @@ class Session(asyncio.BufferedProtocol):
         kind, body = rejection(retry_after) if retry_after else node.service.answer(message.kind, message.body)
         sent, received = len(body), len(message.body)
         wire = channel.seal(kind, body)
-        if wire.__class__ is bytes:
+        if isinstance(wire, bytes):
             self._transport.write(wire)
         else:
             self._write_buffers(wire)
@@ -246,7 +246,7 @@ class Session(asyncio.BufferedProtocol):
         node.touched.add(self)
         self._recorder.request(time.perf_counter() - began, sent, received)
 
-    def _write_buffers(self, pieces: Any) -> None:
+    def _write_buffers(self, pieces: Iterable[PooledBuffer]) -> None:
         """Write pooled buffers; each stays ours until the transport has nothing left to send."""
         transport = self._transport
         unsent = self._unsent = self._unsent or []

@@ -56,12 +56,12 @@ class TcpLink:
         except IndexError:
             raise RuntimeError("link is in use, or an earlier exchange over it was cut short") from None
         wire = self._channel.seal(kind, body)
-        if wire.__class__ is bytes:
+        if isinstance(wire, bytes):
             self._sendall(wire)
         else:
             for piece in wire:
                 with piece:
-                    self._sendall(piece.view)  # type: ignore[union-attr]
+                    self._sendall(piece.view)
         message = self._receive()
         self._turn.append(None)
         return message

@@ -20,7 +20,7 @@ from locust.exception import StopTest
 from reference_impl import assemble
 from reference_impl.dialer import Dialer
 from reference_impl.identity import Identity
-from reference_impl.optimizations import OPTIMIZATIONS, UnknownOptimization, parse
+from reference_impl.optimizations import CONTROLS, OPTIMIZATIONS, UnknownOptimization, parse
 from reference_impl.settings import SettingsError
 from reference_impl.transports.base import Peer
 
@@ -99,7 +99,9 @@ def _open_session(options: Any) -> Session:
     ready = os.environ.get("SYNAPSED_TARGET")
     names = os.environ.get("SYNAPSED_OPTIMIZATIONS", "all").split(",")
     if options is not None and not ready:
-        names = [name for name in OPTIMIZATIONS if getattr(options, name)]
+        names = [name for name in names if name in CONTROLS] + [
+            name for name in OPTIMIZATIONS if getattr(options, name)
+        ]
     settings = json.loads(os.environ.get("SYNAPSED_SETTINGS", "{}"))
     dialer = assemble.dialer(parse(names), Identity.generate(), settings)
     node = None

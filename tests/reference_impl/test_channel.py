@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -60,9 +58,11 @@ def taken(messages: list[Message]) -> list[tuple[int, bytes]]:
     return out
 
 
-@pytest.fixture(params=[(a, b) for a in TWINS for b in TWINS], ids=lambda pair: f"{pair[0].__name__}-{pair[1].__name__}")
-def pair(request: pytest.FixtureRequest) -> Iterator[tuple[Channel, Channel]]:
-    yield connect(make(request.param[0]), make(request.param[1]))
+@pytest.fixture(
+    params=[(a, b) for a in TWINS for b in TWINS], ids=lambda pair: f"{pair[0].__name__}-{pair[1].__name__}"
+)
+def pair(request: pytest.FixtureRequest) -> tuple[Channel, Channel]:
+    return connect(make(request.param[0]), make(request.param[1]))
 
 
 def test_both_ends_know_whom_they_talk_to(pair: tuple[Channel, Channel]) -> None:
@@ -81,11 +81,15 @@ def test_every_size_arrives_in_both_directions(pair: tuple[Channel, Channel]) ->
 
 @settings(max_examples=60)
 @given(
-    sizes=st.lists(st.integers(0, 5000) | st.sampled_from([MAX_SINGLE, MAX_SINGLE + 1, 65_519, 65_520, 140_000]), max_size=4),
+    sizes=st.lists(
+        st.integers(0, 5000) | st.sampled_from([MAX_SINGLE, MAX_SINGLE + 1, 65_519, 65_520, 140_000]), max_size=4
+    ),
     cuts=st.lists(st.integers(1, 70_000), min_size=1, max_size=8),
     twins=st.tuples(st.sampled_from(TWINS), st.sampled_from(TWINS)),
 )
-def test_messages_cut_at_any_byte(sizes: list[int], cuts: list[int], twins: tuple[type[Buffers], type[Buffers]]) -> None:
+def test_messages_cut_at_any_byte(
+    sizes: list[int], cuts: list[int], twins: tuple[type[Buffers], type[Buffers]]
+) -> None:
     sender, receiver = connect(*(make(twin) for twin in twins))
     bodies = [bytes([number + 1]) * size for number, size in enumerate(sizes)]
     stream = b"".join(wire(sender, number, body) for number, body in enumerate(bodies))
@@ -142,7 +146,16 @@ def test_forged_replayed_and_reordered_frames_kill_the_channel(twin: type[Buffer
         [HEAD.pack(1, 70_000), b""],
         [HEAD.pack(1, 70_000), bytes(MAX_PLAINTEXT), bytes(4482)],
     ],
-    ids=["empty", "short head", "short body", "oversize", "long beside head", "short record", "empty record", "long last"],
+    ids=[
+        "empty",
+        "short head",
+        "short body",
+        "oversize",
+        "long beside head",
+        "short record",
+        "empty record",
+        "long last",
+    ],
 )
 def test_malformed_messages_are_refused(inbox: type[JoinedInbox] | type[PooledInbox], records: list[bytes]) -> None:
     key = os.urandom(32)
@@ -151,8 +164,7 @@ def test_malformed_messages_are_refused(inbox: type[JoinedInbox] | type[PooledIn
     box = JoinedInbox(receiver) if inbox is JoinedInbox else PooledInbox(pool, receiver)
     frames = [len(sealed).to_bytes(2, "big") + sealed for sealed in (sender.encrypt(record) for record in records)]
     with pytest.raises(FrameError):
-        for frame in frames:
-            box.feed(frame)
+        _ = [box.feed(frame) for frame in frames]
     box.close()
 
 

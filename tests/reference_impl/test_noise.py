@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,9 +31,16 @@ def end(role: Literal["initiator", "responder"], static: X25519PrivateKey, **opt
     return Handshake(role, static, static.public_key().public_bytes_raw(), **options)
 
 
-def shake(first: Handshake, second: Handshake) -> None:
-    for writer, reader in ((first, second), (second, first), (first, second)):
-        assert reader.read(writer.write(b"hello")) == b"hello"
+def shake(one: Handshake, two: Handshake, tamper: Callable[[int, bytes], bytes]) -> None:
+    for number, (writer, reader) in enumerate(((one, two), (two, one), (one, two))):
+        assert reader.read(tamper(number, writer.write(b"hello"))) == b"hello"
+
+
+def test_payloads_arrive_in_every_handshake_message() -> None:
+    one, two = end("initiator", private("11" * 32)), end("responder", private("22" * 32))
+    shake(one, two, lambda _, message: message)
+    assert one.done
+    assert two.done
 
 
 @pytest.mark.skipif(not VECTORS.exists(), reason="the vector file is not beside this checkout")
@@ -44,8 +52,18 @@ def test_official_vectors() -> None:
     for vector in vectors:
         prologue = bytes.fromhex(vector["init_prologue"])
         ends = [
-            end("initiator", private(vector["init_static"]), prologue=prologue, ephemeral=private(vector["init_ephemeral"])),
-            end("responder", private(vector["resp_static"]), prologue=prologue, ephemeral=private(vector["resp_ephemeral"])),
+            end(
+                "initiator",
+                private(vector["init_static"]),
+                prologue=prologue,
+                ephemeral=private(vector["init_ephemeral"]),
+            ),
+            end(
+                "responder",
+                private(vector["resp_static"]),
+                prologue=prologue,
+                ephemeral=private(vector["resp_ephemeral"]),
+            ),
         ]
         ciphers: list[tuple[CipherState, CipherState]] = []
         for number, message in enumerate(vector["messages"]):
@@ -92,15 +110,16 @@ def test_against_noiseprotocol(ours: Literal["initiator", "responder"]) -> None:
 
 @given(data=st.data())
 def test_any_flipped_bit_in_the_handshake_is_refused(data: st.DataObject) -> None:
-    first, second = end("initiator", private("11" * 32)), end("responder", private("22" * 32))
     broken = data.draw(st.integers(1, 2), label="message")  # the first message has no secret to authenticate it yet
+
+    def flip(number: int, message: bytes) -> bytes:
+        if number != broken:
+            return message
+        bit = data.draw(st.integers(0, len(message) * 8 - 1), label="bit")
+        return message[: bit // 8] + bytes([message[bit // 8] ^ 1 << bit % 8]) + message[bit // 8 + 1 :]
+
     with pytest.raises(HandshakeError):
-        for number, (writer, reader) in enumerate(((first, second), (second, first), (first, second))):
-            message = bytearray(writer.write(b"proof"))
-            if number == broken:
-                bit = data.draw(st.integers(0, len(message) * 8 - 1), label="bit")
-                message[bit // 8] ^= 1 << bit % 8
-            reader.read(bytes(message))
+        shake(end("initiator", private("11" * 32)), end("responder", private("22" * 32)), flip)
 
 
 @given(st.binary(max_size=200))

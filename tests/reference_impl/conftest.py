@@ -1,0 +1,80 @@
+"""A real node in a thread of its own, on loopback ports that the kernel chooses."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import uvloop
+
+from reference_impl import assemble
+from reference_impl.dialer import Dialer
+from reference_impl.identity import Identity
+from reference_impl.node import Node
+from reference_impl.optimizations import parse
+from reference_impl.transports.base import Peer
+
+CLIENT = Identity.from_seed(b"client")
+NODES = tuple(Identity.from_seed(b"node %d" % number) for number in range(4))
+
+
+class RunningNode:
+    """A node on its own event loop and thread; `peers` reach its identities."""
+
+    def __init__(self, enabled: str, tables: dict[str, dict[str, Any]]) -> None:
+        self._loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+        self.node: Node = assemble.node(parse(enabled.split(",")), NODES, tables)
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        addresses = self.call(self.node.start)
+        self.peers = tuple(
+            Peer(identity.peer_id, {"tcp": address}) for identity, address in zip(NODES, addresses, strict=True)
+        )
+        self.address = addresses[0]
+
+    def call(self, function: Callable[[], Any]) -> Any:
+        """The result of `function` (which may be a coroutine function), run on the node's loop."""
+
+        async def run() -> Any:
+            result = function()
+            return await result if asyncio.iscoroutine(result) else result
+
+        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(20)
+
+    def close(self) -> None:
+        self.call(self.node.close)
+        self.call(lambda: asyncio.sleep(0))
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+@pytest.fixture
+def running() -> Iterator[Callable[..., RunningNode]]:
+    """Starts nodes with the given optimizations and settings tables, and ends them."""
+    nodes: list[RunningNode] = []
+
+    def start(enabled: str = "all", **tables: dict[str, Any]) -> RunningNode:
+        nodes.append(RunningNode(enabled, tables))
+        return nodes[-1]
+
+    yield start
+    for node in nodes:
+        node.close()
+
+
+@pytest.fixture
+def dialing() -> Iterator[Callable[..., Dialer]]:
+    """Makes dialers with the given optimizations and settings tables, and closes them."""
+    dialers: list[Dialer] = []
+
+    def make(enabled: str = "all", **tables: dict[str, Any]) -> Dialer:
+        dialers.append(assemble.dialer(parse(enabled.split(",")), CLIENT, tables))
+        return dialers[-1]
+
+    yield make
+    for dialer in dialers:
+        dialer.close()

@@ -1,0 +1,285 @@
+"""Node and dialer over real sockets: every request kind on every arm, and peers that misbehave."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from reference_impl.buffer_pool import BufferSettings, CryptoBufferPool
+from reference_impl.channel import SECOND_BYTES, Initiation
+from reference_impl.dialer import Dialer
+from reference_impl.errors import IdentityError, Rejected, RemoteError
+from reference_impl.frame import MAX_BODY, wire_size
+from reference_impl.identity import Identity
+from reference_impl.node import Session
+from reference_impl.optimizations import OPTIMIZATIONS
+from reference_impl.service import OK, SIZE, SOURCE
+from reference_impl.transports.base import Peer
+from tests.reference_impl.conftest import CLIENT, NODES, RunningNode
+
+Start = Callable[..., RunningNode]
+Make = Callable[..., Dialer]
+ARMS = ["none", "first-day-reuse", "all", *OPTIMIZATIONS]
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
+    """Poll on an event nobody sets: this sleeps between looks, not instead of work."""
+    pause = threading.Event()
+    for _ in range(int(seconds / 0.01)):
+        if condition():
+            return True
+        pause.wait(0.01)
+    return condition()
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_request_on_every_arm(running: Start, dialing: Make, arm: str) -> None:
+    node, dialer = running(arm), dialing(arm)
+    for peer in node.peers:
+        with dialer.connect(peer) as connection:
+            assert connection.peer_id == bytes(peer)
+            for size in (0, 1, 1024, 65_519, 65_520, MAX_BODY):
+                body = os.urandom(min(size, 997)) * (size // 997 + 1) if size else b""
+                assert connection.request(body[:size]) == body[:size]
+                assert connection.upload(body[:size]) == size
+                with connection.download(size) as message:
+                    assert bytes(message.body) == (bytes(range(256)) * (size // 256 + 1))[:size]
+    with dialer.connect(node.peers[0]) as connection:
+        stats = connection.stats()
+    assert stats["metrics"]["requests"] == 4 * 6 * 3
+    assert stats["node"]["unfinished_handshakes"] == 0
+
+
+@pytest.mark.parametrize("arm", ["none", "first-day-reuse", "all"])
+def test_many_threads_share_a_dialer(running: Start, dialing: Make, arm: str) -> None:
+    node, dialer = running(arm), dialing(arm)
+
+    def user(number: int) -> int:
+        good = 0
+        for turn in range(20):
+            body = b"%d/%d " % (number, turn) * 50
+            with dialer.connect(node.peers[(number + turn) % 4]) as connection:
+                good += connection.request(body) == body
+        return good
+
+    with ThreadPoolExecutor(16) as pool:
+        assert sum(pool.map(user, range(16))) == 16 * 20
+
+
+def test_malformed_requests_are_answered_with_an_error_and_the_connection_lives(running: Start, dialing: Make) -> None:
+    node, dialer = running(), dialing()
+    with dialer.connect(node.peers[0]) as connection:
+        for kind, body, said in ((99, b"", "unknown"), (SOURCE, b"x", "4-byte"), (SOURCE, b"\xff" * 4, "at most")):
+            with pytest.raises(RemoteError, match=said):
+                connection.exchange(kind, body)
+        assert connection.request(b"still here") == b"still here"
+
+
+def test_rejected_requests_say_when_to_retry_and_the_connection_lives(running: Start, dialing: Make) -> None:
+    node = running("all", rate_limit={"max_requests_per_second": 0.001, "burst_size": 3})
+    dialer = dialing()
+    for _ in range(3):
+        with dialer.connect(node.peers[0]) as connection:
+            connection.request(b"x")
+    with dialer.connect(node.peers[0]) as connection, pytest.raises(Rejected) as rejected:
+        connection.request(b"x")
+    assert 0 < rejected.value.retry_after <= 1000
+    assert dialer.gauges()["pooling"]["idle"] == 1
+
+
+def test_a_peer_that_is_somebody_else_is_refused(running: Start, dialing: Make) -> None:
+    node = running()
+    for arm in ("none", "all"):
+        dialer = dialing(arm, circuit_breaker={"retries": 0})
+        wrong = Peer(Identity.from_seed(b"somebody else").peer_id, node.peers[0].addresses)
+        with pytest.raises(IdentityError):
+            dialer.connect(wrong)
+        assert dialer.cleanup.open_connections() == 0
+    assert wait_until(lambda: node.node.cleanup.open_connections() == 0)
+
+
+def test_nobody_listens(running: Start, dialing: Make) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = unused.getsockname()
+        for arm in ("none", "all"):
+            dialer = dialing(arm, circuit_breaker={"retries": 0})
+            with pytest.raises(ConnectionRefusedError):
+                dialer.connect(Peer(NODES[0].peer_id, {"tcp": address}))
+
+
+@pytest.mark.parametrize("arm", ["none", "all"])
+def test_garbage_and_silence_do_not_outlive_the_handshake_timeout(running: Start, arm: str) -> None:
+    node = running(arm, node={"handshake_timeout": 0.2, "tick": 0.05})
+    with socket.create_connection(node.address) as silent, socket.create_connection(node.address) as garbage:
+        garbage.sendall(b"GET / HTTP/1.1\r\n\r\n" * 10)
+        for each in (silent, garbage):
+            each.settimeout(10)
+            assert each.recv(100) == b""
+    assert wait_until(lambda: not node.node.unfinished)
+
+
+def test_unfinished_handshakes_are_capped_and_honest_peers_served_after(running: Start, dialing: Make) -> None:
+    node = running("all", node={"max_handshakes": 5, "handshake_timeout": 0.3, "tick": 0.05})
+    flood = [socket.create_connection(node.address) for _ in range(20)]
+    try:
+        assert wait_until(lambda: node.node.refused == 15)
+        assert len(node.node.unfinished) == 5
+        assert wait_until(lambda: not node.node.unfinished)
+        with dialing().connect(node.peers[0]) as connection:
+            assert connection.request(b"hello") == b"hello"
+    finally:
+        for each in flood:
+            each.close()
+
+
+def test_fresh_sources_are_limited_before_the_handshake(running: Start, dialing: Make) -> None:
+    node = running("all", source_limit={"max_requests_per_second": 0.001, "burst_size": 2})
+    dialer = dialing("none", circuit_breaker={"retries": 0})
+    for _ in range(2):
+        with dialer.connect(node.peers[0]) as connection:
+            connection.request(b"x")
+    with pytest.raises(OSError, match=r".+"):
+        dialer.connect(node.peers[0])
+    assert node.node.refused == 1
+
+
+def wait_for_backpressure(node: RunningNode) -> list[Session]:
+    """The sessions whose answers the transport could not send at once."""
+
+    def waiting() -> list[Session]:
+        sessions = node.node.touched | node.node._cooling
+        return [each for each in sessions if each._transport.get_write_buffer_size() > 0]
+
+    assert wait_until(lambda: bool(node.call(waiting)))
+    found: list[Session] = node.call(waiting)
+    return found
+
+
+class RawPeer:
+    """A client that speaks the protocol by hand, so that it can misbehave."""
+
+    def __init__(self, node: RunningNode, buffers: Any, window: int = 0) -> None:
+        self.socket = socket.socket()
+        if window:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
+        self.socket.connect(node.address)
+        self.socket.settimeout(20)
+        initiation = Initiation(CLIENT, NODES[0].peer_id)
+        self.socket.sendall(initiation.first)
+        answer = b""
+        while len(answer) < SECOND_BYTES:
+            answer += self.socket.recv(SECOND_BYTES - len(answer))
+        last, self.channel = initiation.finish(answer, buffers)
+        self.socket.sendall(last)
+
+    def send(self, kind: int, body: bytes) -> None:
+        sealed = self.channel.seal(kind, body)
+        assert isinstance(sealed, bytes)
+        self.socket.sendall(sealed)
+
+    def receive(self, read: int) -> Any:
+        while True:
+            messages = self.channel.feed(self.socket.recv(read))
+            if messages:
+                return messages[0]
+
+
+@pytest.mark.parametrize("arm", ["none", "all"])
+def test_a_slow_reader_gets_every_byte_while_others_share_the_buffers(running: Start, dialing: Make, arm: str) -> None:
+    node = running(arm)
+    dialer = dialing("pooling")
+    slow = RawPeer(node, CryptoBufferPool(BufferSettings()), window=64 * 1024)
+    for _ in range(3):  # 12 MiB; of each 4 MiB the sockets hold only a part
+        slow.send(SOURCE, SIZE.pack(MAX_BODY))
+        (session,) = wait_for_backpressure(node)
+        assert session._transport.get_write_buffer_size() > 0
+        with dialer.connect(node.peers[1]) as connection:
+            for size in (100_000, 900_000):  # would overwrite a buffer that was given back too early
+                assert connection.request(b"z" * size) == b"z" * size
+        with slow.receive(100_000) as message:
+            assert message.kind == OK
+            assert bytes(message.body) == bytes(range(256)) * (MAX_BODY // 256)
+    slow.socket.close()
+
+
+@pytest.mark.parametrize("arm", ["none", "all"])
+def test_requests_sent_before_the_answer_kill_the_connection(running: Start, arm: str) -> None:
+    node = running(arm)
+    eager = RawPeer(node, CryptoBufferPool(BufferSettings()))
+    first, second = eager.channel.seal(1, b"one"), eager.channel.seal(1, b"two")
+    assert isinstance(first, bytes)
+    assert isinstance(second, bytes)
+    eager.socket.sendall(first + second)
+    assert eager.socket.recv(1000) == b""
+    eager.socket.close()
+    assert wait_until(lambda: node.node.cleanup.open_connections() == 0)
+
+
+@pytest.mark.parametrize("arm", ["none", "all"])
+def test_a_forged_record_kills_the_connection_and_nothing_else(running: Start, dialing: Make, arm: str) -> None:
+    node, dialer = running(arm), dialing("pooling")
+    forger = RawPeer(node, CryptoBufferPool(BufferSettings()))
+    with dialer.connect(node.peers[0]) as connection:
+        sealed = forger.channel.seal(1, b"x" * 1000)
+        assert isinstance(sealed, bytes)
+        forger.socket.sendall(sealed[:-1] + bytes([sealed[-1] ^ 1]))
+        assert forger.socket.recv(1000) == b""
+        assert connection.request(b"unaffected") == b"unaffected"
+    forger.socket.close()
+    assert wait_until(lambda: node.node.cleanup.open_connections() == 1)
+
+
+def test_the_first_request_may_travel_with_the_last_handshake_frame(running: Start) -> None:
+    node = running()
+    with socket.create_connection(node.address) as hasty:
+        hasty.settimeout(20)
+        initiation = Initiation(CLIENT, NODES[0].peer_id)
+        for byte in initiation.first:
+            hasty.sendall(bytes([byte]))
+        last, channel = initiation.finish(hasty.recv(SECOND_BYTES), CryptoBufferPool(BufferSettings()))
+        request = channel.seal(1, b"early")
+        assert isinstance(request, bytes)
+        hasty.sendall(last + request)
+        (message,) = channel.feed(hasty.recv(wire_size(5)))
+        assert (message.kind, bytes(message.body)) == (OK, b"early")
+
+
+def test_idle_channels_are_trimmed_and_work_again(running: Start, dialing: Make) -> None:
+    node, dialer = running("all", node={"tick": 0.05}), dialing()
+    with dialer.connect(node.peers[0]) as connection:
+        connection.request(b"x")
+        assert wait_until(lambda: not node.node.touched and not node.node._cooling)
+        assert connection.request(b"again") == b"again"
+
+
+def test_an_exchange_that_was_cut_short_leaves_the_link_unusable(running: Start, dialing: Make) -> None:
+    node, dialer = running(), dialing("all", tcp={"request_timeout": 0.05})
+    blocked, freed = threading.Event(), threading.Event()
+    loan = dialer.connect(node.peers[0])
+    node._loop.call_soon_threadsafe(lambda: (blocked.set(), freed.wait()))
+    blocked.wait()  # from here on the node answers nobody
+    try:
+        with pytest.raises(TimeoutError), loan as connection:
+            connection.request(b"x")
+    finally:
+        freed.set()
+    assert not loan.connection.usable
+    assert dialer.gauges()["pooling"]["idle"] == 0
+    assert dialer.cleanup.open_connections() == 0
+
+
+def test_channels_are_not_shared_by_two_users_at_once(running: Start, dialing: Make) -> None:
+    node, dialer = running(), dialing()
+    with dialer.connect(node.peers[0]) as connection:
+        link = connection._link
+        token = link._turn.pop()  # type: ignore[attr-defined]
+        with pytest.raises(RuntimeError, match="in use"):
+            connection.request(b"x")
+        link._turn.append(token)  # type: ignore[attr-defined]
