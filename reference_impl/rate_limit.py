@@ -4,7 +4,7 @@ The number is the theoretical arrival time of GCRA, counted in tokens: a bucket 
 past, and holds `burst_size - (arrival - now)` tokens otherwise. Three laws. What one key gets in t seconds is
 at most burst_size + max_requests_per_second * t, forgotten in between or not. A reject changes no bucket. All
 keys together get at most what max_keys + 1 buckets give: one for each place in the map, and one shared by all
-keys that find the map full and nothing idle in it.
+keys that find no place.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ RATES = (
 )  # requests/s; arrivals stay below 2**53, where adding one is exact, for 285 years of clock
 MAX_BURST = 10**9
 
-# Rounding must refuse neither the last token of a burst nor the caller who waited exactly as long as told. So a
-# bucket is let off the rounding errors of its own numbers (they do not add up), and a wait is longer by as much.
-_LENIENCY = 1.0 + 2.0**-51
-_NUDGE = 2.0**-50
+# Rounding must refuse neither the last token of a burst nor the caller who waited exactly as long as told: a
+# bucket is let off the rounding errors of its own numbers, which do not add up.
+_ULPS = 2.0**-51
+_LENIENCY = 1.0 + _ULPS
 
 # Keys whose hash and equality run no Python code; none on a build without the GIL, where `check` must lock.
 _GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
@@ -122,9 +122,10 @@ class GcraLimiter:
     otherwise. Forgetting a full bucket gives nothing away: a stranger starts with a full one. A check costs
     O(1), and both dicts together never hold more than max_keys keys.
 
-    A stranger who finds no place is served from the shared bucket `_floor`. Whoever gets a place later starts
-    at that bucket's level, so nobody drinks from both. A reading of the clock below the latest one counts as
-    the latest one: while a clock is behind, nothing refills and nothing is lost. Time begins at 0.
+    A stranger who finds the map full, and no idle key among the two, is served from the shared bucket
+    `_floor`. Whoever gets a place later starts at that bucket's level, so nobody drinks from both. A reading of
+    the clock below the latest one counts as the latest one: while a clock is behind, nothing refills and
+    nothing is lost. Time begins at 0.
     """
 
     def __init__(self, settings: RateLimitSettings, clock: Callable[[], float] = time.monotonic) -> None:
@@ -162,7 +163,7 @@ class GcraLimiter:
                     self._admitted += 1
                     return 0.0
                 self._rejected += 1
-                return (arrival - now - self._burst + arrival * _NUDGE) / self._rate
+                return (arrival - now - self._burst) / self._rate
         return self._check_locked(key, n, now)
 
     def _check_locked(self, key: Hashable, n: int, reading: float) -> float:
@@ -184,7 +185,7 @@ class GcraLimiter:
             arrival += n
             if arrival > now * _LENIENCY + self._ahead:
                 self._rejected += 1
-                return (arrival - now - self._burst + arrival * _NUDGE) / self._rate
+                return (arrival - now - self._burst) / self._rate
             if known:
                 young[key] = arrival
             else:
@@ -305,7 +306,7 @@ class LockedBuckets:
             if n > bucket["burst_size"]:
                 return math.inf
             wait = (n - bucket["tokens"]) / bucket["rate"]
-            return wait + (now + wait) * _NUDGE
+            return wait + (now + wait) * _ULPS
 
     def sweep(self) -> int:
         with self._lock:
