@@ -85,7 +85,8 @@ class PooledConnection(Generic[C]):
 
 
 class Lease(Generic[C]):
-    """What checkout lends, for one checkout: after checkin or discard, `connection` raises AttributeError.
+    """What checkout lends, for one checkout: given back, it knows nothing but that it is not `in_use`, and
+    `connection` raises AttributeError.
 
     Keep the lease for as long as the connection is used: a lease that is dropped counts as leaked, and the
     on side closes its connection.
@@ -127,8 +128,10 @@ def take_back(lease: Lease[C]) -> Any:
         del lease.connection
     except AttributeError:
         raise LeaseError("this lease was given back before") from None
-    lease.record.in_use = False
-    return lease.record
+    record = lease.record
+    del lease.record
+    record.in_use = False
+    return record
 
 
 class Pool(Protocol[C]):

@@ -265,6 +265,7 @@ class ConnectionPool(Generic[C]):
         except AttributeError:
             raise LeaseError("this lease was given back before") from None
         seat: Seat[C] = lease.record
+        del lease.record  # an old lease kept somewhere must not hide that the seat was dropped by a later one
         seat.in_use = False
         clock = self._clock
         now = clock()
