@@ -26,6 +26,7 @@ PAIR_SD = 0.045
 "robust standard deviation of a pair's log ratio, the larger of those measured for p50 and CPU"
 METRICS = 10
 BURSTS, BLOCKS = Policy().max_bursts, 4
+CHUNK = 250
 
 
 def runs(full: int, reduced: int) -> int:
@@ -59,46 +60,36 @@ class GateCounts:
     bursts: float
 
 
-def gate_counts(effects: Floats, count: int, seed: int, policy: Policy | None = None) -> GateCounts:
+def gate_counts(effects: Floats, count: int, seed: int) -> GateCounts:
     """Outcomes of `count` gates whose metrics have these effects (as shares)."""
-    policy = policy or Policy()
     rng = np.random.default_rng(seed)
-    chunk = 250
-    outcomes = [_gates(effects, min(chunk, count - done), policy, rng) for done in range(0, count, chunk)]
+    outcomes = []
+    for done in range(0, count, CHUNK):
+        shape = (min(CHUNK, count - done), BURSTS)
+        losses = np.stack([differences(float(effect), shape, rng) for effect in effects], axis=1)
+        outcomes.append(gates(losses, Policy()))
     fail, passed, looks = (np.concatenate(each) for each in zip(*outcomes, strict=True))
     return GateCounts(int(fail.sum()), int(passed.sum()), int((~fail & ~passed).sum()), float(looks.mean()))
 
 
-def _table(policy: Policy) -> tuple[NDArray[np.int64], Floats]:
-    """Pairs at each look and log E by (look, exceeding)."""
+def gates(losses: Floats, policy: Policy) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64]]:
+    """(failed, passed, bursts until final) of gates with log losses (gate, metric, pair)."""
     trials = np.arange(policy.min_bursts, BURSTS + 1) * BLOCKS
-    exceeding = np.arange(BURSTS * BLOCKS + 1)
-    k, t = np.meshgrid(exceeding, trials)
-    return trials, log_e(np.minimum(k, t), t)
+    exceeding, looks = np.meshgrid(np.arange(BURSTS * BLOCKS + 1), trials)
+    table = log_e(np.minimum(exceeding, looks), looks)
 
+    def first(above: NDArray[np.bool_], level: float) -> NDArray[np.int64]:
+        reached = table[np.arange(trials.size), np.cumsum(above, axis=2)[:, :, trials - 1]] >= level
+        return np.where(reached.any(axis=2), reached.argmax(axis=2), trials.size)
 
-def _gates(
-    effects: Floats, count: int, policy: Policy, rng: np.random.Generator
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64]]:
-    trials, table = _table(policy)
-    fail_level, pass_level = math.log(effects.size / policy.alpha_fail), -math.log(policy.alpha_pass)
-    fail_at: list[NDArray[np.int64]] = []
-    pass_at: list[NDArray[np.int64]] = []
-    for effect in effects:
-        losses = differences(float(effect), (count, BURSTS), rng)
-        for edge, sign, level, at in (
-            (math.log1p(policy.margins.fail), 1.0, fail_level, fail_at),
-            (math.log1p(policy.margins.passing), -1.0, pass_level, pass_at),
-        ):
-            exceeding = np.cumsum(sign * (losses - edge) > 0.0, axis=1)[:, trials - 1]
-            reached = table[np.arange(trials.size), exceeding] >= level
-            at.append(np.where(reached.any(axis=1), reached.argmax(axis=1), trials.size))
-    first_fail = np.min(fail_at, axis=0)
-    last_pass = np.max(pass_at, axis=0)
-    failed = first_fail <= np.minimum(last_pass, trials.size - 1)
-    passed = ~failed & (last_pass < trials.size)
-    looks = np.where(failed, first_fail, np.minimum(last_pass, trials.size - 1)) + policy.min_bursts
-    return failed, passed, looks
+    fail_edge, pass_edge = math.log1p(policy.margins.fail), math.log1p(policy.margins.passing)
+    first_fail = first(losses > fail_edge, math.log(losses.shape[1] / policy.alpha_fail)).min(axis=1)
+    last_pass = first(losses < pass_edge, -math.log(policy.alpha_pass)).max(axis=1)
+    last_look = trials.size - 1
+    failed = first_fail <= np.minimum(last_pass, last_look)
+    passed = ~failed & (last_pass <= last_look)
+    ended = np.where(failed, first_fail, np.minimum(last_pass, last_look))
+    return failed, passed, ended + policy.min_bursts
 
 
 def main() -> None:

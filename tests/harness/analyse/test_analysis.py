@@ -1,0 +1,193 @@
+"""The whole analysis of a made-up run: truths recovered, same rows same bytes, nothing lost on the way."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import msgspec
+import numpy as np
+import pytest
+
+from harness.analyse.analysis import analyse, encode, interim
+from harness.errors import StudyError
+from harness.measure.records import Latencies, Measured
+from harness.study import Budget, Design, Expectation, Study
+from tests.harness.analyse.synthetic import STEADY, SURGE, a_reading, a_run, a_stretch, a_study
+
+
+def expectation(name: str, metric: str, workload: str = "surge", **fields: object) -> Expectation:
+    known: dict[str, object] = {"name": name, "claim": "the plan", "workload": workload, "metric": metric}
+    return msgspec.convert({**known, **fields}, Expectation)
+
+
+EXPECTATIONS = (
+    expectation("latency", "latency_p50", against=("none", "first-day-reuse"), at_most=0.3),
+    expectation("throughput", "throughput", at_least=2.5),
+    expectation("memory", "target_memory", at_most=0.6),
+    expectation("cache", "cache_misses_per_request", at_most=0.9),
+)
+FACTORS = {"all": 0.2, "first-day-reuse": 0.5}
+
+
+@pytest.fixture(scope="module")
+def study() -> Study:
+    return a_study(*EXPECTATIONS, workloads=(SURGE, STEADY))
+
+
+@pytest.fixture(scope="module")
+def measured(study: Study) -> Measured:
+    return a_run(study, FACTORS, 14)
+
+
+def test_truths_are_recovered(study: Study, measured: Measured) -> None:
+    analysis = analyse(study, measured)
+    assert [each.outcome for each in analysis.verdicts] == ["MET", "MISSED", "MET", "MET", "NOT MEASURABLE"]
+    assert analysis.valid
+    assert analysis.answer.startswith("Of 5 verdicts: 3 MET, 1 MISSED, 1 NOT MEASURABLE. Median latency on surge")
+    assert analysis.family_confidence == pytest.approx(1 - 0.05 / 4)
+    assert (analysis.arms, analysis.hidden) == (("none", "first-day-reuse", "all"), ("none-again",))
+    assert (analysis.bursts, analysis.interrupted) == (14, 0)
+    for each in analysis.contrasts:
+        if each.metric == "latency_p50" and each.role == "treatment":
+            assert each.estimate is not None
+            assert each.estimate.low <= 0.2 * 1.01
+            assert each.estimate.high >= 0.2 * 0.99
+
+
+def test_same_rows_same_bytes_whatever_their_order(study: Study, measured: Measured) -> None:
+    shuffled = [list(rows) for rows in (measured.bursts, measured.slices, measured.readings)]
+    for rows in shuffled:
+        random.Random(1).shuffle(rows)
+    again = Measured(*(tuple(rows) for rows in shuffled))  # type: ignore[arg-type]
+    assert encode(analyse(study, again)) == encode(analyse(study, measured))
+
+
+def test_views(study: Study, measured: Measured) -> None:
+    analysis = analyse(study, measured)
+    cells = {("surge", arm) for arm in analysis.arms} | {("steady", arm) for arm in analysis.arms}
+    assert {(each.workload, each.arm) for each in analysis.curves} == cells
+    assert {(each.workload, each.arm) for each in analysis.throughput} == cells
+    assert {(each.workload, each.arm) for each in analysis.cpu} == cells
+    assert all(max(each.percentiles) == 95.0 for each in analysis.curves)
+    assert all(list(each.seconds) == sorted(each.seconds) for each in analysis.curves)
+    assert analysis.throughput[0].points[0].at >= 0.0
+    assert [row.arm for row in analysis.memory] == list(analysis.arms)
+    assert analysis.memory[-1].target_increase == pytest.approx(0.8e6, rel=0.05)
+    assert analysis.memory[0].descriptors == 2.0
+    assert analysis.cpu[0].target_busy == pytest.approx(0.3, rel=0.01)
+    hits = next(each for each in analysis.gauges if each.name == "pooling.hits")
+    assert (hits.end, hits.bursts[:3], hits.values[:3]) == ("target", (0, 1, 2), (0.0, 1.0, 2.0))
+    assert {each.end for each in analysis.gauges} == {"target", "load"}
+    surge = next(each for each in analysis.summaries if (each.workload, each.arm) == ("surge", "none"))
+    assert (
+        surge.started
+        == surge.answered
+        == sum(row.answered for row in measured.slices if (row.workload, row.arm) == ("surge", "none"))
+    )
+    assert all(each.quartile_low <= each.median <= each.quartile_high for each in surge.values)
+
+
+def test_tails_come_only_from_segments() -> None:
+    workload = msgspec.structs.replace(SURGE, segment_seconds=2.0)
+    study = a_study(expectation("p99", "latency_p99", at_most=0.5), workloads=(workload,), design=Design(hidden=False))
+    analysis = analyse(study, a_run(study, {"all": 0.2}, 8))
+    tops = {(each.source, each.arm): max(each.percentiles) for each in analysis.curves}
+    assert tops["slice", "all"] == 95.0
+    assert tops["segment", "none"] == 99.9  # 16 segments, 32,000 requests
+    few = analyse(study, a_run(study, {"all": 0.2}, 7))
+    assert {max(each.percentiles) for each in few.curves if each.source == "segment"} == {99.0}  # 14 segments
+    assert {each.source for each in analysis.contrasts if each.metric == "latency_p99"} == {"segment"}
+    assert analysis.verdicts[0].outcome == "MET"
+    assert analysis.hidden == ()
+
+
+def test_further_request_names_have_their_own_estimates() -> None:
+    study = a_study(expectation("connect", "latency_p50", request="connect", at_most=0.9))
+    run = a_run(study, {"all": 0.5}, 10)
+    rows = tuple(
+        msgspec.structs.replace(
+            row, latencies=(*row.latencies, Latencies("connect", np.full(3, row.began + 1, "<f4").tobytes()))
+        )
+        for row in run.slices
+    )
+    analysis = analyse(study, msgspec.structs.replace(run, slices=rows))
+    assert {each.request for each in analysis.contrasts if each.metric == "latency_p50"} == {"request", "connect"}
+    assert analysis.verdicts[0].request == "connect"
+    assert {each.request for each in analysis.curves} == {"request", "connect"}
+
+
+def test_no_rows_at_all() -> None:
+    study = a_study(*EXPECTATIONS)
+    analysis = analyse(study, Measured((), (), ()))
+    assert not analysis.valid
+    assert analysis.answer.startswith("INVALID, so nothing is claimed: bursts: 0 complete bursts of 0")
+    assert {each.outcome for each in analysis.verdicts} == {"INCONCLUSIVE", "NOT MEASURABLE"}
+    assert not any((analysis.curves, analysis.throughput, analysis.memory))
+    assert encode(analysis) == encode(analyse(study, Measured((), (), ())))
+
+
+def test_an_expectation_on_an_unmeasured_workload() -> None:
+    study = a_study(expectation("latency", "latency_p50", workload="dial", at_most=0.3))
+    (verdict,) = interim(study, a_run(study, {}, 7))
+    assert (verdict.outcome, verdict.contrast) == ("INCONCLUSIVE", None)
+    with pytest.raises(StudyError, match="unknown metric"):
+        interim(a_study(expectation("latency", "speed", at_most=0.3)), Measured((), (), ()))
+
+
+def test_dead_arm_is_invalid_and_shown_as_such() -> None:
+    study = a_study(expectation("latency", "latency_p50", at_most=0.3))
+    run = a_run(study, {}, 8)
+    rows = tuple(
+        msgspec.structs.replace(
+            row, answered=0, latencies=(), failed={"refused": row.started}, seconds=0.0, cpu_load=0.0
+        )
+        if row.arm == "all"
+        else row
+        for row in run.slices
+    )
+    analysis = analyse(study, msgspec.structs.replace(run, slices=rows))
+    assert not analysis.valid
+    assert analysis.verdicts[0].outcome == "INCONCLUSIVE"
+    share = next(each for each in analysis.cpu if each.arm == "all")
+    assert math.isnan(share.target_seconds)
+    series = next(each for each in analysis.throughput if each.arm == "all")
+    assert {point.value for point in series.points} == {0.0}
+    contrast = next(each for each in analysis.contrasts if each.metric == "throughput")
+    assert contrast.estimate is None
+    assert contrast.problem == "no usable pair: 24 x the stretch has no duration"
+    summary = next(each for each in analysis.summaries if each.arm == "all" and each.workload)
+    assert summary.failed == {"refused": summary.started}
+
+
+def test_the_answer_without_expectations_is_the_headline() -> None:
+    study = a_study()
+    analysis = analyse(study, a_run(study, {"all": 0.5}, 9))
+    assert analysis.answer.startswith("all against none: median latency on surge fell by 48.5 % (")
+    empty = msgspec.structs.replace(study, budget=Budget(min_bursts=0))
+    assert analyse(empty, Measured((), (), ())).answer == "Nothing was measured that could be compared."
+
+
+def test_a_study_that_may_stop_early_shows_intervals_for_any_time() -> None:
+    study = msgspec.structs.replace(a_study(*EXPECTATIONS[1:2]), budget=Budget(stop_early=True))
+    run = a_run(study, {"all": 0.2}, 9)
+    (verdict,) = interim(study, run)
+    assert verdict.outcome == "MET"
+    assert verdict.contrast is not None
+    assert verdict.contrast.estimate is not None
+    assert verdict.contrast.estimate.method == "sequential"
+    early = msgspec.structs.replace(run, slices=tuple(row for row in run.slices if row.burst < 5))
+    assert interim(study, early)[0].outcome == "INCONCLUSIVE"
+
+
+def test_hand_made_rows_one_pair_per_burst() -> None:
+    """Two arms, eight bursts, latencies 2 ms and 1 ms: the ratio is one half, to the float32 in the rows."""
+    study = a_study(design=Design(hidden=False), min_bursts=1)
+    rows = tuple(
+        a_stretch(arm, burst=n, latency=latency) for n in range(8) for arm, latency in (("none", 0.002), ("all", 0.001))
+    )
+    analysis = analyse(study, Measured((), rows, (a_reading(), a_reading("all"))))
+    found = next(each for each in analysis.contrasts if each.metric == "latency_p50")
+    assert found.estimate is not None
+    assert found.estimate.ratio == pytest.approx(0.5)
+    assert [found.value_a, found.value_b] == pytest.approx([0.002, 0.001])

@@ -1,0 +1,109 @@
+"""Each metric of the table against the number worked out by hand, and what has no value says why."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+
+from harness.analyse.contrast import value_of
+from harness.analyse.metrics import METRICS, metric
+from harness.errors import StudyError
+from harness.measure.records import Latencies, Slice
+from tests.harness.analyse.synthetic import a_reading, a_stretch
+
+STRETCH = Slice(
+    burst=0,
+    block=0,
+    position=0,
+    workload="surge",
+    arm="none",
+    kind="slice",
+    began=0.0,
+    planned=0.2,
+    seconds=0.5,
+    started=8,
+    answered=4,
+    rejected=1,
+    failed={"reset": 2},
+    cancelled=1,
+    cpu_target=0.3,
+    cpu_load=0.1,
+    page_faults=10,
+    lag_max=0.2,
+    latencies=(
+        Latencies(
+            "request",
+            np.array([1, 2, 3, 10], dtype="<f4").tobytes(),
+            np.array([0, 0, 1, 2], dtype="<f4").tobytes(),
+        ),
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("latency_p50", 3.0),
+        ("latency_mean", 4.75),
+        ("latency_p99", np.quantile([1, 2, 4, 12], 0.99)),
+        ("latency_p999", np.quantile([1, 2, 4, 12], 0.999)),
+        ("service_p50", 2.5),
+        ("throughput", 8.0),
+        ("cpu_per_request", 0.1),
+        ("cpu_target_per_request", 0.075),
+        ("cpu_load_per_request", 0.025),
+        ("page_faults_per_request", 2.5),
+        ("error_ratio", 0.25),
+        ("rejection_ratio", 0.125),
+    ],
+)
+def test_metric_of_a_stretch(name: str, expected: float) -> None:
+    assert value_of(metric(name), STRETCH, "request") == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("target_memory", 4e6),
+        ("target_memory_whole", 24e6),
+        ("load_memory", 4e6),
+        ("load_memory_whole", 24e6),
+        ("memory", 8e6),
+        ("descriptors_delta", 2.0),
+    ],
+)
+def test_metric_of_a_reading(name: str, expected: float) -> None:
+    assert value_of(metric(name), a_reading(), "") == expected
+
+
+def test_every_metric_is_described_and_measured_where_it_says() -> None:
+    for name, of in METRICS.items():
+        assert of.info().name == name
+        assert of.definition.endswith(".")
+        stretch = value_of(of, a_stretch(), "request")
+        reading = value_of(of, a_reading(), "")
+        assert (stretch != "not a metric of a stretch of load") == bool({"slice", "segment"} & set(of.sources))
+        assert (reading != "not a metric of a memory reading") == ("reading" in of.sources)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "reason"),
+    [
+        ("latency_p50", {"latencies": ()}, "no answered 'request' request"),
+        ("service_p50", {"latencies": ()}, "no answered 'request' request"),
+        ("throughput", {"seconds": 0.0}, "the stretch has no duration"),
+        ("throughput", {"answered": 0}, "zero"),
+        ("cpu_per_request", {"answered": 0}, "no answered request"),
+        ("cpu_per_request", {"cpu_target": -1.0}, "negative"),
+        ("cpu_per_request", {"cpu_target": float("nan")}, "not a finite number"),
+        ("error_ratio", {"started": 0}, "no request was started"),
+    ],
+)
+def test_what_has_no_value_says_why(name: str, fields: dict[str, object], reason: str) -> None:
+    assert value_of(metric(name), msgspec.structs.replace(STRETCH, **fields), "request") == reason
+
+
+def test_unknown_metric_names_the_choices() -> None:
+    with pytest.raises(StudyError, match=r"unknown metric 'latency'; expected one of latency_p50, "):
+        metric("latency")

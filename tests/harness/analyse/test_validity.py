@@ -1,0 +1,166 @@
+"""Each validity check voids the run it should, names what it saw, and leaves a good run alone."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from harness.analyse.analysis import analyse
+from harness.analyse.records import Check
+from harness.analyse.validity import CHECKS
+from harness.measure.records import Measured, Slice
+from harness.study import Design, Study
+from tests.harness.analyse.synthetic import STEADY, SURGE, a_run, a_study, changed
+
+DESIGN = Design(controls=("first-day-reuse",))
+FACTORS = {"all": 0.5}
+
+
+def both() -> Study:
+    return a_study(workloads=(SURGE, STEADY), design=DESIGN)
+
+
+def quiet_run(study: Study, factors: dict[str, float] | None = None, bursts: int = 12) -> Measured:
+    return a_run(study, factors or FACTORS, bursts, sd_layout=0.002, sd_pair=0.004)
+
+
+def found(study: Study, measured: Measured, name: str, strict: bool = False) -> list[Check]:
+    return [each for each in analyse(study, measured, strict).checks if each.name == name]
+
+
+def some(measured: Measured, arm: str, **fields: object) -> Measured:
+    """The run with these fields set in the stretches of one arm."""
+    rows = tuple(msgspec.structs.replace(row, **fields) if row.arm == arm else row for row in measured.slices)
+    return msgspec.structs.replace(measured, slices=rows)
+
+
+def test_a_good_run_is_valid() -> None:
+    analysis = analyse(both(), quiet_run(both()))
+    assert analysis.valid
+    assert {each.status for each in analysis.checks} <= {"ok", "note"}
+    assert len({each.name for each in analysis.checks}) == len(CHECKS) - 1  # no segments here
+    assert all(each.saw and each.bound and each.remedy and each.where for each in analysis.checks)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "saw"),
+    [
+        ("successes", {"answered": 0, "failed": {"refused": 100}, "started": 100}, "0 answered of 3,600 started"),
+        ("errors", {"failed": {"reset": 1}}, "of requests failed (reset)"),
+        ("rejections", {"rejected": 1}, "of requests rejected"),
+        ("conservation", {"cancelled": 3}, "108 requests not counted exactly once"),
+    ],
+)
+def test_requests_gone_wrong(name: str, fields: dict[str, object], saw: str) -> None:
+    study = a_study(design=DESIGN)
+    analysis = analyse(study, some(quiet_run(study), "all", **fields))
+    bad = [each for each in analysis.checks if each.name == name and each.status == "invalid"]
+    assert [each.where for each in bad] == ["surge on all"]
+    assert saw in bad[0].saw
+    assert not analysis.valid
+    assert analysis.answer.startswith("INVALID, so nothing is claimed: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("generator CPU", {"cpu_load": 0.19}),
+        ("schedule lag", {"lag_max": 0.05}),
+        ("offered rate", {"started": 80, "answered": 80}),
+    ],
+)
+def test_a_generator_that_cannot_keep_an_open_schedule(name: str, fields: dict[str, object]) -> None:
+    bad = [each for each in found(both(), changed(quiet_run(both()), **fields), name) if each.status == "invalid"]
+    assert len(bad) == 4
+    assert all(each.where.startswith("steady on ") for each in bad)  # a closed workload may use its core up
+
+
+def test_offered_rate_needs_a_rate() -> None:
+    assert not found(both(), changed(quiet_run(both()), rate=0.0), "offered rate")
+
+
+def test_declared_errors_and_rejections_are_allowed() -> None:
+    allowed = msgspec.structs.replace(SURGE, max_error_ratio=0.1, max_rejection_ratio=0.1)
+    study = a_study(workloads=(allowed,))
+    measured = changed(quiet_run(study), failed={"reset": 5}, rejected=5)
+    assert all(each.status == "ok" for name in ("errors", "rejections") for each in found(study, measured, name))
+
+
+def test_too_few_complete_bursts() -> None:
+    study = a_study(design=DESIGN)
+    measured = quiet_run(study, bursts=8)
+    cut = tuple(msgspec.structs.replace(each, complete=each.number < 6) for each in measured.bursts)
+    (check,) = found(study, msgspec.structs.replace(measured, bursts=cut), "bursts")
+    assert (check.status, check.saw) == ("invalid", "6 complete bursts of 8")
+
+
+def test_missing_rows_are_named() -> None:
+    study = a_study(design=DESIGN)
+    measured = quiet_run(study)
+
+    def lost(row: Slice) -> bool:
+        return row.burst == 3 and row.arm == "all"
+
+    rows = tuple(row for row in measured.slices if not lost(row))
+    (check,) = found(study, msgspec.structs.replace(measured, slices=rows), "missing rows")
+    assert (check.status, check.where) == ("invalid", "burst 3: surge on all")
+    unfinished = tuple(msgspec.structs.replace(each, complete=each.number != 3) for each in measured.bursts)
+    (check,) = found(study, msgspec.structs.replace(measured, slices=rows, bursts=unfinished), "missing rows")
+    assert check.status == "ok"
+
+
+def test_no_steady_state() -> None:
+    study = both()
+    measured = quiet_run(study, bursts=20)
+    warming = tuple(
+        msgspec.structs.replace(row, seconds=row.seconds * (1.0 + 0.3 * row.block)) for row in measured.slices
+    )
+    bad = found(study, msgspec.structs.replace(measured, slices=warming), "steady state")
+    assert {each.where for each in bad if each.status == "invalid"} == {
+        f"surge on {arm}" for arm in ("none", "all", "first-day-reuse", "none-again")
+    }
+    one_block = tuple(row for row in measured.slices if row.block == 0)
+    assert not found(study, msgspec.structs.replace(measured, slices=one_block), "steady state")
+
+
+def test_equal_arms_that_differ_void_the_run() -> None:
+    study = a_study(design=DESIGN)
+    for check in found(study, quiet_run(study, {"none-again": 1.10}, bursts=20), "A/A equivalence"):
+        assert check.status == "invalid"
+        assert "equal arms differ by" in check.saw
+
+
+def test_equivalence_not_shown_is_a_note_or_voids_a_gate() -> None:
+    study = a_study(design=DESIGN)
+    noisy = a_run(study, FACTORS, 12, sd_layout=0.05, seed=2)
+    loose, strict = found(study, noisy, "A/A equivalence"), found(study, noisy, "A/A equivalence", strict=True)
+    assert {each.status for each in loose} == {"note"}
+    assert all(each.saw.endswith("too wide to show that they are equal") for each in loose)
+    assert {each.status for each in strict} == {"invalid"}
+
+
+def test_segments_must_agree_with_slices() -> None:
+    workload = msgspec.structs.replace(SURGE, segment_seconds=1.0)
+    study = a_study(workloads=(workload,), design=DESIGN)
+    measured = quiet_run(study)
+    assert {each.status for each in found(study, measured, "segments agree with slices")} == {"ok"}
+    costly = tuple(
+        msgspec.structs.replace(row, cpu_target=5.0 * row.cpu_target)
+        if row.kind == "segment" and row.arm == "all"
+        else row
+        for row in measured.slices
+    )
+    bad = [
+        each.where
+        for each in found(study, msgspec.structs.replace(measured, slices=costly), "segments agree with slices")
+        if each.status == "invalid"
+    ]
+    assert "cpu_per_request on surge, all against none" in bad
+
+
+def test_autocorrelation_is_only_reported() -> None:
+    study = a_study(design=DESIGN)
+    notes = found(study, quiet_run(study), "autocorrelation")
+    assert {each.status for each in notes} == {"note"}
+    assert len(notes) == 4
+    assert not found(study, changed(quiet_run(study), latencies=()), "autocorrelation")

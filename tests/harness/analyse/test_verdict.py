@@ -1,0 +1,158 @@
+"""Verdicts follow the interval and the family, and say so in words."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from statsmodels.stats.multitest import multipletests
+
+from harness.analyse.contrast import Contrast, Readings, judge_contrast
+from harness.analyse.metrics import metric
+from harness.analyse.records import Verdict
+from harness.analyse.verdict import Question, bound_of, describe_bound, family_confidence, holm, judge, questions_in
+from harness.errors import StudyError
+from harness.study import Budget, Expectation, Study
+from tests.harness.analyse import reference
+from tests.harness.analyse.synthetic import a_study
+
+
+def expected(
+    metric: str = "latency_p50", at_most: float | None = None, at_least: float | None = None, name: str = "x"
+) -> Expectation:
+    return Expectation(name=name, claim="the plan", workload="surge", metric=metric, at_most=at_most, at_least=at_least)
+
+
+def asked(expectation: Expectation, ratios: list[float], study: Study | None = None) -> Question:
+    """The question with one pair per burst at these ratios."""
+    of = metric(expectation.metric)
+    ask = Contrast("none", "all", "treatment", "surge", of, "request", "slice")
+    a = Readings({(n, 0): 1.0 for n in range(len(ratios))}, 10**6)
+    b = Readings({(n, 0): ratio or "zero" for n, ratio in enumerate(ratios)}, 10**6)
+    return Question(expectation, "none", *judge_contrast(ask, a, b, study or a_study(), 0.95))
+
+
+def judged(expectation: Expectation, ratios: list[float], void: str = "") -> Verdict:
+    return judge([asked(expectation, ratios)], a_study(expectation), void)[0]
+
+
+def around(ratio: float, bursts: int = 12, spread: float = 0.01) -> list[float]:
+    return [float(each) for each in ratio * np.exp(spread * np.linspace(-1, 1, bursts))]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "at_most", "at_least", "outcome"),
+    [
+        (0.08, 0.30, None, "MET"),
+        (0.5, 0.30, None, "MISSED"),
+        (0.30, 0.30, None, "INCONCLUSIVE"),
+        (5.0, None, 2.5, "MET"),
+        (2.0, None, 2.5, "MISSED"),
+        (2.5, None, 2.5, "INCONCLUSIVE"),
+    ],
+)
+def test_outcome_follows_the_interval(
+    ratio: float, at_most: float | None, at_least: float | None, outcome: str
+) -> None:
+    assert judged(expected(at_most=at_most, at_least=at_least), around(ratio)).outcome == outcome
+
+
+def test_sentences() -> None:
+    assert judged(expected(at_most=0.3), around(0.08)).sentence == (
+        "Median latency on surge fell by 92 % (interval 91.9 to 92.1 %) against none; claimed: at least 70 % less: MET"
+    )
+    assert judged(expected("throughput", at_least=2.5), around(2.0)).sentence == (
+        "Throughput on surge became 2 times as high (interval 1.99 to 2.01 times) against none;"
+        " claimed: at least 2.5 times: MISSED"
+    )
+    assert judged(expected("cpu_per_request", at_most=1.02), around(1.02)).sentence == (
+        "CPU per request on surge rose by 2 % (interval 1.35 to 2.65 %) against none;"
+        " claimed: at most 2 % more: INCONCLUSIVE (the interval contains the claimed bound)"
+    )
+    assert "interval not bounded" in judged(expected(at_most=0.3), around(0.1, bursts=4)).sentence
+    assert "times as high (interval not bounded)" in judged(expected(at_least=3), around(9, bursts=4)).sentence
+    assert describe_bound("at_least", 0.98) == "at most 2 % less"
+    assert describe_bound("at_least", 1.5) == "at least 50 % more"
+    assert describe_bound("at_most", 3.0, times=True) == "at most 3 times"
+
+
+def test_undecided_says_why() -> None:
+    few = judged(expected(at_most=0.3), around(0.1, bursts=4))
+    assert (few.outcome, few.reason) == ("INCONCLUSIVE", "4 bursts are too few for an interval")
+    none = judge([Question(expected(at_most=0.3), "none")], a_study())[0]
+    assert (none.outcome, none.reason) == ("INCONCLUSIVE", "no pair of all and none was measured")
+    assert none.sentence.startswith("Median latency against none: INCONCLUSIVE (no pair")
+    unusable = judged(expected(at_most=0.3), [0.0] * 12)
+    assert (unusable.outcome, unusable.reason) == ("INCONCLUSIVE", "no usable pair: 12 x zero")
+    tail = judged(expected("latency_p999", at_most=0.3), around(0.1))
+    assert tail.outcome == "INCONCLUSIVE"
+    assert tail.reason.startswith("not resolvable")
+    assert tail.p_value == 1.0
+
+
+def test_not_measurable_counts_for_no_family() -> None:
+    counter, other = expected("cache_misses_per_request", at_most=0.9, name="c"), expected(at_most=0.3)
+    study = a_study(counter, other)
+    assert questions_in(study) == 1
+    verdicts = judge([Question(counter, "none"), asked(other, around(0.1))], study)
+    assert [each.outcome for each in verdicts] == ["NOT MEASURABLE", "MET"]
+    assert verdicts[1].adjusted_p == verdicts[1].p_value
+    assert judge([Question(counter, "none")], study, "void")[0].outcome == "NOT MEASURABLE"
+
+
+def test_an_invalid_measurement_shows_nothing() -> None:
+    verdict = judged(expected(at_most=0.3), around(0.08), void="errors: 12 % failed")
+    assert verdict.outcome == "INCONCLUSIVE"
+    assert verdict.sentence.endswith("INCONCLUSIVE (the measurement is invalid: errors: 12 % failed)")
+
+
+def test_holm_may_decide_beyond_the_family_interval_and_says_so() -> None:
+    """Seven questions: six clear ones free the level for the seventh, whose family interval still holds the
+    bound.
+    """
+    clear = [expected(at_most=0.3, name=f"clear {n}") for n in range(6)]
+    close = expected(at_most=0.3, name="close")
+    study = a_study(*clear, close)
+    confidence = family_confidence(study)
+    ratios = [*around(0.2, bursts=14), 0.4, 0.4, 0.4]
+    ask = Contrast("none", "all", "treatment", "surge", metric("latency_p50"), "request", "slice")
+    a = Readings({(n, 0): 1.0 for n in range(17)}, 100)
+    b = Readings(dict(zip(a.values, ratios, strict=True)), 100)
+    question = Question(close, "none", *judge_contrast(ask, a, b, study, confidence))
+    verdicts = judge([*(asked(each, around(0.1, bursts=30)) for each in clear), question], study)
+    assert verdicts[-1].outcome == "MET"
+    shown = verdicts[-1].contrast
+    assert shown is not None
+    assert shown.estimate is not None
+    assert shown.estimate.low <= 0.3 <= shown.estimate.high
+    assert "decided by Holm's step-down, adjusted p = 0.013" in verdicts[-1].sentence
+
+
+def test_sequential_p_values_are_those_of_the_e_process() -> None:
+    study = msgspec.structs.replace(a_study(expected(at_most=0.3)), budget=Budget(stop_early=True))
+    verdict = judge([asked(expected(at_most=0.3), [0.2] * 7, study)], study)[0]
+    assert verdict.p_value == pytest.approx(8 / 255)
+    assert verdict.outcome == "MET"
+
+
+def test_holm_matches_statsmodels() -> None:
+    p_values = np.random.default_rng(8).uniform(size=9) ** 3
+    assert holm(p_values.tolist()) == pytest.approx(multipletests(p_values, method="holm")[1])
+    assert holm([]) == ()
+
+
+@given(st.lists(st.floats(1e-9, 1.0), min_size=1, max_size=12))
+def test_holm_matches_the_reference(p_values: list[float]) -> None:
+    assert holm(p_values) == pytest.approx(reference.holm(p_values))
+
+
+@pytest.mark.parametrize(
+    ("at_most", "at_least"), [(None, None), (0.5, 2.0), (0.0, None), (None, -1.0), (math.inf, None), (math.nan, None)]
+)
+def test_a_bound_is_exactly_one_positive_ratio(at_most: float | None, at_least: float | None) -> None:
+    with pytest.raises(StudyError, match="exactly one of at_most, at_least"):
+        bound_of(expected(at_most=at_most, at_least=at_least))
