@@ -1,0 +1,173 @@
+"""Designs become arms, and every comparison finds its two arms alive in one burst."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.errors import StudyError
+from harness.plan.arms import (
+    MAX_ARMS,
+    cell_name,
+    foldover_pairs,
+    fraction,
+    layout,
+    pack,
+    parse_cell,
+    resolve_arm,
+    workloads,
+)
+from harness.study import OPTIMIZATIONS, Arm, Design, DesignKind, Expectation, Study, Sweep, Workload
+
+SURGE = Workload(name="surge", file="surge.py", env={"SIZE": "64"})
+subsets = st.sets(st.sampled_from(OPTIMIZATIONS))
+
+
+def a_study(design: Design, *expectations: Expectation, arms: tuple[Arm, ...] = ()) -> Study:
+    return Study(name="s", title="t", design=design, workloads=(SURGE,), expectations=expectations, arms=arms)
+
+
+@given(subsets)
+def test_cell_names_are_one_to_one(enabled: set[str]) -> None:
+    parsed = parse_cell(cell_name(enabled))
+    assert parsed is not None
+    assert set(parsed) == enabled
+
+
+def test_no_other_name_is_a_cell() -> None:
+    assert [parse_cell(name) for name in ("al", "all-x", "pooling+x", "first-day-reuse")] == [None] * 4
+
+
+@pytest.mark.parametrize("kind", ["on-off", "ablation", "phases", "factorial", "sweep"])
+@pytest.mark.parametrize("hidden", [True, False])
+def test_every_comparison_shares_a_set(kind: DesignKind, hidden: bool) -> None:
+    design = Design(kind=kind, controls=("first-day-reuse",), hidden=hidden)
+    plan = layout(a_study(design))
+    for each in plan.comparisons:
+        assert any({each.a, each.b} <= set(arms) for arms in plan.sets)
+    for pair in plan.foldover:
+        assert any(set(pair) <= set(arms) for arms in plan.sets[plan.foldover_from :])
+    assert max(len(arms) for arms in plan.sets) <= MAX_ARMS
+    names = [arm.name for arm in plan.arms]
+    assert len(names) == len(set(names))
+    assert {name for arms in plan.sets for name in arms} == set(names)
+    assert names[0] == "none"
+    assert [name for name in names if name not in plan.hidden][-1] == "all"
+    assert plan.hidden == (("none-again",) if hidden else ())
+
+
+def test_on_off_fits_one_set() -> None:
+    plan = layout(a_study(Design(controls=("first-day-reuse",))))
+    assert plan.sets == (("none", "all", "none-again", "first-day-reuse"),)
+    by_name = {arm.name: arm.optimizations for arm in plan.arms}
+    assert by_name == {
+        "none": (),
+        "first-day-reuse": ("first-day-reuse",),
+        "all": OPTIMIZATIONS,
+        "none-again": (),
+    }
+
+
+def test_ablation_and_phases_compare_what_they_say() -> None:
+    roles = {(each.a, each.b): each.role for each in layout(a_study(Design(kind="ablation"))).comparisons}
+    assert roles["all", "all-pooling"] == "without"
+    assert roles["none", "metrics"] == "single"
+    assert len(roles) == 2 + 12
+    steps = [each for each in layout(a_study(Design(kind="phases"))).comparisons if each.role == "step"]
+    assert [len(parse_cell(each.b) or ()) for each in steps] == [2, 4, 5, 6]
+    assert [(each.a) for each in steps[1:]] == [each.b for each in steps[:-1]]
+
+
+def test_expectations_bring_their_own_comparisons() -> None:
+    asked = Expectation(
+        name="cpu", claim="-30 %", workload="surge", metric="cpu_per_request", arm="buffer_pool", at_most=0.7
+    )
+    usual = Expectation(name="latency", claim="-70 %", workload="surge", metric="latency_p50", at_most=0.3)
+    plan = layout(a_study(Design(), asked, usual))
+    assert [(each.a, each.b, each.role) for each in plan.comparisons] == [
+        ("none", "all", "treatment"),
+        ("none", "none-again", "a/a"),
+        ("none", "buffer_pool", "other"),
+    ]
+
+
+def test_declared_arms_come_first_and_unknown_ones_are_refused() -> None:
+    tuned = Arm(name="malloc-tuned", env={"MALLOC_TRIM_THRESHOLD_": "1"})
+    study = a_study(Design(controls=("malloc-tuned",)), arms=(tuned,))
+    assert resolve_arm(study, "malloc-tuned") is tuned
+    with pytest.raises(StudyError, match="unknown arm 'polling'; expected one of malloc-tuned, none, all"):
+        resolve_arm(study, "polling")
+    with pytest.raises(StudyError, match="baseline and treatment are both 'all'"):
+        layout(a_study(Design(baseline="all")))
+
+
+def test_the_hidden_twin_is_the_baseline() -> None:
+    base = Arm(name="a", env={"X": "1"})
+    plan = layout(a_study(Design(baseline="a", treatment="all"), arms=(base,)))
+    twin = plan.arms[-1]
+    assert (twin.name, twin.env, twin.optimizations) == ("a-again", base.env, base.optimizations)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from("abcdefgh")), max_size=20))
+def test_packing_covers_every_pair(pairs: list[tuple[str, str]]) -> None:
+    sets = pack(pairs)
+    assert all(any({a, b} <= set(arms) for arms in sets) for a, b in pairs)
+    assert all(len(arms) <= MAX_ARMS and len(set(arms)) == len(arms) for arms in sets)
+    assert {name for arms in sets for name in arms} == {name for pair in pairs for name in pair}
+
+
+@pytest.mark.parametrize("signs", [(1, 1), (-1, -1), (1, -1), (-1, 1)])
+def test_fractions_have_resolution_four(signs: tuple[int, int]) -> None:
+    """Main effects are orthogonal to each other and to all two-way interactions, by the definition of resolution IV."""
+    cells = fraction(*signs)
+    x = np.array([[1 if name in cell else -1 for name in OPTIMIZATIONS] for cell in cells])
+    assert np.array_equal(x.T @ x, 16 * np.eye(6))
+    assert not any((x[:, i] * x[:, j]) @ x[:, k] for i, j in combinations(range(6), 2) for k in range(6))
+    complements = {frozenset(OPTIMIZATIONS) - cell for cell in cells}
+    assert complements == set(cells)
+
+
+def test_four_quarters_are_all_cells() -> None:
+    pairs = list(foldover_pairs(4))
+    cells = {name for pair in pairs for name in pair}
+    assert (len(pairs), len(cells)) == (32, 64)
+    assert ("none", "all") in pairs
+    for cell, complement in pairs:
+        assert set(parse_cell(cell) or ()) | set(parse_cell(complement) or ()) == set(OPTIMIZATIONS)
+    assert len(list(foldover_pairs(1))) == 8
+    with pytest.raises(StudyError, match="fractions is 5"):
+        list(foldover_pairs(5))
+
+
+def swept(parameter: str, *values: float | str) -> tuple[Workload, ...]:
+    sweep = Sweep(workload="surge", parameter=parameter, values=values)
+    other = Workload(name="dial", file="dial.py")
+    design = Design(kind="sweep", sweep=sweep)
+    return workloads(Study(name="s", title="t", design=design, workloads=(SURGE, other)))
+
+
+def test_sweeps_make_one_workload_per_value() -> None:
+    users = swept("users", 8.0, 64.0)
+    assert [(each.name, each.users) for each in users] == [
+        ("surge[users=8]", 8),
+        ("surge[users=64]", 64),
+        ("dial", 32),
+    ]
+    assert [each.rate for each in swept("rate", 100.0, 250.5)[:2]] == [100.0, 250.5]
+    sizes = swept("SIZE", 1024.0, "4M")
+    assert [each.env["SIZE"] for each in sizes[:2]] == ["1024", "4M"]
+    assert [each.name for each in sizes] == ["surge[SIZE=1024]", "surge[SIZE=4M]", "dial"]
+
+
+def test_sweeps_that_make_no_sense_are_refused() -> None:
+    assert workloads(a_study(Design())) == (SURGE,)
+    with pytest.raises(StudyError, match="a sweep needs"):
+        workloads(a_study(Design(kind="sweep")))
+    with pytest.raises(StudyError, match="unknown workload 'bulk'"):
+        workloads(a_study(Design(kind="sweep", sweep=Sweep(workload="bulk", parameter="users", values=(1.0,)))))
+    with pytest.raises(StudyError, match="needs numbers, not 'many'"):
+        swept("users", "many")

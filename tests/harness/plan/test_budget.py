@@ -1,0 +1,127 @@
+"""The planner's promises: what fits, what can be proven, and what is refused."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.analyse.contrast import median_interval
+from harness.errors import StudyError
+from harness.plan.arms import layout
+from harness.plan.budget import (
+    PAIR_SD,
+    Costs,
+    Forecast,
+    burst_seconds,
+    bursts_needed,
+    forecast,
+    resolution,
+    sequential_bursts_needed,
+)
+from harness.study import Budget, Design, Expectation, Study, Workload
+from tests.harness.analyse.simulation import differences
+
+SURGE = Workload(name="surge", file="surge.py", slice_seconds=0.2, quiet_seconds=0.01)
+
+
+def asked(name: str, metric: str = "latency_p50", against: tuple[str, ...] = ("none",)) -> Expectation:
+    return Expectation(name=name, claim="c", workload="surge", metric=metric, against=against, at_most=0.3)
+
+
+def a_study(*expectations: Expectation, budget: Budget | None = None, design: Design | None = None) -> Study:
+    return Study(
+        name="s",
+        title="t",
+        design=design or Design(controls=("first-day-reuse",)),
+        budget=budget or Budget(),
+        workloads=(SURGE,),
+        expectations=expectations,
+    )
+
+
+def planned(study: Study, costs: Costs | None = None) -> Forecast:
+    return forecast(study, layout(study), costs)
+
+
+def test_time_is_the_sum_of_its_parts() -> None:
+    study = a_study()
+    costs = Costs(start=1.0, warmup=0.5, switch=0.02, memory=0.25)
+    assert burst_seconds(study, layout(study), costs) == pytest.approx(4 * (1.0 + 0.25 + 0.5 + 3 * 0.23))
+    tails = msgspec.structs.replace(study, workloads=(msgspec.structs.replace(SURGE, segment_seconds=10.0),))
+    more = burst_seconds(tails, layout(tails), costs) - burst_seconds(study, layout(study), costs)
+    assert more == pytest.approx(4 * 2 * 10.03)
+
+
+@given(st.floats(1.0, 2000.0), st.integers(1, 40), st.integers(40, 200))
+def test_as_many_bursts_as_fit(seconds: float, least: int, most: int) -> None:
+    budget = Budget(seconds=seconds, min_bursts=least, max_bursts=most)
+    found = planned(a_study(budget=budget))
+    assert least <= found.bursts <= most
+    assert found.seconds == pytest.approx(found.bursts * found.burst_seconds)
+    if least < found.bursts < most:
+        assert found.seconds <= seconds < found.seconds + found.burst_seconds
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.75, 0.9, 0.95, 1 - 0.05 / 3, 0.99, 0.999])
+def test_bursts_needed_is_what_the_interval_needs(confidence: float) -> None:
+    needed = bursts_needed(confidence)
+    assert math.isfinite(median_interval(np.arange(float(needed)), confidence)[0])
+    assert not math.isfinite(median_interval(np.arange(needed - 1.0), confidence)[0])
+
+
+def test_sequential_bursts_needed() -> None:
+    assert [sequential_bursts_needed(alpha) for alpha in (0.05, 0.05 / 3, 0.001, 0.0001)] == [7, 9, 13, 17]
+
+
+def test_resolution_is_what_simulation_gives() -> None:
+    """The promised half width against the intervals of simulated studies of that size."""
+    rng = np.random.default_rng(6)
+    d = differences(0.0, (200, 30), rng, blocks=3).reshape(200, 30, 3)
+    widths = [np.subtract(*median_interval(np.median(each, axis=1), 0.95)[::-1]) / 2.0 for each in d]
+    assert resolution(0.045, 3, 30, 0.95) == pytest.approx(float(np.median(widths)), rel=0.2)
+    assert resolution(0.045, 1, 30, 0.95) > resolution(0.045, 3, 30, 0.95) > resolution(0.045, 3, 60, 0.95)
+
+
+def test_proofs_say_what_each_question_gets() -> None:
+    study = a_study(
+        asked("latency", against=("none", "first-day-reuse")),
+        asked("memory", "target_memory"),
+        asked("tail", "latency_p99"),
+        asked("cache", "cache_misses_per_request"),
+    )
+    found = planned(study)
+    assert [(each.expectation, each.against) for each in found.proofs] == [
+        ("latency", "none"),
+        ("latency", "first-day-reuse"),
+        ("memory", "none"),
+        ("tail", "none"),
+    ]
+    assert {each.needed for each in found.proofs} == {bursts_needed(1 - 0.05 / 4)}
+    assert {each.bursts for each in found.proofs} == {found.bursts}
+    assert found.proofs[0].resolution < found.proofs[2].resolution
+    assert found.proofs[0].resolution < found.proofs[3].resolution
+    assert "latency_p50" in PAIR_SD
+
+
+def test_sets_that_take_turns_share_the_bursts() -> None:
+    budget = Budget(seconds=2000.0, max_bursts=100)
+    found = planned(a_study(asked("latency"), budget=budget, design=Design(kind="ablation")))
+    sets = len(layout(a_study(design=Design(kind="ablation"))).sets)
+    assert found.proofs[0].bursts == 100 // sets
+
+
+def test_an_undecidable_question_is_refused_with_what_it_needs() -> None:
+    few = Budget(seconds=10.0, min_bursts=2, max_bursts=5)
+    with pytest.raises(StudyError, match=r"'latency' against 'none' gets 2 bursts, but 6 are the fewest"):
+        planned(a_study(asked("latency"), budget=few))
+    with pytest.raises(StudyError, match=r"gets 2 bursts, but 7 are"):
+        planned(a_study(asked("latency"), budget=msgspec.structs.replace(few, stop_early=True)))
+    starved = Budget(seconds=10.0, min_bursts=1, max_bursts=1)
+    with pytest.raises(StudyError, match=r"gets 0 bursts, .* allow \d+ bursts"):
+        planned(a_study(asked("latency"), budget=starved, design=Design(kind="ablation")))
+    assert planned(a_study(budget=few)).proofs == ()

@@ -1,0 +1,80 @@
+"""The schedule is a pure function of study and burst number, and treats every arm alike."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import islice
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.plan.arms import layout
+from harness.plan.schedule import burst, schedule
+from harness.study import Budget, Design, DesignKind, Study, Workload
+
+SURGE = Workload(name="surge", file="surge.py")
+SLOW = Workload(name="slow", file="slow.py", segment_seconds=10.0, slice_seconds=0.5)
+
+
+def a_study(seed: int = 0, kind: DesignKind = "on-off", blocks: int = 3) -> Study:
+    return Study(
+        name="s",
+        title="t",
+        seed=seed,
+        design=Design(kind=kind, controls=("first-day-reuse",)),
+        budget=Budget(blocks=blocks),
+        workloads=(SURGE, SLOW),
+    )
+
+
+@given(st.integers(0, 2**40), st.integers(0, 500), st.integers(1, 6))
+def test_each_block_has_every_arm_once(seed: int, number: int, blocks: int) -> None:
+    study = a_study(seed, blocks=blocks)
+    plan = layout(study)
+    planned = burst(study, plan, number)
+    assert planned.number == number
+    assert sorted(planned.arms) == sorted(plan.sets[0])
+    assert all(sorted(block.order) == sorted(planned.arms) for block in planned.blocks)
+    counts = Counter((block.workload, block.kind) for block in planned.blocks)
+    assert counts == {("surge", "slice"): blocks, ("slow", "slice"): blocks, ("slow", "segment"): 2}
+    keys = [(block.workload, block.block) for block in planned.blocks]
+    assert len(keys) == len(set(keys))
+
+
+@given(st.integers(0, 2**40), st.integers(0, 60))
+def test_a_resumed_run_continues_the_same_schedule(seed: int, start: int) -> None:
+    study = a_study(seed)
+    plan = layout(study)
+    whole = list(islice(schedule(study, plan), start + 3))
+    assert list(islice(schedule(study, plan, start), 3)) == whole[start:]
+
+
+@given(st.integers(0, 2**40))
+def test_a_round_visits_every_set_once(seed: int) -> None:
+    study = a_study(seed, kind="ablation")
+    plan = layout(study)
+    size = len(plan.sets)
+    for turn in range(2):
+        visited = [frozenset(each.arms) for each in islice(schedule(study, plan, turn * size), size)]
+        assert Counter(visited) == Counter(frozenset(each) for each in plan.sets)
+
+
+def test_segments_go_forth_and_back() -> None:
+    study = a_study()
+    segments = [each for each in burst(study, layout(study), 5).blocks if each.kind == "segment"]
+    assert segments[0].order == segments[1].order[::-1]
+    assert {each.seconds for each in segments} == {10.0}
+
+
+def test_order_is_random_and_fair() -> None:
+    """Over many bursts every arm is first about equally often, workloads swap places, and directories too."""
+    study = a_study(seed=3)
+    plan = layout(study)
+    bursts = list(islice(schedule(study, plan), 400))
+    first = Counter(each.blocks[0].order[0] for each in bursts)
+    assert all(70 <= first[arm] <= 130 for arm in plan.sets[0])
+    assert 150 <= sum(each.blocks[0].workload == "surge" for each in bursts) <= 250
+    assert 150 <= sum(each.swapped for each in bursts) <= 250
+    other = burst(msgspec.structs.replace(study, seed=4), plan, 0)
+    assert other != bursts[0]
