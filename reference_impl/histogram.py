@@ -84,8 +84,8 @@ class Scheme:
         """Buckets from `shortest` to at least `longest` seconds, rounded up to whole octaves."""
         octaves = max(1, math.ceil(math.log2(longest / shortest)))
         parts = range(1, subdivisions + 1)
-        bounds = [shortest]
-        bounds += [shortest * 2**octave * (1 + part / subdivisions) for octave in range(octaves) for part in parts]
+        steps = (2**octave * (1 + part / subdivisions) for octave in range(octaves) for part in parts)
+        bounds = [shortest, *(float(f"{shortest * step:.12g}") for step in steps)]
         inner = (2 * low * high / (low + high) for low, high in pairwise(bounds))
         return cls((*bounds, math.inf), (shortest, *inner, bounds[-1]), subdivisions)
 
@@ -150,7 +150,7 @@ def order(durations: list[float]) -> float | None:
     return None
 
 
-_BATCH = 64  # 512 B of pending floats: with octaves for buckets a whole histogram stays below 1 KB
+_BATCH = 48  # 384 B of pending floats: with octaves for buckets a whole histogram stays below 1 KB
 
 
 class Histogram:
@@ -185,7 +185,8 @@ class Histogram:
             return self._buckets.read()
 
     def _settle(self) -> None:
-        batch = self._pending.tolist()
+        # A copy first: building a list may run the garbage collector, and a finalizer may observe.
+        batch = self._pending[:].tolist()
         del self._pending[: len(batch)]
         seconds = order(batch)
         if seconds is None:

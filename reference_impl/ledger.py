@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import reduce
 from typing import Any
 
-from reference_impl.histogram import CREDIBLE_SECONDS, Buckets, Histogram, Latency, Scheme, credible, order
+from reference_impl.histogram import CREDIBLE_SECONDS, Buckets, Histogram, Scheme, credible, order
 from reference_impl.series import (
     ATTEMPTS,
     CLOSED,
@@ -25,6 +25,7 @@ from reference_impl.series import (
     Series,
     Tally,
     counts_of,
+    latency_of,
     pack,
     plus,
     rested_at,
@@ -35,9 +36,10 @@ from reference_impl.series import (
 class Ledger:
     """All that is known about one transport. Every field is guarded by the collector's lock, but for `connect`."""
 
-    __slots__ = ("books", "connect", "latency", "nothing", "octaves", "packed", "place", "totals")
+    __slots__ = ("books", "connect", "full", "latency", "nothing", "octaves", "packed", "place", "totals")
 
-    def __init__(self, fine: Scheme, octaves: Scheme) -> None:
+    def __init__(self, fine: Scheme, octaves: Scheme, full: Callable[[Book], None]) -> None:
+        self.full = full  # called by writers when a book has reached its limit
         self.octaves = octaves
         self.nothing: Tally = [*([0] * SECONDS), 0.0, *([0] * len(octaves.values))]
         self.totals = self.nothing.copy()
@@ -55,10 +57,9 @@ class Ledger:
         """Copies of what was counted since it was last packed; a peer may appear once per thread."""
         return [(peer, book.tally.copy()) for peer, book in self.all_books() if book.tally]
 
-    def open(self, peer: bytes, now: float) -> None:
+    def open(self, peer: bytes) -> None:
         """Start a series, unless there is one."""
-        if peer not in self.packed:
-            self.packed[peer] = pack(self.nothing, int(now))
+        self.packed.setdefault(peer, b"")
 
     def rest(self, few: int, now: float) -> int:
         """End books without a recorder; pack the tallies of those and of books idle since the last sweep.
@@ -101,9 +102,14 @@ class Ledger:
 
     def _pack(self, peer: bytes, book: Book, now: float) -> None:
         if book.tally:
-            packed = unpack(self.packed.pop(peer), len(self.octaves.values))
-            self.packed[peer] = pack(plus(packed, book.tally), int(now))
+            packed = self.packed.pop(peer)
+            tally = plus(unpack(packed, len(self.octaves.values)), book.tally) if packed else book.tally
+            self.packed[peer] = pack(tally, int(now))
             book.tally = []
+
+
+def _nobody() -> None:
+    return None
 
 
 class Book:
@@ -114,17 +120,16 @@ class Book:
     cyclic garbage collector.
     """
 
-    __slots__ = ("full", "ledger", "limit", "marks", "pending", "recorder", "tally", "touched")
+    __slots__ = ("ledger", "limit", "marks", "pending", "recorder", "tally", "touched")
 
-    def __init__(self, ledger: Ledger, limit: int, full: Callable[[Book], None]) -> None:
+    def __init__(self, ledger: Ledger, limit: int) -> None:
         self.ledger = ledger
-        self.limit = limit  # numbers in `pending` at which `full` is called
-        self.full = full
+        self.limit = limit  # numbers in `pending` at which the ledger is called
         self.marks = bytearray()
         self.pending: list[Any] = []
         self.tally: Tally = []  # empty while nothing was counted since it was last packed
         self.touched = True  # counted something since the last sweep
-        self.recorder: Callable[[], Any] = lambda: None  # a weak reference: its death ends the book
+        self.recorder: Callable[[], Any] = _nobody  # a weak reference: its death ends the book
 
     def count(self, marks: int, pending: int) -> None:
         """Turn so many buffered marks and numbers into counts. The caller holds the lock."""
@@ -134,7 +139,7 @@ class Book:
         if marks:
             events = bytes(self.marks[:marks])
             del self.marks[:marks]
-            for kind in (ATTEMPTS, OPENED, FAILED, CLOSED, INVALID):
+            for kind in set(events):
                 self._add(kind, events.count(kind))
         if pending:
             requests = self.pending[:pending]
@@ -179,7 +184,7 @@ class BufferedRecorder:
         marks = self._book.marks
         marks.append(ATTEMPTS)
         if len(marks) >= _MARKS:
-            self._book.full(self._book)
+            self._book.ledger.full(self._book)
 
     def failed(self) -> None:
         self._mark(FAILED)
@@ -199,13 +204,13 @@ class BufferedRecorder:
         pending = book.pending
         pending.extend((seconds, sent, received))
         if len(pending) >= book.limit:
-            book.full(book)
+            book.ledger.full(book)
 
     def _mark(self, kind: int) -> None:
         marks = self._book.marks
         marks.append(kind)
         if len(marks) >= _MARKS:
-            self._book.full(self._book)
+            self._book.ledger.full(self._book)
 
 
 def _sums(flat: list[Any]) -> tuple[list[float], float, int, int] | None:
@@ -238,7 +243,5 @@ def read_series(
     for peer, resting in packed.items():
         tally = unpack(resting, len(octaves.values))
         if peer in tallies:
-            tally = plus(tally, tallies[peer])
-        counts = counts_of(tally)
-        latency = Latency(counts.requests, tally[SECONDS], octaves.values, tuple(tally[OCTAVES:]), octaves.edges)
-        yield Series(peer, transport, counts, latency)
+            tally = plus(tally, tallies[peer]) if resting else tallies[peer]
+        yield Series(peer, transport, counts_of(tally), latency_of(tally, octaves))

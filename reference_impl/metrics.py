@@ -42,7 +42,7 @@ class MetricsSettings:
     idle_after: float = 300.0  # s without an open connection until a series joins OTHER: Prometheus' staleness
     shortest: float = 1e-6  # s, first bucket edge: below a loopback request there is nothing to tell apart
     longest: float = 64.0  # s, last bucket edge at least: beyond every timeout of this layer
-    subdivisions: int = 4  # buckets per octave of a transport's histogram: quantiles within 11 % in under 1 KB
+    subdivisions: int = 4  # buckets per octave of a transport's histogram: quantiles within 11 % in 1.2 KB
     sample_bound: int = 100  # durations per series in the off twin: the fewest that resolve a p99
     batch: int = 256  # requests a busy recorder buffers (30 KB): more no longer lowers the cost of one
     batch_budget: int = 4_096  # requests buffered by all busy recorders together: at most 0.5 MB
@@ -70,7 +70,7 @@ class Recorder(Protocol):
 
 
 class Metrics(Protocol):
-    """A collector. Recorders may be used from any thread or greenlet and from finalizers."""
+    """A collector, for any thread or greenlet; a recorder, once taken, serves finalizers too."""
 
     def recorder(self, peer: bytes, transport: str) -> Recorder: ...
     def snapshot(self) -> Snapshot: ...
@@ -236,6 +236,7 @@ class PerThreadMetrics:
         self._scheme = Scheme.log_linear(settings.shortest, settings.longest, settings.subdivisions)
         self._octaves = Scheme.log_linear(settings.shortest, settings.longest, 1)
         self._ledgers: dict[str, Ledger] = {}
+        self._few = 3 * min(FEW, settings.batch)
         self._budget = settings.batch_budget
         self._evicted = 0
         self._crowded = False  # the last attempt to make room found too little; a sweep may change that
@@ -244,13 +245,13 @@ class PerThreadMetrics:
         with self._lock:
             ledger = self._ledgers.get(transport)
             if ledger is None:
-                ledger = self._ledgers[transport] = Ledger(self._scheme, self._octaves)
+                ledger = self._ledgers[transport] = Ledger(self._scheme, self._octaves, self._relieve)
             if peer not in ledger.packed:
                 peer = self._admit(ledger, peer)
             books = ledger.books.setdefault(_get_ident(), {})
             book = books.get(peer)
             if book is None:
-                book = books[peer] = Book(ledger, self._few, self._relieve)
+                book = books[peer] = Book(ledger, self._few)
             recorder: Recorder | None = book.recorder()
             if recorder is None:
                 recorder = BufferedRecorder(book)
@@ -283,10 +284,6 @@ class PerThreadMetrics:
             self._count_all()
             totals = total(counts_of(ledger.totals) for ledger in self._ledgers.values())
             return _gauges(totals, self._size(), self._evicted)
-
-    @property
-    def _few(self) -> int:
-        return 3 * min(FEW, self._settings.batch)
 
     def _now(self) -> float:
         return self._clock() - self._start
@@ -322,14 +319,16 @@ class PerThreadMetrics:
 
     def _admit(self, ledger: Ledger, peer: bytes) -> bytes:
         """The peer under which to count: itself, or `OTHER` when all series are in use."""
-        if self._size() >= self._settings.max_series and not self._crowded:
+        full = self._size() >= self._settings.max_series
+        if full and not self._crowded:
             self._rest()
             share = max(1, self._settings.max_series // 16)
             made = self._evict(share, self._now())
             self._crowded = made < share // 4  # looking costs O(series): only as long as it is repaid
-        if self._size() >= self._settings.max_series:
+            full = self._size() >= self._settings.max_series
+        if full:
             peer = OTHER
-        ledger.open(peer, self._now())
+        ledger.open(peer)
         return peer
 
     def _evict(self, most: int, before: float) -> int:

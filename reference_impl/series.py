@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from operator import add, attrgetter
 from typing import Any
 
-from reference_impl.histogram import Latency
+from reference_impl.histogram import Latency, Scheme
 
 OTHER = b"other"  # the peer that stands for all without a series of their own
 
@@ -84,6 +84,12 @@ def counts_of(tally: Tally) -> Counts:
     return Counts(*numbers)
 
 
+def latency_of(tally: Tally, octaves: Scheme) -> Latency:
+    """The request latency of a tally, in octaves."""
+    weights = tuple(tally[OCTAVES:])
+    return Latency(sum(weights), tally[SECONDS], octaves.values, weights, octaves.edges)
+
+
 def plus(one: Tally, other: Tally) -> Tally:
     """The sum of two tallies, as a new one."""
     return list(map(add, one, other))
@@ -99,16 +105,20 @@ def pack(tally: Tally, at: int) -> bytes:
     octaves = tally[OCTAVES:]
     hit = [octave for octave, n in enumerate(octaves) if n]
     first, end = (hit[0], hit[-1] + 1) if hit else (0, 0)
-    numbers = [min(n, _LARGEST) for n in (*tally[:SENT], *octaves[first:end])]
-    largest = max(numbers)
+    numbers = [*tally[:SENT], *octaves[first:end]]
+    sent, received, largest = tally[SENT], tally[RECEIVED], max(numbers)
+    if max(largest, sent, received) > _LARGEST:
+        numbers = [min(n, _LARGEST) for n in numbers]
+        sent, received = min(sent, _LARGEST), min(received, _LARGEST)
     width = "B" if largest < 1 << 8 else "H" if largest < 1 << 16 else "I" if largest < 1 << 32 else "Q"
-    sent, received = (min(tally[index], _LARGEST) for index in (SENT, RECEIVED))
     head = _HEAD.pack(width.encode(), first, at, tally[SECONDS], sent, received)
     return head + struct.pack(f"<{len(numbers)}{width}", *numbers)
 
 
 def unpack(packed: bytes, octaves: int) -> Tally:
-    """The tally that was packed, with its count of `octaves` restored."""
+    """The tally that was packed, with its count of `octaves` restored; b"" is one in which nothing happened."""
+    if not packed:
+        return [*([0] * SECONDS), 0.0, *([0] * octaves)]
     width, first, _, seconds, sent, received = _HEAD.unpack_from(packed)
     numbers = memoryview(packed)[_HEAD.size :].cast(width.decode()).tolist()
     empty = [0] * (octaves - first - len(numbers) + SENT)
