@@ -6,6 +6,7 @@ time, so a lease kept too long can neither return nor reach a connection that ha
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -129,7 +130,7 @@ def take_back(lease: Lease[C]) -> Any:
     except AttributeError:
         raise LeaseError("this lease was given back before") from None
     record = lease.record
-    del lease.record
+    lease.record = None
     record.in_use = False
     return record
 
@@ -158,3 +159,14 @@ class Pool(Protocol[C]):
     def gauges(self) -> dict[str, float]:
         """Totals since the start (hits, misses, waits, timeouts, evicted, discarded, discarded_dead,
         connect_failures, close_errors, leaked) and the present (idle, in_use, waiting, peers)."""
+
+
+_GAUGES = (
+    *("hits", "misses", "waits", "timeouts", "evicted", "discarded", "discarded_dead", "connect_failures"),
+    *("close_errors", "leaked", "idle", "in_use", "waiting", "peers"),
+)
+
+
+def all_gauges(known: Mapping[str, int]) -> dict[str, float]:
+    """Every gauge of the room, 0 where a twin has none, so that dashboards need not know the twin."""
+    return {name: known.get(name, 0) for name in _GAUGES}

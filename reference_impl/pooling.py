@@ -16,7 +16,7 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from reference_impl.lease import (
@@ -28,9 +28,11 @@ from reference_impl.lease import (
     PoolError,
     PoolSettings,
     PoolTimeout,
+    all_gauges,
     lend,
     take_back,
 )
+from reference_impl.locked_reuse import LockedReuse
 from reference_impl.optimizations import Switch
 from reference_impl.seating import AT_ONCE, NEVER, Leak, Seat, Seating
 
@@ -54,8 +56,8 @@ _log = logging.getLogger(__name__)
 C = TypeVar("C")
 
 
-class _Simple(Generic[C]):
-    """What the first-day twins have in common: what they were given, a lock, and nothing to sweep."""
+class PerRequest(Generic[C]):
+    """Off: a new connection for every checkout, closed on checkin."""
 
     def __init__(
         self,
@@ -66,21 +68,10 @@ class _Simple(Generic[C]):
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
-        self._settings = settings
         self._connect, self._close, self._clock = connect, close, clock
         self._lock = threading.Lock()
         self._closed = False
-        self._peers: dict[bytes, _Shared[C]] = {}
-
-    def sweep(self) -> int:
-        """Nothing expires: 0."""
-        return 0
-
-
-class PerRequest(_Simple[C]):
-    """Off: a new connection for every checkout, closed on checkin."""
-
-    _misses = _in_use = 0
+        self._misses = self._in_use = 0
 
     def checkout(self, peer: bytes) -> Lease[C]:
         if self._closed:
@@ -102,107 +93,15 @@ class PerRequest(_Simple[C]):
     def discard(self, lease: Lease[C]) -> None:
         self.checkin(lease)
 
+    def sweep(self) -> int:
+        """Nothing is kept: 0."""
+        return 0
+
     def close(self) -> None:
         self._closed = True
 
     def gauges(self) -> dict[str, float]:
-        return _all_gauges({"misses": self._misses, "in_use": self._in_use})
-
-
-class LockedReuse(_Simple[C]):
-    """Control `first-day-reuse`: a dict of one connection per peer, each under its own lock.
-
-    A connection is made again after a borrower has found it broken and discarded it; nothing polls, expires
-    or caps. Waiting for the lock is bounded by `wait_timeout`.
-    """
-
-    def checkout(self, peer: bytes) -> Lease[C]:
-        shared = self._peers.get(peer)
-        if shared is None:
-            with self._lock:
-                shared = self._peers.setdefault(peer, _Shared())
-        if not shared.lock.acquire(timeout=self._settings.wait_timeout):
-            raise PoolTimeout(f"the connection was not free within {self._settings.wait_timeout} s")
-        try:
-            if self._closed:
-                raise PoolClosed("the pool is closed")
-            if shared.is_open:
-                shared.hits += 1
-            else:
-                shared.connection = self._connect(peer)
-                shared.created_at = shared.last_used = self._clock()
-                shared.is_open = True
-                shared.misses += 1
-            return lend(shared)
-        except BaseException:
-            shared.lock.release()
-            raise
-
-    def checkin(self, lease: Lease[C]) -> None:
-        shared: _Shared[C] = take_back(lease)
-        shared.last_used = self._clock()
-        try:
-            if self._closed:
-                self._drop(shared)
-        finally:
-            shared.lock.release()
-
-    def discard(self, lease: Lease[C]) -> None:
-        shared: _Shared[C] = take_back(lease)
-        try:
-            self._drop(shared)
-        finally:
-            shared.lock.release()
-
-    def close(self) -> None:
-        self._closed = True
-        for shared in list(self._peers.values()):
-            if shared.lock.acquire(blocking=False):
-                try:
-                    self._drop(shared)
-                finally:
-                    shared.lock.release()
-
-    def gauges(self) -> dict[str, float]:
-        peers = list(self._peers.values())
-        in_use = sum(shared.in_use for shared in peers)
-        return _all_gauges(
-            {
-                "hits": sum(shared.hits for shared in peers),
-                "misses": sum(shared.misses for shared in peers),
-                "in_use": in_use,
-                "idle": sum(shared.is_open for shared in peers) - in_use,
-                "peers": len(peers),
-            }
-        )
-
-    def _drop(self, shared: _Shared[C]) -> None:
-        if shared.is_open:
-            shared.is_open = False
-            self._close(shared.connection)
-
-
-class _Shared(PooledConnection[C]):
-    """One peer's only connection."""
-
-    __slots__ = ("hits", "is_open", "lock", "misses")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lock = threading.Lock()
-        self.is_open = False
-        self.hits = self.misses = 0
-
-
-_GAUGES = (
-    *("hits", "misses", "waits", "timeouts", "evicted", "discarded", "discarded_dead", "connect_failures"),
-    *("close_errors", "leaked", "idle", "in_use", "waiting", "peers"),
-)
-
-
-def _all_gauges(known: Mapping[str, int]) -> dict[str, float]:
-    """Every gauge of the room, 0 where a twin has none, so that dashboards need not know the twin."""
-    return {name: known.get(name, 0) for name in _GAUGES}
+        return all_gauges({"misses": self._misses, "in_use": self._in_use})
 
 
 class ConnectionPool(Generic[C]):
@@ -248,8 +147,9 @@ class ConnectionPool(Generic[C]):
         self._room.append(None)
         clock = self._clock  # a local: calling an instance attribute directly is slow on CPython 3.11
         now = clock()
-        doubtful = now - seat.last_used >= self._trusted_for or now >= seat.expires_at
-        if doubtful and (self._watching or self._fault(seat, now) is not None):
+        if (now - seat.last_used >= self._trusted_for or now >= seat.expires_at) and (
+            self._watching or self._fault(seat, now) is not None
+        ):
             return self._lend(self._usable(seat))
         seat.hits += 1
         # lend(seat), written out: the call would cost a tenth of checkout and checkin together.
@@ -265,7 +165,7 @@ class ConnectionPool(Generic[C]):
         except AttributeError:
             raise LeaseError("this lease was given back before") from None
         seat: Seat[C] = lease.record
-        del lease.record  # an old lease kept somewhere must not hide that the seat was dropped by a later one
+        lease.record = None  # an old lease kept somewhere must not hide that a later one was dropped
         seat.in_use = False
         clock = self._clock
         now = clock()
@@ -314,7 +214,7 @@ class ConnectionPool(Generic[C]):
         return tuple(leak for _, leak in self._seating.leaks(self._clock()))
 
     def gauges(self) -> dict[str, float]:
-        return _all_gauges(self._seating.gauges())
+        return all_gauges(self._seating.gauges())
 
     def _next_seat(self, peer: bytes) -> Seat[C]:
         self._reap()
