@@ -23,7 +23,8 @@ import psutil
 from harness.execute.guard import GUARD
 
 _LINES = 40
-_LINE_BYTES = 2000
+_LINE_BYTES = 256 * 1024
+_KEPT = 2000
 _POLL_SECONDS = 0.005
 _VERIFY_SECONDS = 5.0
 
@@ -50,7 +51,7 @@ class Tail:
         with self._stream:
             for raw in iter(lambda: self._stream.readline(_LINE_BYTES), b""):
                 line = raw.decode(errors="replace").rstrip("\r\n")
-                self._lines.append(line)
+                self._lines.append(line[:_KEPT])
                 if self._on_line:
                     self._on_line(line)
 
