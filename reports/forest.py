@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from harness.analyse.records import Analysis, Attribution, ContrastResult, MetricInfo, Role
 from reports import words
 from reports.charts import NARROW, Chart, both
-from reports.svg import CHARACTER, FONT, colour, linear_ticks, log_ticks, new_axes, new_figure, write
+from reports.svg import CHARACTER, FONT, colour, fitted, linear_ticks, log_ticks, new_axes, new_figure, write
 
 GROUPS: tuple[tuple[str, tuple[Role, ...]], ...] = (
     ("compare", ("treatment", "control", "other")),
@@ -65,7 +65,7 @@ class Block:
 def blocks(analysis: Analysis, contrasts: Sequence[ContrastResult]) -> tuple[Block, ...]:
     """One block per workload, metric and request, in order of first appearance; estimates only.
 
-    Headings name the workload, and lines the kind of stretch, only where there is more than one of them.
+    Remarks name the workload, and lines the kind of stretch, only where there is more than one of them.
     """
     shown = [each for each in contrasts if each.estimate is not None]
     places = {each.workload for each in shown}
@@ -76,11 +76,11 @@ def blocks(analysis: Analysis, contrasts: Sequence[ContrastResult]) -> tuple[Blo
     for (workload, metric, request), members in grouped.items():
         info = words.metric_info(analysis, metric)
         name = words.metric_words(analysis, metric, request)
-        heading = f"{name}, {words.place(workload)}" if len(places) > 1 else name
         remark = f"{info.direction} is better" if info.judged else "descriptive"
+        remark = f"{words.place(workload)}, {remark}" if len(places) > 1 else remark
         several = len({each.source for each in members}) > 1
         lines = tuple(_line(analysis, each, info, several) for each in members)
-        found.append(Block(heading, remark, lines))
+        found.append(Block(name, remark, lines))
     return tuple(found)
 
 
@@ -171,23 +171,27 @@ class _Layout:
 
     left: float
     right: float
-    pitch: float
     heading: float
     narrow: bool
+
+    def pitch(self, line: Line) -> float:
+        """The height of one line of the chart."""
+        if not self.narrow:
+            return 25.0
+        return 60.0 if CHARACTER * (len(line.label) + len(line.told) + 1) > NARROW else 44.0
 
 
 def _layout(within: Frame, width: float) -> _Layout:
     if width <= NARROW:
-        tight = CHARACTER * (within.label + within.told) > NARROW
-        return _Layout(left=4.0, right=4.0, pitch=60.0 if tight else 44.0, heading=46.0, narrow=True)
+        return _Layout(left=4.0, right=4.0, heading=46.0, narrow=True)
     left = min(320.0, max(120.0, CHARACTER * within.label + 22.0))
-    return _Layout(left, min(270.0, CHARACTER * within.told + 10.0), pitch=25.0, heading=36.0, narrow=False)
+    return _Layout(left, min(270.0, CHARACTER * within.told + 10.0), heading=36.0, narrow=False)
 
 
 def _figure(shown: Sequence[Block], within: Frame, width: float) -> Figure:
     layout = _layout(within, width)
     top, foot = 6.0, 44.0
-    height = top + foot + sum(layout.heading + layout.pitch * len(block.lines) for block in shown)
+    height = top + foot + sum(layout.heading + sum(layout.pitch(line) for line in block.lines) for block in shown)
     figure = new_figure(width, height)
     axes = new_axes(figure, layout.left, top, layout.right, foot)
     axes.set_xscale("log")
@@ -205,7 +209,7 @@ def _figure(shown: Sequence[Block], within: Frame, width: float) -> Figure:
         y += layout.heading
         for line in block.lines:
             _draw(figure, axes, line, y, layout)
-            y += layout.pitch
+            y += layout.pitch(line)
     caption = "ratio, log scale; 1 = no change" + ("" if layout.narrow else ", left of it less, right of it more")
     write(figure, 0.0 if layout.narrow else layout.left, height - 6.0, caption, "muted", size=FONT - 1.0)
     return figure
@@ -219,20 +223,27 @@ def ratio_ticks(low: float, high: float, at_most: int) -> tuple[float, ...]:
 
 
 def _heading(figure: Figure, block: Block, y: float, layout: _Layout) -> None:
-    write(figure, 0.0, y + 24.0, block.heading, weight="bold")
+    right = 72.0 * figure.get_size_inches()[0]
+    room = 0.9 * (right if layout.narrow else right - CHARACTER * len(block.remark))
+    write(figure, 0.0, y + 24.0, fitted(block.heading, room), weight="bold")
     if layout.narrow:
-        write(figure, 0.0, y + 41.0, block.remark, "muted", size=FONT - 1.0)
+        write(figure, 0.0, y + 41.0, fitted(block.remark, right), "muted", size=FONT - 1.0)
     else:
-        right = 72.0 * figure.get_size_inches()[0]
         write(figure, right, y + 24.0, block.remark, "muted", size=FONT - 1.0, ha="right")
 
 
 def _draw(figure: Figure, axes: Axes, line: Line, y: float, layout: _Layout) -> None:
     right = 72.0 * figure.get_size_inches()[0]
-    baseline, middle = (y + 18.0, y + layout.pitch - 12.0) if layout.narrow else (y + 17.0, y + 12.5)
-    below = 16.0 if layout.narrow and layout.pitch > 44.0 else 0.0
-    write(figure, 0.0 if layout.narrow else 10.0, baseline, line.label)
-    write(figure, right, baseline + below, line.told, ha="right")
+    pitch = layout.pitch(line)
+    baseline, middle = (y + 18.0, y + pitch - 12.0) if layout.narrow else (y + 17.0, y + 12.5)
+    room = layout.left - 12.0
+    if layout.narrow:
+        room = right if pitch > 44.0 else right - CHARACTER * (len(line.told) + 1)
+    write(figure, 0.0 if layout.narrow else 10.0, baseline, fitted(line.label, room))
+    if pitch > 44.0:
+        write(figure, 0.0, baseline + 17.0, line.told)
+    else:
+        write(figure, right, baseline, line.told, ha="right")
     role, marker = SHAPES[line.sense]
     low, high = axes.get_xlim()
     for side, bound in line.bounds:

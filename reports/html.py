@@ -14,7 +14,7 @@ from jinja2 import PackageLoader, StrictUndefined
 from harness.analyse.records import Analysis, Check, Verdict
 from harness.measure.records import Environment
 from harness.study import Study
-from reports import charts, forest, tables, words
+from reports import bars, charts, context, forest, tables, words
 from reports.charts import Chart
 from reports.info import RunInfo
 from reports.tables import Table
@@ -85,8 +85,9 @@ def render(study: Study, analysis: Analysis, environment: Environment, info: Run
         latency=tuple(_latency(analysis)),
         throughput=tuple(_throughput(analysis)),
         cpu=tuple(_cpu(analysis)),
-        memory=Panel("memory-added", "", charts.memory(analysis, "memory"), tables.memory(analysis)),
+        memory=Panel("memory-added", "", bars.memory(analysis, "memory"), tables.memory(analysis)),
         tables=tables,
+        context=context,
         plural=words.plural,
         percent=_percent,
     )
@@ -198,4 +199,4 @@ def _cpu(analysis: Analysis) -> Iterator[Panel]:
         rows = [each for each in analysis.cpu if each.workload == workload]
         key = f"cpu-{index}"
         table = tables.cpu(rows, f"CPU time on {workload}")
-        yield Panel(key, workload, charts.cpu(analysis, workload, key), table)
+        yield Panel(key, workload, bars.cpu(analysis, workload, key), table)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from contextlib import AbstractContextManager
 from typing import Any
 from xml.sax.saxutils import escape
@@ -69,6 +70,12 @@ def write(figure: Figure, x: float, y: float, words: str, role: str = "fg", **st
     figure.text(x / width, 1.0 - y / height, words, color=colour(role), va="baseline", **style)
 
 
+def fitted(words: str, pixels: float) -> str:
+    """The text, its end replaced by an ellipsis if it would be wider than `pixels` at FONT."""
+    room = max(1, int(pixels / CHARACTER))
+    return words if len(words) <= room else words[: room - 1].rstrip() + "\u2026"
+
+
 def drawing(key: str) -> AbstractContextManager[None]:
     """matplotlib's settings while the chart `key` is drawn and saved; restored afterwards."""
     chosen: Any = {**_SETTINGS, "svg.hashsalt": key}
@@ -79,7 +86,9 @@ def inline(figure: Figure, key: str, title: str, description: str) -> Markup:
     """The figure as an SVG element with role img, a title and a description for those who do not see it."""
     figure.patch.set_visible(False)
     buffer = io.BytesIO()
-    with drawing(key):
+    with drawing(key), warnings.catch_warnings():
+        # The browser has the fonts; matplotlib's own only measures, and need not know every script.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     text = buffer.getvalue().decode()
     width, height = (round(72.0 * side) for side in figure.get_size_inches())

@@ -17,11 +17,8 @@ from harness.analyse.records import (
     LatencyCurve,
     Verdict,
 )
-from harness.measure.records import Environment
-from harness.study import Study
 from reports import words
 from reports.charts import burst_medians
-from reports.info import RunInfo
 
 SHOWN_PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
 
@@ -61,7 +58,7 @@ def verdicts(analysis: Analysis) -> Table:
         for each in analysis.verdicts
     )
     headings = ("expectation", "workload", "metric", "compared", "claimed", "measured", "verdict")
-    return Table("Verdicts", headings, rows)
+    return Table("Verdicts", headings, rows, (5,))
 
 
 def estimates(analysis: Analysis, contrasts: Sequence[ContrastResult], caption: str) -> Table:
@@ -109,12 +106,14 @@ def _left_out(contrast: ContrastResult) -> str:
 
 
 def latency(curves: Sequence[LatencyCurve], caption: str) -> Table:
-    """Percentiles of latency (from the intended start) and of service time (from the actual send)."""
+    """Percentiles of latency (from the intended start); where it differs, of service time (from the send)."""
     reached = max((each.percentiles[-1] for each in curves), default=0.0)
     shown = [each for each in SHOWN_PERCENTILES if each <= reached]
     rows = []
     for each in curves:
-        for what, values in (("latency", each.seconds), ("service time", each.service_seconds)):
+        waits = each.service_seconds != each.seconds
+        times = [("latency", each.seconds), *([("service time", each.service_seconds)] if waits else [])]
+        for what, values in times:
             cells = [_percentile(each, values, percentile) for percentile in shown]
             rows.append((each.arm, what, *cells, words.count(each.requests)))
     headings = ("arm", "time", *(f"p{each:g}" for each in shown), "requests")
@@ -253,88 +252,3 @@ def attribution(found: Attribution) -> Table:
         rows.append(("measured separately", words.change(measured), ratio))
     caption = f"{found.bursts} bursts, {found.pairs} fold-over pairs"
     return Table(caption, ("optimization", "change (interval)", "ratio (interval)"), tuple(rows), (1, 2))
-
-
-def checks(analysis: Analysis) -> Table:
-    """Validity checks, the failed ones first."""
-    order = {"invalid": 0, "note": 1, "ok": 2}
-    rows = tuple(
-        (each.status, each.name, each.where, each.saw, each.bound, each.remedy)
-        for each in sorted(analysis.checks, key=lambda each: order[each.status])
-    )
-    return Table("Validity checks", ("status", "check", "where", "saw", "bound", "what to do"), rows)
-
-
-def arms(study: Study, analysis: Analysis) -> Table:
-    """Who was compared."""
-    part = {analysis.baseline: "baseline", analysis.treatment: "treatment"}
-    part |= dict.fromkeys(analysis.controls, "control: an honest stand-in for the baseline")
-    rows = [(name, part.get(name, ""), words.arm_words(study, name)) for name in analysis.arms]
-    twin = f"twin of {analysis.baseline}: must show no difference"
-    rows += [(name, "hidden", twin) for name in analysis.hidden]
-    return Table("Arms", ("arm", "part", "what it is"), tuple(rows))
-
-
-def workloads(study: Study) -> Table:
-    """What was asked of the arms."""
-    rows = tuple(
-        (
-            each.name,
-            each.question or words.ABSENT,
-            f"closed, {each.users} users" if each.arrivals == "closed" else _rate(each.arrivals, each.rate),
-            words.quantity(each.slice_seconds, "s"),
-            words.quantity(each.segment_seconds, "s") if each.segment_seconds else "none",
-        )
-        for each in study.workloads
-    )
-    return Table("Workloads", ("workload", "question", "arrivals", "slice", "segment"), rows, (3, 4))
-
-
-def _rate(arrivals: str, rate: float) -> str:
-    return f"open, {arrivals}, " + (f"{words.number(rate)}/s" if rate else "half the slower arm's capacity")
-
-
-def environment(found: Environment) -> Table:
-    """Machine and software."""
-    rows = [
-        ("machine", found.machine),
-        ("processor", found.cpu),
-        ("cores", words.count(found.cores)),
-        ("memory", words.quantity(found.memory_bytes, "B")),
-        ("kernel", found.kernel),
-        ("Python", found.python),
-        ("revision", found.revision + (", with uncommitted changes" if found.dirty else "")),
-        *((name, version) for name, version in sorted(found.packages.items())),
-    ]
-    return Table("Machine and software", ("what", "value"), tuple(rows))
-
-
-def run(study: Study, analysis: Analysis, info: RunInfo) -> Table:
-    """The run itself."""
-    rows = (
-        ("run", info.run),
-        ("study", study.name),
-        ("started", words.moment(info.started)),
-        ("ended", words.moment(info.ended)),
-        ("took", words.duration(info.ended - info.started)),
-        ("under load", words.duration(analysis.seconds_measured)),
-        ("bursts", f"{analysis.bursts} complete, {analysis.interrupted} interrupted"),
-        ("seed", str(info.seed)),
-        ("finished", "yes" if info.complete else "no: interrupted"),
-    )
-    return Table("Run", ("what", "value"), rows)
-
-
-def metrics(analysis: Analysis) -> Table:
-    """What each metric means."""
-    rows = tuple(
-        (
-            each.noun,
-            each.name,
-            each.unit,
-            f"{each.direction} is better" if each.judged else "descriptive",
-            each.definition,
-        )
-        for each in analysis.metrics
-    )
-    return Table("Metrics", ("metric", "name in studies", "unit", "direction", "definition"), rows)

@@ -108,6 +108,19 @@ def sample(bursts: int = 14) -> Analysis:
 
 
 @cache
+def small() -> Analysis:
+    """The sample with fewer charts."""
+    full = sample()
+    return msgspec.structs.replace(
+        full,
+        contrasts=tuple(each for each in full.contrasts if each.workload == "surge" and each.role == "treatment"),
+        curves=tuple(each for each in full.curves if each.workload == "surge"),
+        throughput=tuple(each for each in full.throughput if each.workload == "surge"),
+        cpu=tuple(each for each in full.cpu if each.workload == "surge"),
+    )
+
+
+@cache
 def invalid() -> Analysis:
     """The same run with requests that failed where none may."""
     run = measured(STUDY, 9)

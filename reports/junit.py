@@ -1,0 +1,75 @@
+"""JUnit XML for CI: one test case per verdict, and one for the validity of the run.
+
+MET passes, MISSED is a failure, INCONCLUSIVE is an error (never silently green), NOT MEASURABLE is skipped.
+In an invalid run every verdict is an error.
+"""
+
+from __future__ import annotations
+
+import re
+from xml.etree import ElementTree as xml
+
+from harness.analyse.records import Analysis, Verdict
+from harness.study import Study
+from reports import words
+from reports.info import RunInfo
+
+_FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"characters XML 1.0 cannot hold, escaped or not"
+_TAGS = {"MISSED": "failure", "INCONCLUSIVE": "error", "NOT MEASURABLE": "skipped"}
+
+
+def render(study: Study, analysis: Analysis, info: RunInfo) -> bytes:
+    """The XML document."""
+    suite = xml.Element("testsuite", name=_clean(f"synapsed-bench {study.name}"))
+    suite.set("timestamp", words.moment(info.started)[:19].replace(" ", "T"))
+    suite.set("time", f"{info.ended - info.started:.3f}")
+    properties = xml.SubElement(suite, "properties")
+    for name, value in (("run", info.run), ("command", info.command), ("scope", words.scope(study))):
+        xml.SubElement(properties, "property", name=name, value=_clean(value))
+    cases = [_validity(study, analysis, info), *(_verdict(study, analysis, each) for each in analysis.verdicts)]
+    suite.extend(cases)
+    suite.set("tests", str(len(cases)))
+    for attribute, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
+        suite.set(attribute, str(sum(case.find(tag) is not None for case in cases)))
+    root = xml.Element("testsuites")
+    root.append(suite)
+    xml.indent(root)
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{xml.tostring(root, encoding="unicode")}\n'.encode()
+
+
+def _case(study: Study, name: str) -> xml.Element:
+    return xml.Element("testcase", classname=_clean(f"synapsed-bench.{study.name}"), name=_clean(name))
+
+
+def _validity(study: Study, analysis: Analysis, info: RunInfo) -> xml.Element:
+    case = _case(study, "validity")
+    failed = [each for each in analysis.checks if each.status == "invalid"]
+    lines = [f"{each.name} ({each.where}): {each.saw}; bound: {each.bound}; {each.remedy}" for each in failed]
+    if not analysis.valid:
+        _outcome(case, "error", "INVALID: the measurement is not fit to be judged", "\n".join(lines))
+    elif not info.complete:
+        _outcome(case, "error", "INTERRUPTED: the run stopped before its end", "")
+    return case
+
+
+def _verdict(study: Study, analysis: Analysis, verdict: Verdict) -> xml.Element:
+    case = _case(study, f"{verdict.expectation} against {verdict.against}")
+    detail = "\n".join(text for text in (verdict.claim, verdict.reason) if text)
+    if verdict.outcome == "NOT MEASURABLE":
+        _outcome(case, "skipped", verdict.sentence, "")
+    elif not analysis.valid:
+        _outcome(case, "error", f"INVALID run: {verdict.sentence}", detail)
+    elif verdict.outcome in _TAGS:
+        _outcome(case, _TAGS[verdict.outcome], verdict.sentence, detail)
+    else:
+        xml.SubElement(case, "system-out").text = _clean(verdict.sentence)
+    return case
+
+
+def _outcome(case: xml.Element, tag: str, message: str, text: str) -> None:
+    xml.SubElement(case, tag, message=_clean(message), type=tag).text = _clean(text)
+
+
+def _clean(text: str) -> str:
+    return _FORBIDDEN.sub("\ufffd", text)

@@ -1,0 +1,60 @@
+"""A short Markdown summary for pull requests and CI job pages. Nothing a study names can break out of its cell."""
+
+from __future__ import annotations
+
+import re
+
+from harness.analyse.records import Analysis
+from harness.study import Study
+from reports import tables, words
+from reports.info import RunInfo
+from reports.tables import Table
+
+SIGNS = {"MET": "\u2705", "MISSED": "\u274c", "INCONCLUSIVE": "\u2753", "NOT MEASURABLE": "\u2796"}
+_SPECIAL = re.compile(r"([\\`*_\[\]<>|#~&!@])")
+
+
+def render(study: Study, analysis: Analysis, info: RunInfo) -> str:
+    """Answer, verdicts, failed checks, the command to repeat it."""
+    parts = [f"## {escape(study.title)}"]
+    if not analysis.valid:
+        parts.append("> **INVALID.** This measurement is not fit to be judged; no number below supports a claim.")
+        failed = [each for each in analysis.checks if each.status == "invalid"]
+        parts.append("\n".join(f"- {escape(f'{c.name} ({c.where}): {c.saw}; {c.bound}')}" for c in failed))
+    if not info.complete:
+        parts.append("> **INTERRUPTED.** The run stopped before its end.")
+    parts.append(f"**{escape(analysis.answer)}**")
+    if analysis.verdicts:
+        parts.append(table(_signed(tables.verdicts(analysis), analysis.valid)))
+    parts.append(escape(words.scope(study)))
+    bursts = words.plural(analysis.bursts, "burst")
+    parts.append(f"Run {escape(info.run)}, {bursts}, seed {info.seed}. Repeat it with:\n\n{_fenced(info.command)}")
+    return "\n\n".join(parts) + "\n"
+
+
+def table(shown: Table) -> str:
+    """A table of text as a Markdown table."""
+    lines = [_row(shown.headings), _row(["---:" if i in shown.numbers else "---" for i in range(len(shown.headings))])]
+    lines += [_row([escape(cell) for cell in row]) for row in shown.rows]
+    return "\n".join(lines)
+
+
+def escape(text: str) -> str:
+    """Text that Markdown and the HTML within it show as it is, on one line."""
+    return _SPECIAL.sub(r"\\\1", re.sub(r"\s*[\r\n\t\v\f\x1c-\x1e\x85\u2028\u2029]\s*", " ", text))
+
+
+def _signed(shown: Table, valid: bool) -> Table:
+    """With a sign before each verdict; none of a good one when the run is invalid."""
+    rows = tuple((*row[:-1], f"{SIGNS[row[-1]] if valid else SIGNS['INCONCLUSIVE']} {row[-1]}") for row in shown.rows)
+    return Table(shown.caption, shown.headings, rows, shown.numbers)
+
+
+def _row(cells: tuple[str, ...] | list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _fenced(text: str) -> str:
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}\n{text}\n{fence}"

@@ -1,0 +1,79 @@
+"""What the command line shows of a finished run, as rich renderables. Text is never read as markup."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table as Grid
+from rich.text import Text
+
+from harness.analyse.records import Analysis
+from harness.study import Study
+from reports import tables, words
+from reports.info import RunInfo
+from reports.tables import Table
+
+STYLES = {"MET": "bold blue", "MISSED": "bold red", "INCONCLUSIVE": "bold yellow", "NOT MEASURABLE": "dim"}
+
+
+def result(study: Study, analysis: Analysis, info: RunInfo) -> RenderableType:
+    """The whole: banners, the answer, the verdicts or else the main estimates, the scope."""
+    parts: list[RenderableType] = []
+    if not analysis.valid:
+        failed = [each for each in analysis.checks if each.status == "invalid"]
+        lines = [f"{each.name} ({each.where}): {each.saw}; bound: {each.bound}. {each.remedy}" for each in failed]
+        parts.append(_banner("INVALID: not fit to be judged", "\n".join(lines), "red"))
+    if not info.complete:
+        parts.append(_banner("INTERRUPTED", "The run stopped before its end.", "yellow"))
+    parts += [Text(analysis.answer, style="bold"), Text()]
+    parts.append(verdict_table(analysis) if analysis.verdicts else estimate_table(analysis))
+    parts.append(Text(words.scope(study), style="dim"))
+    return Group(*parts)
+
+
+def verdict_table(analysis: Analysis) -> Grid:
+    """One row per verdict; in an invalid run none looks decided."""
+    shown = tables.verdicts(analysis)
+    grid = _grid(shown)
+    for row in shown.rows:
+        style = STYLES[row[-1]] if analysis.valid else STYLES["INCONCLUSIVE"]
+        grid.add_row(*(Text(cell) for cell in row[:-1]), Text(row[-1], style=style))
+    return grid
+
+
+def estimate_table(analysis: Analysis) -> Grid:
+    """The judged metrics of the treatment, against baseline and controls side by side.
+
+    A metric that slices and segments both have is shown from slices; the report has the rest.
+    """
+    judged = {each.name for each in analysis.metrics if each.judged}
+    against = (analysis.baseline, *analysis.controls)
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for each in analysis.contrasts:
+        if each.role in ("treatment", "control") and each.metric in judged and each.estimate is not None:
+            row = (words.place(each.workload), words.metric_words(analysis, each.metric, each.request))
+            cells.setdefault(row, {}).setdefault(each.a, words.change(each.estimate))
+    rows = tuple((*row, *(found.get(name, words.ABSENT) for name in against)) for row, found in cells.items())
+    headings = ("workload", "metric", *(f"{analysis.treatment} against {name}" for name in against))
+    return table(Table("Estimates", headings, rows, tuple(range(2, len(headings)))))
+
+
+def table(shown: Table) -> Grid:
+    """Any table of text."""
+    grid = _grid(shown)
+    for row in shown.rows:
+        grid.add_row(*(Text(cell) for cell in row))
+    return grid
+
+
+def _grid(shown: Table) -> Grid:
+    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, heading in enumerate(shown.headings):
+        number = index in shown.numbers
+        grid.add_column(Text(heading), justify="right" if number else "left", no_wrap=number, overflow="fold")
+    return grid
+
+
+def _banner(title: str, text: str, style: str) -> Panel:
+    return Panel(Text(text), title=Text(title, style=f"bold {style}"), border_style=style, title_align="left")

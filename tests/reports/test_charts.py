@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import math
+
+import msgspec
+import pytest
+
+from harness.analyse.records import Analysis, CpuShare, SeriesPoint, ThroughputSeries
+from reports import bars, charts, forest
+from reports.svg import drawing, inline, linear_ticks, log_ticks, new_figure, write
+from tests.reports.sample import attributed, sample
+
+
+@pytest.mark.parametrize("low", [1e-6, 0.0021, 0.93, 1.0, 47.0, 8_000.0])
+@pytest.mark.parametrize("spread", [1.01, 1.3, 3.0, 20.0, 4_000.0, 1e8])
+def test_log_ticks_are_a_few_values_within_the_range(low: float, spread: float) -> None:
+    ticks = log_ticks(low, low * spread)
+    assert 2 <= len(ticks) <= 7 or spread > 1e7
+    assert all(low * 0.999 <= tick <= low * spread * 1.001 for tick in ticks)
+    assert list(ticks) == sorted(set(ticks))
+
+
+def test_linear_ticks_are_round_and_within_the_range() -> None:
+    assert linear_ticks(0.0, 163.0) == (0.0, 25.0, 50.0, 75.0, 100.0, 125.0, 150.0)
+    assert linear_ticks(0.97, 1.03, 5) == (0.98, 1.0, 1.02)
+
+
+def test_ratio_axes_always_have_no_change() -> None:
+    for low, high in ((0.1, 9.0), (0.99, 1.4), (0.97, 1.03), (0.001, 1.1)):
+        assert 1.0 in forest.ratio_ticks(low, high, 9)
+
+
+def test_text_stays_text_and_markup_in_it_is_escaped() -> None:
+    def figure_with(words: str) -> str:
+        with drawing("key"):
+            figure = new_figure(100.0, 50.0)
+            write(figure, 1.0, 20.0, words)
+            return str(inline(figure, "key", words, words))
+
+    drawn = figure_with('a < b & "c" $x^2$ <script>#010010 id="q" url(#z)</script>')
+    assert "a &lt; b &amp; " in drawn
+    assert "<script" not in drawn
+    assert "$x^2$" in drawn
+    assert "#010010 id=" in drawn.split("</desc>")[1], "text is not rewritten as if it were a tag"
+    assert drawn == figure_with('a < b & "c" $x^2$ <script>#010010 id="q" url(#z)</script>')
+
+
+def test_a_forest_has_one_line_per_estimate() -> None:
+    shown = forest.blocks(sample(), sample().contrasts)
+    estimates = [each for each in sample().contrasts if each.estimate is not None]
+    assert sum(len(block.lines) for block in shown) == len(estimates)
+    frame = forest.frame(shown)
+    for block in shown:
+        for line in block.lines:
+            assert frame.low < line.ratio < frame.high
+            assert all(frame.low < bound < frame.high for _, bound in line.bounds)
+    assert frame.low < 1.0 < frame.high
+
+
+def test_descriptive_metrics_are_neither_better_nor_worse() -> None:
+    found = [each for each in sample().contrasts if each.metric == "cpu_target_per_request" and each.estimate]
+    senses = {line.sense for block in forest.blocks(sample(), found) for line in block.lines}
+    assert senses == {"neutral"}
+
+
+def test_an_unbounded_interval_ends_in_arrows_at_the_edges() -> None:
+    line = forest.Line("b against a", 0.5, 0.0, math.inf, "-50 % (not bounded)", "unclear")
+    shown = (forest.Block("metric", "lower is better", (line,)),)
+    chart = forest.forest(shown, forest.frame(shown), "key", "title")
+    assert chart is not None
+    assert "not bounded" in chart.wide
+    cut = (forest.Block("metric", "lower is better", (_bounded(line),)),)
+    whole = forest.forest(cut, forest.frame(cut), "key", "title")
+    assert whole is not None
+    assert chart.wide.count("<use") == whole.wide.count("<use") + 2
+
+
+def _bounded(line: forest.Line) -> forest.Line:
+    """The same line with an interval that fits."""
+    return forest.Line(line.label, line.ratio, 0.45, 0.55, line.told, line.sense)
+
+
+def test_attribution_shows_each_flag_and_the_whole() -> None:
+    (found,) = attributed().attributions
+    flags, whole = forest.attribution_blocks(found)
+    assert len(flags.lines) == 6
+    assert [line.label for line in whole.lines] == ["all flags multiplied", "measured separately"]
+
+
+def test_charts_that_have_nothing_to_show_are_left_out() -> None:
+    bare = msgspec.structs.replace(sample(), curves=(), throughput=(), cpu=(), memory=())
+    assert charts.percentiles(bare, "surge", "request", "slice", "k") is None
+    assert charts.throughput(bare, "surge", "k") is None
+    assert bars.cpu(bare, "surge", "k") is None
+    assert bars.memory(bare, "k") is None
+    assert forest.forest((), forest.frame(()), "k", "title") is None
+
+
+def test_an_arm_that_answered_nothing_leaves_a_cross_and_no_bar() -> None:
+    silent = tuple(SeriesPoint(burst, 0, 10.0 * burst, 0.0) for burst in range(3))
+    share = CpuShare("surge", "all", math.nan, math.nan, 0.0, 0.0)
+    mute = msgspec.structs.replace(
+        sample(),
+        throughput=(*sample().throughput[:1], ThroughputSeries(sample().throughput[0].workload, "all", silent)),
+        cpu=(share,),
+    )
+    chart = charts.throughput(mute, sample().throughput[0].workload, "k")
+    assert chart is not None
+    assert "stroke: var(--worse)" in chart.wide
+    assert bars.cpu(mute, "surge", "k") is None
+
+
+def test_with_many_arms_curves_show_the_main_ones() -> None:
+    many = msgspec.structs.replace(sample(), arms=("none", *(f"x{i}" for i in range(20)), "first-day-reuse", "all"))
+    assert charts.main_arms(many) == ("none", "first-day-reuse", "all")
+    assert charts.main_arms(sample()) == sample().arms
+
+
+def test_every_arm_has_a_colour_of_its_own_kind() -> None:
+    roles = charts.arm_roles(_with_arms("none", "pooling", "metrics", "first-day-reuse", "all"))
+    assert roles["none"] == "arm-baseline"
+    assert roles["first-day-reuse"] == "arm-control"
+    assert roles["all"] == "arm-treatment"
+    assert len(set(roles.values())) == 5
+
+
+def _with_arms(*names: str) -> Analysis:
+    return msgspec.structs.replace(sample(), arms=names)
+
+
+def test_burst_medians_follow_the_order_of_the_run() -> None:
+    points = (SeriesPoint(4, 0, 1.0, 10.0), SeriesPoint(4, 1, 2.0, 30.0), SeriesPoint(2, 0, 9.0, 5.0))
+    assert charts.burst_medians(ThroughputSeries("surge", "all", points)) == [(1.5, 20.0), (9.0, 5.0)]

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import math
+
+import msgspec
+import pytest
+
+from harness.analyse.records import Estimate
+from reports import words
+from tests.reports.sample import STUDY
+
+
+def shown(ratio: float, low: float, high: float, **fields: object) -> Estimate:
+    found = Estimate(ratio, low, high, 0.95, "order statistics", 12, 36, 0.01, 0.04, low, high)
+    return msgspec.structs.replace(found, **fields)
+
+
+def plain(text: str) -> str:
+    return text.replace(words.THIN, " ").replace(words.MINUS, "-").replace(words.EN_DASH, "-")
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (0.0, "0"),
+        (0.0123456, "0.0123"),
+        (8.0, "8.00"),
+        (92.04, "92.0"),
+        (-7.126, "-7.13"),
+        (123.6, "124"),
+        (47_312.0, "47 300"),
+        (1_234_567.0, "1 230 000"),
+        (math.nan, "-"),
+        (-math.inf, "-\u221e"),
+    ],
+)
+def test_three_significant_digits(value: float, told: str) -> None:
+    assert plain(words.number(value)) == told
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "told"),
+    [
+        (0.000_000_25, "s", "0.250 \u00b5s"),
+        (0.000_918, "s", "918 \u00b5s"),
+        (0.0057, "s", "5.70 ms"),
+        (2.5, "s", "2.50 s"),
+        (512.0, "B", "512 B"),
+        (3_500_000.0, "B", "3.34 MiB"),
+        (-2048.0, "B", "-2.00 KiB"),
+        (0.25, "1", "0.250"),
+        (1234.0, "requests/s", "1 230 requests/s"),
+        (math.nan, "s", "-"),
+    ],
+)
+def test_units_suit_the_size(value: float, unit: str, told: str) -> None:
+    assert plain(words.quantity(value, unit)) == told
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        (shown(0.08, 0.07, 0.09), "-92.0 % (91.0-93.0 %)"),
+        (shown(1.12, 1.10, 1.15), "+12.0 % (10.0-15.0 %)"),
+        (shown(0.996, 0.988, 1.005), "-0.40 % (-1.20 to +0.50 %)"),
+        (shown(5.3, 5.1, 5.5), "\u00d7 5.30 (5.10-5.50)"),
+        (shown(0.0004, 0.0002, 0.0005), "\u00f7 2 500 (2 000-5 000)"),
+        (shown(0.5, 0.0, math.inf, method="unbounded", bursts=3), "-50.0 % (not bounded: 3 bursts are too few)"),
+    ],
+)
+def test_a_change_always_travels_with_its_interval(found: Estimate, told: str) -> None:
+    assert plain(words.change(found)) == told
+
+
+@pytest.mark.parametrize(
+    ("side", "bound", "told"),
+    [
+        ("at_most", 0.3, "at least 70 % less"),
+        ("at_least", 0.9, "at most 10 % less"),
+        ("at_most", 1.02, "at most 2 % more"),
+        ("at_least", 1.5, "at least 50 % more"),
+        ("at_least", 2.5, "at least \u00d7 2.5"),
+        ("at_most", 3.0, "at most \u00d7 3"),
+    ],
+)
+def test_a_claim_in_words(side: str, bound: float, told: str) -> None:
+    assert plain(words.claim(side, bound)) == told
+
+
+def test_better_and_worse_need_an_interval_that_excludes_no_change() -> None:
+    assert words.sense(shown(0.9, 0.8, 0.95), "lower") == "better"
+    assert words.sense(shown(0.9, 0.8, 0.95), "higher") == "worse"
+    assert words.sense(shown(1.2, 1.1, 1.3), "lower") == "worse"
+    assert words.sense(shown(0.9, 0.8, 1.01), "lower") == "unclear"
+    assert words.sense(None, "lower") == "unclear"
+    assert words.sense(shown(0.9, 0.8, 0.95), "neither") == "neutral"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(59.4, "59 s"), (60.0, "1 min 0 s"), (177.0, "2 min 57 s"), (3_720.0, "1 h 2 min")]
+)
+def test_durations(seconds: float, told: str) -> None:
+    assert plain(words.duration(seconds)) == told
+
+
+def test_arms_are_described_by_what_is_on() -> None:
+    assert words.arm_words(STUDY, "none") == "every optimization off"
+    assert words.arm_words(STUDY, "all") == "every optimization on"
+    assert words.arm_words(STUDY, "pooling+metrics") == "on: pooling, metrics"
+    assert "pooling" not in words.arm_words(STUDY, "all-pooling")
+    assert "one locked connection" in words.arm_words(STUDY, "first-day-reuse")
+
+
+def test_the_scope_names_what_was_measured() -> None:
+    foreign = msgspec.structs.replace(STUDY, target=msgspec.structs.replace(STUDY.target, kind="command"))
+    assert "this Python implementation" in words.scope(STUDY)
+    assert "nothing about the Rust crate" in words.scope(STUDY)
+    assert words.scope(foreign).startswith("The verdicts concern the programs measured here")
