@@ -175,9 +175,7 @@ class ConnectionPool(Generic[C]):
         try:
             self._room.pop()
         except IndexError:
-            coldest = self._seating.coldest()
-            self._retire(coldest or seat, "evicted")
-            if coldest is None:
+            if not self._make_room(seat):
                 return
         seat.last_used = now
         slot = seat.slot
@@ -271,6 +269,20 @@ class ConnectionPool(Generic[C]):
         except BaseException:
             self._retire(seat, "connect_failures")
             raise
+
+    def _make_room(self, seat: Seat[C]) -> bool:
+        """Close the coldest idle connection and take its ticket; without one, the seat itself is retired."""
+        coldest = self._seating.coldest()
+        if coldest is None:
+            self._retire(seat, "evicted")
+            return False
+        try:
+            self._retire(coldest, "evicted")
+        except BaseException:
+            self._room.append(None)
+            self._retire(seat, "evicted")
+            raise
+        return True
 
     def _lend(self, seat: Seat[C]) -> Lease[C]:
         if self._watching:

@@ -415,6 +415,20 @@ def test_the_idle_cap_over_all_peers_closes_the_coldest(net: Network) -> None:
     assert pool.gauges()["peers"] == 4
 
 
+def test_an_interrupt_while_making_room_costs_neither_seat_nor_room(net: Network) -> None:
+    pool = net.pool(max_idle_total=1)
+    pool.checkin(pool.checkout(OTHER))
+    lease = pool.checkout(PEER)
+    net.close_error = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        pool.checkin(lease)
+    net.close_error = None
+    assert net.open.total() == 0
+    pool.checkin(pool.checkout(PEER))
+    assert pool.gauges()["idle"] == 1
+    assert pool.gauges()["leaked"] == 0
+
+
 def test_the_idle_cap_holds_when_nothing_else_is_idle(net: Network) -> None:
     pool = net.pool(max_idle_total=1)
     first, second = pool.checkout(PEER), pool.checkout(PEER)
