@@ -220,11 +220,11 @@ class CircuitBreakers:
     def sweep(self) -> int:
         with self._lock:
             now = self._clock()
-            gone = [key for key, breaker in self._breakers.items() if breaker.expendable(now)]
-            for key in gone:
-                del self._breakers[key]
-            self._counts["evicted"] += len(gone)
-        return len(gone)
+            kept = OrderedDict(item for item in self._breakers.items() if not item[1].expendable(now))
+            forgotten = len(self._breakers) - len(kept)
+            self._breakers = kept  # a new one: an emptied dict keeps its table
+            self._counts["evicted"] += forgotten
+        return forgotten
 
     def state(self, key: Hashable) -> CircuitState:
         """Where the key's breaker stands; one that is not kept is closed."""
