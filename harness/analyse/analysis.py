@@ -14,8 +14,9 @@ import msgspec
 from harness.analyse import views
 from harness.analyse.attribution import attribute
 from harness.analyse.contrast import Contrast, Floats, Readings, judge_contrast, readings
+from harness.analyse.crossover import crossover
 from harness.analyse.metrics import METRICS, Metric, metric
-from harness.analyse.records import Analysis, Attribution, ContrastResult, Source, Verdict
+from harness.analyse.records import Analysis, Attribution, ContrastResult, Crossover, Source, Verdict
 from harness.analyse.rows import Rows, arrange
 from harness.analyse.validity import Subject, check
 from harness.analyse.verdict import Question, describe, family_confidence, judge
@@ -94,6 +95,7 @@ class _Analyst:
             summaries=described.summaries,
             gauges=described.gauges,
             attributions=tuple(self._attributions()),
+            crossovers=tuple(self._crossovers(contrasts)),
         )
 
     def _described(self) -> views.Views:
@@ -113,6 +115,17 @@ class _Analyst:
                 )
                 if found is not None:
                     yield found
+
+    def _crossovers(self, contrasts: Sequence[ContrastResult]) -> Iterator[Crossover]:
+        """Where the treatment starts to pay, for the metrics people ask for first; only a sweep can say."""
+        sweep = self.study.design.sweep
+        if self.study.design.kind != "sweep" or sweep is None:
+            return
+        own = next(each.request for each in self.study.workloads if each.name == sweep.workload)
+        for name in HEADLINE:
+            found = crossover(sweep, name, own if metric(name).per_request_name else "", contrasts)
+            if found is not None:
+                yield found
 
     def _contrasts(self) -> Iterator[Contrast]:
         """Every comparison of the design on every workload, metric, kind of stretch and request that was

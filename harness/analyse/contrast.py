@@ -140,19 +140,25 @@ def bootstrap_interval(values: Floats, confidence: float, seed: int) -> tuple[fl
     if values.size < 2 or np.ptp(values) == 0.0:
         middle = float(np.median(values))
         return middle, middle
-    for method in ("BCa", "percentile"):
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-            interval = stats.bootstrap(
-                (values,),
-                np.median,
-                n_resamples=RESAMPLES,
-                confidence_level=confidence,
-                method=method,
-                rng=np.random.default_rng(seed),
-            ).confidence_interval
-        if math.isfinite(interval.low) and math.isfinite(interval.high):
-            break
+    low, high = _bootstrap(values, confidence, seed, "BCa")
+    return (
+        (low, high)
+        if math.isfinite(low) and math.isfinite(high)
+        else _bootstrap(values, confidence, seed, "percentile")
+    )
+
+
+def _bootstrap(values: Floats, confidence: float, seed: int, method: str) -> tuple[float, float]:
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        interval = stats.bootstrap(
+            (values,),
+            np.median,
+            n_resamples=RESAMPLES,
+            confidence_level=confidence,
+            method=method,
+            rng=np.random.default_rng(seed),
+        ).confidence_interval
     return float(interval.low), float(interval.high)
 
 

@@ -102,8 +102,9 @@ class Verdict(msgspec.Struct, frozen=True):
 
     `bound` is the claimed ratio and `side` which side of it was claimed. `contrast` has the evidence, its
     interval at the family level (all verdicts of the study together hold with the study's confidence).
-    `p_value` is two-sided against the bound, `adjusted_p` after Holm. `sentence` is the verdict in plain
-    words; `reason` why it is INCONCLUSIVE or NOT MEASURABLE, else "".
+    `p_value` is that of the bound: the two-sided sign test over bursts, or 1/max E when the study may stop
+    early; `adjusted_p` after Holm. `sentence` is the verdict in plain words; `reason` why it is INCONCLUSIVE
+    or NOT MEASURABLE, else "".
     """
 
     expectation: str
@@ -283,6 +284,27 @@ class Attribution(msgspec.Struct, frozen=True):
     pairs: int
 
 
+class Crossover(msgspec.Struct, frozen=True):
+    """Where the treatment starts or stops to pay as one parameter of a workload grows.
+
+    `at` is the value where the estimated ratio crosses 1, interpolated between the two neighbouring values of
+    the sweep; `low`, `high` where the ends of its interval do (infinite where they never cross). `at` is None
+    when the estimates do not cross. `values`, `ratios` are the sweep itself; `pays_above` says on which side of
+    `at` the treatment is better.
+    """
+
+    workload: str
+    parameter: str
+    metric: str
+    request: str
+    at: float | None
+    low: float
+    high: float
+    pays_above: bool | None
+    values: tuple[float, ...]
+    ratios: tuple[Estimate, ...]
+
+
 class Analysis(msgspec.Struct, frozen=True):
     """Everything derived from a run's rows.
 
@@ -317,3 +339,4 @@ class Analysis(msgspec.Struct, frozen=True):
     summaries: tuple[ArmSummary, ...]
     gauges: tuple[GaugeSeries, ...]
     attributions: tuple[Attribution, ...] = ()
+    crossovers: tuple[Crossover, ...] = ()

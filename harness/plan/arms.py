@@ -208,15 +208,20 @@ def workloads(study: Study) -> tuple[Workload, ...]:
     return tuple(swept)
 
 
+def variant_name(sweep: Sweep, value: float | str) -> str:
+    """Name of the swept workload at one value."""
+    return f"{sweep.workload}[{sweep.parameter}={_text(value)}]"
+
+
+def _text(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
+
+
 def _variant(workload: Workload, sweep: Sweep, value: float | str) -> Workload:
-    name = (
-        f"{workload.name}[{sweep.parameter}={value:g}]"
-        if isinstance(value, float)
-        else (f"{workload.name}[{sweep.parameter}={value}]")
-    )
+    name = variant_name(sweep, value)
     if sweep.parameter not in ("users", "rate", "slice_seconds"):
-        text = f"{value:g}" if isinstance(value, float) else value
-        return msgspec.structs.replace(workload, name=name, env={**workload.env, sweep.parameter: text})
+        env = {**workload.env, sweep.parameter: _text(value)}
+        return msgspec.structs.replace(workload, name=name, env=env)
     if isinstance(value, str):
         raise StudyError(f"sweep over {sweep.parameter} needs numbers, not {value!r}")
     typed: float | int = int(value) if sweep.parameter == "users" else value

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from harness.measure.records import ArmReading, Burst, Latencies, Measured, Memory, Slice, Stretch
-from harness.plan.arms import layout
+from harness.plan.arms import layout, workloads
 from harness.plan.schedule import burst
 from harness.study import Budget, Design, Expectation, Study, Workload
 
@@ -92,7 +92,7 @@ def a_run(
     """A run in which arm x's latency and CPU are `factors[x]` (default 1) times those of the baseline."""
     rng = np.random.default_rng(seed)
     plan = layout(study)
-    open_rate = {each.name: each.rate for each in study.workloads}
+    open_rate = {each.name: each.rate for each in workloads(study)}
     slices: list[Slice] = []
     readings: list[ArmReading] = []
     headers: list[Burst] = []
