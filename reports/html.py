@@ -75,7 +75,6 @@ def render(study: Study, analysis: Analysis, environment: Environment, info: Run
         environment=environment,
         info=info,
         scope=words.scope(study),
-        outcomes=words.outcomes(analysis.verdicts),
         took=words.duration(info.ended - info.started),
         day=words.moment(info.started),
         broken=broken(analysis),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Literal
 
-from harness.analyse.records import Analysis, ContrastResult, Direction, Estimate, MetricInfo, Source, Verdict
+from harness.analyse.records import Analysis, ContrastResult, Direction, Estimate, MetricInfo, Source
 from harness.study import OPTIMIZATIONS, Study
 
 THIN = "\u202f"
@@ -171,13 +171,6 @@ def contrast_words(contrast: ContrastResult) -> str:
 def place(workload: str) -> str:
     """The workload, or what stands in its place for readings of a whole burst."""
     return workload or "after the fixed work"
-
-
-def outcomes(verdicts: tuple[Verdict, ...]) -> str:
-    """ "3 MET, 1 MISSED", in the order of how much they decide."""
-    names = ("MET", "MISSED", "INCONCLUSIVE", "NOT MEASURABLE")
-    counts = [(sum(each.outcome == name for each in verdicts), name) for name in names]
-    return ", ".join(f"{n} {name}" for n, name in counts if n) or "no expectation declared"
 
 
 def arm_words(study: Study, name: str) -> str:
