@@ -217,10 +217,14 @@ def _drifts(rows: Sequence[Slice], name: str, request: str) -> Floats:
 
 
 def _equivalence(subject: Subject) -> Iterator[Check]:
+    own = {workload.name: ("", workload.request) for workload in subject.workloads}
     twins = [
         each
         for each in subject.contrasts
-        if each.role == "a/a" and each.source == "slice" and each.metric in AA_METRICS and each.estimate
+        if (each.role, each.source) == ("a/a", "slice")
+        and each.metric in AA_METRICS
+        and each.request in own[each.workload]
+        and each.estimate
     ]
     confidence = 1.0 - (1.0 - subject.study.confidence) / max(1, len(twins))
     edge = math.log1p(AA_MARGIN)
@@ -228,12 +232,16 @@ def _equivalence(subject: Subject) -> Iterator[Check]:
         low, high = median_interval(np.log(twin.burst_ratios), confidence)
         shown, refuted = -edge <= low and high <= edge, low > edge or high < -edge
         status: CheckStatus = "ok" if shown else "invalid" if refuted or subject.strict else "note"
+        saw = f"equal arms differ by {math.expm1(low):+.1%} to {math.expm1(high):+.1%}"
+        if not math.isfinite(low):
+            saw = f"{len(twin.burst_ratios)} bursts are too few to show that equal arms are equal"
+        elif not shown and not refuted:
+            saw += ": too wide to show that they are equal"
         yield Check(
             "A/A equivalence",
             status,
             f"{twin.metric} on {twin.workload}",
-            f"equal arms differ by {math.expm1(low):+.1%} to {math.expm1(high):+.1%}"
-            + ("" if shown or refuted else ": too wide to show that they are equal"),
+            saw,
             f"within {AA_MARGIN:.0%}",
             "measure on a quieter machine or longer; effects near the margin are not to be trusted",
         )

@@ -139,6 +139,13 @@ def test_equivalence_not_shown_is_a_note_or_voids_a_gate() -> None:
     assert {each.status for each in strict} == {"invalid"}
 
 
+def test_too_few_bursts_show_no_equivalence() -> None:
+    study = a_study(design=DESIGN)
+    notes = found(study, quiet_run(study, bursts=4), "A/A equivalence")
+    assert {each.saw for each in notes} == {"4 bursts are too few to show that equal arms are equal"}
+    assert {each.status for each in notes} == {"note"}
+
+
 def test_segments_must_agree_with_slices() -> None:
     workload = msgspec.structs.replace(SURGE, segment_seconds=1.0)
     study = a_study(workloads=(workload,), design=DESIGN)
