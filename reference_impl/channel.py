@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from reference_impl.buffer_pool import Buffers, Inbox, Message, PooledBuffer
+from reference_impl.buffer_pool import Buffers
+from reference_impl.buffers import Message, PooledBuffer
 from reference_impl.errors import HandshakeError
 from reference_impl.frame import LENGTH_BYTES
 from reference_impl.identity import PROOF_BYTES, Identity, verify_proof
+from reference_impl.inbox import Inbox
 from reference_impl.noise import TAG_BYTES, Bytes, CipherState, Handshake
 
 PROLOGUE = b"synapsed-bench/1"

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, cast
 
-from reference_impl.buffer_pool import Buffers, Message
+from reference_impl.buffer_pool import Buffers
+from reference_impl.buffers import Message
 from reference_impl.circuit_breaker import Attempts
 from reference_impl.cleanup import Cleanup, Guard
 from reference_impl.metrics import Metrics, Recorder
@@ -23,6 +24,7 @@ from reference_impl.transports.base import Link, Peer, Transport
 
 Key = tuple[bytes, str]
 _clock = time.perf_counter
+SWEEP_SECONDS = 5.0
 
 
 class Connection:
@@ -49,7 +51,8 @@ class Connection:
     def request(self, payload: Bytes) -> bytes:
         """The peer's echo of `payload`, as bytes of our own.
 
-        Raises `OSError` (and its `ChannelError`) when the connection is lost, `Rejected` when the peer's limiter refuses.
+        Raises `OSError` (and its `ChannelError`) when the connection is lost, `Rejected` when the peer's limiter
+        refuses.
         """
         with self.exchange(ECHO, payload) as message:
             return bytes(message.body)
@@ -137,6 +140,7 @@ class Dialer:
         self.buffers = buffers
         self.metrics = metrics
         self.recorders: dict[int, Recorder] = {}
+        self._sweep_due = _clock() + SWEEP_SECONDS
         self.pool = make_pool(connect=self._establish, close=Connection.close, is_alive=Connection.is_alive)
 
     def connect(self, peer: Peer) -> Loan:
@@ -145,6 +149,8 @@ class Dialer:
         Raises `OSError` when the peer cannot be reached by any transport, `IdentityError` when it is somebody else,
         and the pool's or the breaker's own refusals.
         """
+        if _clock() >= self._sweep_due:
+            self.sweep()
         return Loan(self, self.pool.checkout(peer))
 
     def _establish(self, peer: Peer) -> Connection:
@@ -177,7 +183,11 @@ class Dialer:
         self.recorders.pop(number, None)
 
     def sweep(self) -> None:
-        """One round of housekeeping: expired idle connections, deferred releases, idle map entries."""
+        """One round of housekeeping: expired idle connections, deferred releases, idle map entries.
+
+        Runs by itself when a connection is asked for and the last round is SWEEP_SECONDS ago.
+        """
+        self._sweep_due = _clock() + SWEEP_SECONDS
         for room in (self.pool, self.cleanup, self.attempts, self.buffers, self.metrics):
             room.sweep()
 

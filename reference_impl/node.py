@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from reference_impl import settings as check
-from reference_impl.buffer_pool import Buffers, Message, PooledBuffer
+from reference_impl.buffer_pool import Buffers
+from reference_impl.buffers import Message, PooledBuffer
 from reference_impl.channel import FIRST_BYTES, THIRD_BYTES, Acceptance, Channel
 from reference_impl.cleanup import Cleanup
 from reference_impl.errors import ChannelError, FrameError, HandshakeError

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from reference_impl.buffer_pool import Message
+from reference_impl.buffers import Message
 from reference_impl.noise import Bytes
 
 Address = tuple[str, int]

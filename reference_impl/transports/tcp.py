@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import sys
 import time
+import weakref
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
 from reference_impl import settings as check
-from reference_impl.buffer_pool import Buffers, Message
+from reference_impl.buffer_pool import Buffers
+from reference_impl.buffers import Message
 from reference_impl.channel import SECOND_BYTES, Channel, Initiation
 from reference_impl.errors import FrameError, HandshakeError
 from reference_impl.identity import Identity
@@ -28,6 +31,18 @@ def _unpatched_poll() -> Any:
     return select.poll
 
 
+_links: weakref.WeakSet[TcpLink] = weakref.WeakSet()
+
+
+def _disown_after_fork() -> None:
+    """In a forked child: a nonce must never be used twice, so no inherited link may ever be used."""
+    for link in list(_links):
+        link._turn.clear()
+
+
+os.register_at_fork(after_in_child=_disown_after_fork)
+
+
 class TcpLink:
     """A Noise channel over one socket.
 
@@ -36,15 +51,17 @@ class TcpLink:
     the link unusable instead of handing its late answer to the next request.
     """
 
-    __slots__ = ("_channel", "_poll", "_recv", "_sendall", "_socket", "_turn")
+    __slots__ = ("__weakref__", "_channel", "_poll", "_recv", "_send", "_sendall", "_socket", "_turn")
 
     def __init__(self, connected: socket.socket, channel: Channel) -> None:
         self._socket = connected
         self._channel = channel
         self._recv = connected.recv
+        self._send = connected.send
         self._sendall = connected.sendall
         self._turn: deque[None] = deque((None,))
         self._poll: Any = None
+        _links.add(self)
 
     @property
     def usable(self) -> bool:
@@ -57,7 +74,9 @@ class TcpLink:
             raise RuntimeError("link is in use, or an earlier exchange over it was cut short") from None
         wire = self._channel.seal(kind, body)
         if isinstance(wire, bytes):
-            self._sendall(wire)
+            sent = self._send(wire)  # nearly always all of it; gevent's sendall costs several calls more
+            if sent < len(wire):
+                self._sendall(wire[sent:])
         else:
             for piece in wire:
                 with piece:

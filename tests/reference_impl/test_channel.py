@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import os
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reference_impl.buffer_pool import (
-    Allocating,
-    Buffers,
-    BufferSettings,
-    CryptoBufferPool,
-    JoinedInbox,
-    Message,
-    PooledInbox,
-)
+from reference_impl.buffer_pool import Allocating, Buffers, BufferSettings, CryptoBufferPool
+from reference_impl.buffers import Message
 from reference_impl.channel import FIRST_BYTES, SECOND_BYTES, THIRD_BYTES, Acceptance, Channel, Initiation
 from reference_impl.errors import ChannelError, FrameError, HandshakeError, IdentityError
 from reference_impl.frame import HEAD, MAX_BODY, MAX_FRAME, MAX_PLAINTEXT, MAX_SINGLE, wire_size
 from reference_impl.identity import Identity
+from reference_impl.inbox import JoinedInbox, PooledInbox
 from reference_impl.noise import CipherState
 
 ALICE, BOB, EVE = (Identity.from_seed(name) for name in (b"alice", b"bob", b"eve"))
@@ -129,7 +124,7 @@ def test_forged_replayed_and_reordered_frames_kill_the_channel(twin: type[Buffer
             receiver.feed(stream)
         receiver.close()
         if isinstance(buffers := receiver._buffers, CryptoBufferPool):
-            for free in buffers._free:
+            for free in (kind.free for kind in buffers._classes):
                 assert not any(b"xxxx" in bytes(storage) for storage in free)
 
 
@@ -161,7 +156,7 @@ def test_malformed_messages_are_refused(inbox: type[JoinedInbox] | type[PooledIn
     key = os.urandom(32)
     sender, receiver = CipherState(key), CipherState(key)
     pool = CryptoBufferPool(BufferSettings())
-    box = JoinedInbox(receiver) if inbox is JoinedInbox else PooledInbox(pool, receiver)
+    box = JoinedInbox(receiver) if inbox is JoinedInbox else PooledInbox(pool.acquire, receiver)
     frames = [len(sealed).to_bytes(2, "big") + sealed for sealed in (sender.encrypt(record) for record in records)]
     with pytest.raises(FrameError):
         _ = [box.feed(frame) for frame in frames]
@@ -192,7 +187,7 @@ def test_the_largest_frame_fits_a_medium_buffer() -> None:
     pool = CryptoBufferPool(BufferSettings())
     with pool.acquire(MAX_FRAME) as buffer:
         assert len(buffer.view) == MAX_FRAME
-    assert len(pool._free[1]) == 1
+    assert len(pool._medium.free) == 1
 
 
 def test_the_dialer_accepts_no_other_peer() -> None:

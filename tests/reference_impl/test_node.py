@@ -283,3 +283,18 @@ def test_channels_are_not_shared_by_two_users_at_once(running: Start, dialing: M
         with pytest.raises(RuntimeError, match="in use"):
             connection.request(b"x")
         link._turn.append(token)  # type: ignore[attr-defined]
+
+
+def test_a_forked_child_can_use_no_inherited_connection(running: Start, dialing: Make) -> None:
+    node, dialer = running(), dialing()
+    with dialer.connect(node.peers[0]) as connection:
+        connection.request(b"before")
+        child = os.fork()
+        if child == 0:
+            try:
+                connection.request(b"same nonce again")
+            except RuntimeError:
+                os._exit(7)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        assert connection.request(b"after") == b"after"

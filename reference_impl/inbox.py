@@ -1,0 +1,166 @@
+"""The receiving half of a connection, for both twins of the buffer pool: wire bytes in, whole messages out.
+
+Nothing is handed out before its record is authenticated. A connection that is idle, that is between two messages,
+holds no buffer.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from reference_impl.buffers import Message, PooledBuffer
+from reference_impl.errors import FrameError
+from reference_impl.frame import HEAD_BYTES, LENGTH_BYTES, MAX_FRAME, MAX_PLAINTEXT, MAX_SINGLE, parse_head
+from reference_impl.noise import TAG_BYTES, Bytes, CipherState
+
+_READ_AHEAD = 4 * MAX_FRAME
+
+
+class Acquire(Protocol):
+    """How a pool lends a buffer (see `CryptoBufferPool.acquire`)."""
+
+    def __call__(self, size: int, *, secret: bool = False) -> PooledBuffer: ...
+
+
+class Inbox(Protocol):
+    """The receiving half of one connection: bytes from the wire in, whole messages out."""
+
+    def feed(self, data: Bytes) -> list[Message]:
+        """The messages that `data` completes. `data` may be reused as soon as this returns. Raises `ChannelError`."""
+
+    def space(self) -> PooledBuffer | None:
+        """A borrowed buffer to read the next bytes of a long message into, or None: read as usual."""
+
+    def close(self) -> None:
+        """Drop what is half received, wiped."""
+
+
+class PooledInbox:
+    """Decrypts records where they lie in the caller's read buffer, straight into the message they belong to."""
+
+    __slots__ = ("_acquire", "_at", "_cipher", "_filled", "_kind", "_message", "_odd", "_partial")
+
+    def __init__(self, acquire: Acquire, cipher: CipherState) -> None:
+        self._acquire = acquire
+        self._cipher = cipher
+        self._message: PooledBuffer | None = None
+        self._partial: PooledBuffer | None = None
+        self._odd = b""
+        self._kind = self._at = self._filled = 0
+
+    def space(self) -> PooledBuffer | None:
+        return self._acquire(_READ_AHEAD) if self._message is not None else None
+
+    def feed(self, data: Bytes) -> list[Message]:
+        messages: list[Message] = []
+        if self._odd:
+            data = self._odd + data
+            self._odd = b""
+        view = memoryview(data)
+        at, end = 0, len(view)
+        if self._partial is not None:
+            at = self._complete(self._partial, view, messages)
+        while end - at >= LENGTH_BYTES:
+            stop = at + LENGTH_BYTES + (view[at] << 8 | view[at + 1])
+            if stop > end:
+                self._partial = self._acquire(stop - at)
+                self._filled = end - at
+                self._partial.view[: self._filled] = view[at:end]
+                return messages
+            self._record(view[at + LENGTH_BYTES : stop], messages)
+            at = stop
+        if at < end:
+            self._odd = bytes(view[at:end])
+        return messages
+
+    def _complete(self, partial: PooledBuffer, view: memoryview, messages: list[Message]) -> int:
+        """Add to the record that an earlier read cut in two; returns how much of `view` that took."""
+        took = min(len(partial.view) - self._filled, len(view))
+        partial.view[self._filled : self._filled + took] = view[:took]
+        self._filled += took
+        if self._filled == len(partial.view):
+            self._partial = None
+            with partial:
+                self._record(partial.view[LENGTH_BYTES:], messages)
+        return took
+
+    def _record(self, ciphertext: memoryview, messages: list[Message]) -> None:
+        message = self._message
+        if message is None:
+            plaintext = self._cipher.decrypt(ciphertext)
+            kind, size = parse_head(plaintext)
+            if size <= MAX_SINGLE:
+                messages.append(Message(kind, plaintext[HEAD_BYTES:]))
+            else:
+                self._kind, self._at = kind, 0
+                self._message = self._acquire(size, secret=True)
+            return
+        view, start = message.view, self._at
+        stop = start + check_body_record(len(ciphertext), len(view) - start)
+        self._cipher.decrypt_into(ciphertext, view[start:stop])
+        self._at = stop
+        if stop == len(view):
+            self._message = None
+            messages.append(Message(self._kind, view, message))
+
+    def close(self) -> None:
+        for buffer in (self._message, self._partial):
+            if buffer is not None:
+                buffer.release()
+        self._message = self._partial = None
+        self._odd = b""
+
+
+class JoinedInbox:
+    """Reads are appended to one bytes object, records sliced out of it, their plaintexts joined."""
+
+    __slots__ = ("_cipher", "_kind", "_missing", "_parts", "_pending")
+
+    def __init__(self, cipher: CipherState) -> None:
+        self._cipher = cipher
+        self._pending = b""
+        self._parts: list[bytes] = []
+        self._kind = self._missing = 0
+
+    def space(self) -> PooledBuffer | None:
+        return None
+
+    def feed(self, data: Bytes) -> list[Message]:
+        messages: list[Message] = []
+        pending = self._pending + data
+        at, end = 0, len(pending)
+        while end - at >= LENGTH_BYTES:
+            stop = at + LENGTH_BYTES + int.from_bytes(pending[at : at + LENGTH_BYTES], "big")
+            if stop > end:
+                break
+            self._record(pending[at + LENGTH_BYTES : stop], messages)
+            at = stop
+        self._pending = pending[at:] if at else pending
+        return messages
+
+    def _record(self, ciphertext: bytes, messages: list[Message]) -> None:
+        if self._missing:
+            self._missing -= check_body_record(len(ciphertext), self._missing)
+            self._parts.append(self._cipher.decrypt(ciphertext))
+            if not self._missing:
+                messages.append(Message(self._kind, b"".join(self._parts)))
+                self._parts = []
+            return
+        plaintext = self._cipher.decrypt(ciphertext)
+        kind, size = parse_head(plaintext)
+        if size <= MAX_SINGLE:
+            messages.append(Message(kind, plaintext[HEAD_BYTES:]))
+        else:
+            self._kind, self._missing = kind, size
+
+    def close(self) -> None:
+        self._pending = b""
+        self._parts = []
+
+
+def check_body_record(ciphertext: int, missing: int) -> int:
+    """Plaintext bytes of the next body record; it must be full or the last. Raises `FrameError`."""
+    expected = min(MAX_PLAINTEXT, missing)
+    if ciphertext - TAG_BYTES != expected:
+        raise FrameError(f"body record of {ciphertext - TAG_BYTES} bytes; expected {expected}")
+    return expected
