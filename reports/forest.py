@@ -10,7 +10,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.analyse.records import Analysis, Attribution, ContrastResult, MetricInfo, Role
+from harness.analyse.records import Analysis, Attribution, ContrastResult, Crossover, MetricInfo, Role
 from reports import words
 from reports.charts import NARROW, Chart, both
 from reports.svg import CHARACTER, FONT, colour, fitted, linear_ticks, log_ticks, new_axes, new_figure, write
@@ -131,6 +131,24 @@ def attribution_blocks(attribution: Attribution) -> tuple[Block, ...]:
         Block("each flag", "main effect, on against off", flags),
         Block("together", "every flag on against off", tuple(whole)),
     )
+
+
+def sweep_blocks(analysis: Analysis, found: Crossover) -> tuple[Block, ...]:
+    """The ratio at each value of the parameter, from the smallest to the largest."""
+    info = words.metric_info(analysis, found.metric)
+    lines = tuple(
+        Line(
+            label=f"{found.parameter} = {words.round_number(value)}",
+            ratio=each.ratio,
+            low=each.low,
+            high=each.high,
+            told=words.change(each) if each.bounded else f"{words.effect(each)} (not bounded)",
+            sense=words.sense(each, info.direction),
+        )
+        for value, each in zip(found.values, found.ratios, strict=True)
+    )
+    compared = f"{analysis.treatment} against {analysis.baseline}"
+    return (Block(compared, f"{info.direction} is better", lines),)
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,6 +81,7 @@ def render(study: Study, analysis: Analysis, environment: Environment, info: Run
         questions=questions(study, analysis),
         estimates=tuple(_estimates(analysis)),
         attributions=tuple(_attributions(analysis)),
+        crossovers=tuple(_crossovers(analysis)),
         latency=tuple(_latency(analysis)),
         throughput=tuple(_throughput(analysis)),
         cpu=tuple(_cpu(analysis)),
@@ -169,6 +170,16 @@ def _attributions(analysis: Analysis) -> Iterator[Panel]:
         closing |= {False: "their product does NOT agree with the whole measured separately"}
         closure = "the whole was not measured separately" if each.closes is None else closing[each.closes]
         yield Panel(key, f"{title}: {closure}", chart, tables.attribution(each))
+
+
+def _crossovers(analysis: Analysis) -> Iterator[Panel]:
+    for index, each in enumerate(analysis.crossovers):
+        metric = words.metric_words(analysis, each.metric, each.request)
+        title = f"{metric} on {each.workload}: {words.crossover_words(each)}"
+        shown = forest.sweep_blocks(analysis, each)
+        key = f"crossover-{index}"
+        chart = forest.forest(shown, forest.frame(shown), key, title)
+        yield Panel(key, title, chart, tables.sweep(each, f"{metric} on {each.workload}, by {each.parameter}"))
 
 
 def _latency(analysis: Analysis) -> Iterator[Panel]:

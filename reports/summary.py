@@ -20,6 +20,7 @@ from harness.analyse.records import (
     LatencyCurve,
     MemoryRow,
 )
+from harness.analyse.records import Crossover as Crossing
 from harness.analyse.records import Estimate as Measured
 from harness.analyse.records import Verdict as Judged
 from harness.measure.records import Environment
@@ -93,6 +94,25 @@ class Verdict(msgspec.Struct, frozen=True):
     reason: str
 
 
+class Crossover(msgspec.Struct, frozen=True):
+    """Where the treatment starts or stops to pay as `parameter` of a workload grows over `values`.
+
+    `at` is where the ratio crosses 1, with the interval `low` to `high` (null where it does not end); null when
+    the ratio never crosses. `pays_above` says on which side the treatment is better.
+    """
+
+    workload: str
+    parameter: str
+    metric: str
+    request: str
+    at: float | None
+    low: float | None
+    high: float | None
+    pays_above: bool | None
+    values: tuple[float, ...]
+    ratios: tuple[Estimate, ...]
+
+
 class Summary(msgspec.Struct, frozen=True):
     """The whole file. `version` is the version of this schema.
 
@@ -129,6 +149,7 @@ class Summary(msgspec.Struct, frozen=True):
     checks: tuple[Check, ...]
     contrasts: tuple[Contrast, ...]
     attributions: tuple[Attribution, ...]
+    crossovers: tuple[Crossover, ...]
     summaries: tuple[ArmSummary, ...]
     curves: tuple[LatencyCurve, ...]
     cpu: tuple[CpuShare, ...]
@@ -167,6 +188,7 @@ def summarise(study: Study, analysis: Analysis, environment: Environment, info: 
         checks=analysis.checks,
         contrasts=tuple(_contrast(analysis, each) for each in analysis.contrasts),
         attributions=analysis.attributions,
+        crossovers=tuple(_crossover(each) for each in analysis.crossovers),
         summaries=analysis.summaries,
         curves=analysis.curves,
         cpu=analysis.cpu,
@@ -182,8 +204,10 @@ def encode(study: Study, analysis: Analysis, environment: Environment, info: Run
 
 
 def _estimate(found: Measured | None) -> Estimate | None:
-    if found is None:
-        return None
+    return _stated(found) if found is not None else None
+
+
+def _stated(found: Measured) -> Estimate:
     return Estimate(
         ratio=found.ratio,
         low=found.low if found.bounded else None,
@@ -213,6 +237,21 @@ def _contrast(analysis: Analysis, found: ContrastResult) -> Contrast:
         unusable=found.unusable,
         reasons=found.reasons,
         problem=found.problem,
+    )
+
+
+def _crossover(found: Crossing) -> Crossover:
+    return Crossover(
+        workload=found.workload,
+        parameter=found.parameter,
+        metric=found.metric,
+        request=found.request,
+        at=found.at,
+        low=found.low if math.isfinite(found.low) else None,
+        high=found.high if math.isfinite(found.high) else None,
+        pays_above=found.pays_above,
+        values=found.values,
+        ratios=tuple(_stated(each) for each in found.ratios),
     )
 
 

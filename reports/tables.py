@@ -14,6 +14,7 @@ from harness.analyse.records import (
     Attribution,
     ContrastResult,
     CpuShare,
+    Crossover,
     LatencyCurve,
     Verdict,
 )
@@ -232,6 +233,20 @@ def gauges(analysis: Analysis) -> Table:
     )
     headings = ("gauge", "arm", "end", "first burst", "median", "last burst", "bursts")
     return Table("The target's and the dialer's own gauges, at the end of each burst", headings, rows, (3, 4, 5, 6))
+
+
+def sweep(found: Crossover, caption: str) -> Table:
+    """The ratio at each value of a sweep's parameter."""
+    rows = tuple(
+        (
+            words.round_number(value),
+            words.change(each),
+            f"{words.number(each.ratio)} ({words.number(each.low)}{words.EN_DASH}{words.number(each.high)})",
+            f"{each.bursts} / {words.count(each.pairs)}",
+        )
+        for value, each in zip(found.values, found.ratios, strict=True)
+    )
+    return Table(caption, (found.parameter, "change (interval)", "ratio (interval)", "bursts / pairs"), rows, (1, 2, 3))
 
 
 def attribution(found: Attribution) -> Table:

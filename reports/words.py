@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Literal
 
-from harness.analyse.records import Analysis, ContrastResult, Direction, Estimate, MetricInfo, Source
+from harness.analyse.records import Analysis, ContrastResult, Crossover, Direction, Estimate, MetricInfo, Source
 from harness.study import OPTIMIZATIONS, Study
 
 THIN = "\u202f"
@@ -68,7 +68,7 @@ def quantity(value: float, unit: str, spell: Callable[[float], str] = number) ->
 
 def round_number(value: float) -> str:
     """A number that is round already (a tick of an axis, a bound): no zeros behind the point."""
-    return number(value) if abs(value) >= 1000.0 else f"{value:.3g}".replace("-", MINUS)
+    return count(value) if abs(value) >= 1000.0 else f"{value:.3g}".replace("-", MINUS)
 
 
 def change(shown: Estimate) -> str:
@@ -166,6 +166,15 @@ def metric_words(analysis: Analysis, name: str, request: str) -> str:
 def contrast_words(contrast: ContrastResult) -> str:
     """Who is compared with whom."""
     return f"{contrast.b} against {contrast.a}"
+
+
+def crossover_words(found: Crossover) -> str:
+    """From where on the treatment pays, with the interval."""
+    if found.at is None:
+        return f"no crossover between {round_number(found.values[0])} and {round_number(found.values[-1])}"
+    side = "" if found.pays_above is None else "from " if found.pays_above else "up to "
+    ends = f"{number(found.low)}{EN_DASH}{number(found.high)}"
+    return f"pays {side}{found.parameter} = {number(found.at)} ({ends})"
 
 
 def place(workload: str) -> str:

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from harness.analyse.analysis import analyse
-from harness.analyse.records import Analysis, Attribution, FlagEffect
+from harness.analyse.records import Analysis, Attribution, Crossover, FlagEffect
 from harness.measure.records import ArmReading, Burst, Environment, Latencies, Measured, Memory, Slice, Stretch
 from harness.plan.arms import layout
 from harness.plan.schedule import burst
@@ -150,6 +150,29 @@ def attributed() -> Analysis:
         pairs=128,
     )
     return msgspec.structs.replace(sample(), attributions=(found,))
+
+
+def swept() -> Analysis:
+    """The small sample with the crossovers of a sweep: one that crosses, one that never does."""
+    estimates = [each.estimate for each in sample().contrasts if each.estimate is not None][:1]
+    ratios = tuple(
+        msgspec.structs.replace(estimates[0], ratio=ratio, low=ratio * 0.96, high=ratio * 1.05)
+        for ratio in (1.1, 1.02, 0.9, 0.6)
+    )
+    crossing = Crossover(
+        workload="surge",
+        parameter="message_bytes",
+        metric="cpu_per_request",
+        request="",
+        at=2400.0,
+        low=1100.0,
+        high=float("inf"),
+        pays_above=True,
+        values=(64.0, 1024.0, 16384.0, 1048576.0),
+        ratios=ratios,
+    )
+    never = msgspec.structs.replace(crossing, at=None, low=0.0, pays_above=None, ratios=ratios[2:] * 2)
+    return msgspec.structs.replace(small(), crossovers=(crossing, never))
 
 
 def measured(study: Study, bursts: int) -> Measured:

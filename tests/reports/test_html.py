@@ -11,9 +11,9 @@ from harness.analyse.records import Analysis
 from harness.measure.records import Environment, Measured
 from harness.study import Study
 from reports import RunInfo, html
-from reports.words import change
+from reports.words import THIN, change
 from tests.reports import page
-from tests.reports.sample import ENVIRONMENT, INFO, STUDY, attributed, invalid, sample, small
+from tests.reports.sample import ENVIRONMENT, INFO, STUDY, attributed, invalid, sample, small, swept
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=\"alert('2')\">&amp;$x_2$ {{ 7*7 }} \u4f60\u597d"
 
@@ -132,6 +132,16 @@ def test_attribution_says_whether_it_closes(shown: page.Page) -> None:
     assert "does NOT agree" in section.text
     assert "measured separately" in section.text
     assert "attribution" not in rendered(small()).split("<nav")[1].split("</nav>")[0]
+
+
+def test_a_sweep_says_from_where_on_it_pays() -> None:
+    shown = page.read(rendered(swept()))
+    (section,) = (each for each in shown.all("section") if each.attributes.get("id") == "crossovers")
+    plain = section.text.replace(THIN, " ")
+    assert "pays from message_bytes = 2 400 (1 100\u2013\u221e)" in plain
+    assert "no crossover between 64 and 1 048 576" in plain
+    assert plain.count("message_bytes = 16 384") == 8, "two sweeps, two widths, drawn and described"
+    assert "crossovers" not in rendered(small())
 
 
 def test_an_invalid_run_is_marked_on_top_and_shows_no_green() -> None:

@@ -13,7 +13,7 @@ from rich.console import Console, RenderableType
 import reports
 from harness.analyse.records import Verdict
 from reports import context, junit, markdown, schema, summary, tables, terminal, words
-from tests.reports.sample import ENVIRONMENT, INFO, STUDY, invalid, sample, small
+from tests.reports.sample import ENVIRONMENT, INFO, STUDY, invalid, sample, small, swept
 
 CUT = msgspec.structs.replace(INFO, complete=False)
 
@@ -64,6 +64,13 @@ def test_an_unbounded_interval_is_null_in_the_summary() -> None:
     assert found["estimate"]["low"] is None
     assert found["estimate"]["high"] is None
     assert "not bounded" in found["estimate"]["change"]
+
+
+def test_an_open_end_of_a_crossover_is_null_in_the_summary() -> None:
+    first, second = json.loads(summary.encode(STUDY, swept(), ENVIRONMENT, INFO))["crossovers"]
+    assert (first["at"], first["low"], first["high"], first["pays_above"]) == (2400.0, 1100.0, None, True)
+    assert second["at"] is None
+    assert len(first["ratios"]) == len(first["values"]) == 4
 
 
 def test_the_documented_schema_is_current() -> None:
