@@ -33,8 +33,14 @@ def result(study: Study, analysis: Analysis, info: RunInfo) -> RenderableType:
 
 
 def verdict_table(analysis: Analysis) -> Grid:
-    """One row per verdict; in an invalid run none looks decided."""
-    shown = tables.verdicts(analysis)
+    """One row per verdict, narrow enough for 80 columns; in an invalid run none looks decided."""
+    rows = []
+    said = ""
+    for each in analysis.verdicts:
+        name = "" if each.expectation == said else each.expectation
+        said = each.expectation
+        rows.append((name, each.against, words.claim(each.side, each.bound), tables.measured_words(each), each.outcome))
+    shown = Table("Verdicts", ("expectation", "against", "claimed", "measured", "verdict"), tuple(rows), (3,))
     grid = _grid(shown)
     for row in shown.rows:
         style = STYLES[row[-1]] if analysis.valid else STYLES["INCONCLUSIVE"]
@@ -71,7 +77,7 @@ def _grid(shown: Table) -> Grid:
     grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
     for index, heading in enumerate(shown.headings):
         number = index in shown.numbers
-        grid.add_column(Text(heading), justify="right" if number else "left", no_wrap=number, overflow="fold")
+        grid.add_column(Text(heading), justify="right" if number else "left", overflow="fold", min_width=min(len(heading), 12))
     return grid
 
 
