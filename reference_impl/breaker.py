@@ -280,7 +280,7 @@ class CircuitBreaker:
 
         A trial past its deadline has lost its permit, but its result still speaks about this state.
         """
-        if permit.generation != self._generation or not permit.pending or not permit.trial:
+        if permit.generation != self._generation or not permit.pending:
             return False
         permit.pending = False
         self._trials.discard(permit)

@@ -130,6 +130,13 @@ def test_a_failure_within_the_window_counts_until_it_has_left() -> None:
         assert breaker.state is state, outcomes
 
 
+def test_successes_are_remembered_only_while_a_failure_is_within_the_window() -> None:
+    breaker = make(window=4)
+    for _ in range(10):
+        breaker.report(worked=True)
+    assert not breaker._outcomes
+
+
 def test_enough_trials_close_it() -> None:
     clock = Clock()
     breaker = half_open(clock, success_threshold=2)
@@ -198,6 +205,47 @@ def test_half_open_gives_out_so_many_permits_and_no_more() -> None:
     breaker.acquire()
     with pytest.raises(CircuitOpen):
         breaker.acquire()
+
+
+def test_every_half_open_state_begins_with_all_permits_and_no_successes() -> None:
+    clock = Clock()
+    breaker = half_open(clock, half_open_max_calls=3, success_threshold=2, trial_timeout=1e6)
+    good, bad, _ = [breaker.acquire() for _ in range(3)]
+    breaker.succeeded(good)
+    breaker.failed(bad)
+    clock.now += 10.0
+    trials = [breaker.acquire() for _ in range(3)]
+    breaker.succeeded(trials[0])
+    assert breaker.state is HALF_OPEN
+    breaker.succeeded(trials[1])
+    assert breaker.state is CLOSED
+
+
+@pytest.mark.parametrize(("result", "state"), [("succeeded", CLOSED), ("failed", OPEN)])
+def test_a_state_that_changes_while_a_caller_waits_for_the_lock(result: str, state: CircuitState) -> None:
+    clock = Clock()
+    breaker = half_open(clock, half_open_max_calls=2, success_threshold=1)
+    other = breaker.acquire()
+    lock = breaker._lock
+
+    class Contended:
+        """Lets the other trial's result in before the first who asks for the lock."""
+
+        def __enter__(self) -> None:
+            breaker._lock = lock
+            getattr(breaker, result)(other)
+            lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            lock.release()
+
+    breaker._lock = Contended()  # type: ignore[assignment]
+    if state is OPEN:
+        with pytest.raises(CircuitOpen):
+            breaker.acquire()
+    else:
+        assert not breaker.acquire().trial
+    assert breaker.state is state
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit, BaseException, ValueError])
@@ -924,6 +972,13 @@ def test_a_full_map_forgets_closed_breakers_before_open_ones() -> None:
     breakers.failed("one too many")
     assert breakers.gauges()["untracked"] == 1
     assert breakers.gauges()["keys"] == 3
+
+
+def test_a_full_map_forgets_first_who_failed_longest_ago() -> None:
+    breakers, _ = wired(CircuitBreakers, failure_threshold=3, max_keys=2)
+    for key in ("old", "new", "old", "newest", "old"):
+        breakers.failed(key)
+    assert breakers.state("old") is OPEN
 
 
 def test_listeners_hear_of_every_key() -> None:
