@@ -1,8 +1,12 @@
-"""The command line. Every user error is one line and an exit code; see docs/cli in the README for the codes."""
+"""The command line. Every user error is one line and an exit code; see docs/cli in the README for the codes.
+
+Commands import what they need when they are called: help and usage errors must not wait for numpy and scipy.
+"""
 
 from __future__ import annotations
 
 import datetime
+import shlex
 import signal
 import sys
 import webbrowser
@@ -10,12 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-import msgspec
 import typer
 from rich.console import Console
 
-from harness import runs, study_file
-from harness.errors import BenchError, StudyError
+from harness.errors import BenchError, UsageError
 
 app = typer.Typer(
     name="synapsed-bench",
@@ -28,36 +30,44 @@ console = Console()
 
 RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that holds the runs.")]
 RUNS = Path("runs")
+QUICK = "quick"
 
 
 @app.command()
 def run(
-    study: Annotated[str, typer.Argument(help="A bundled study or a study file.")] = "quick",
-    on: Annotated[str, typer.Option(help="Compare none with these optimizations on (comma-separated).")] = "",
-    off: Annotated[str, typer.Option(help="Compare all with these off against none.")] = "",
-    only: Annotated[str, typer.Option(help="Compare none with exactly these.")] = "",
-    design: Annotated[str, typer.Option(help="on-off, ablation, phases, factorial or sweep.")] = "",
-    seconds: Annotated[float, typer.Option(help="Seconds to measure, instead of the study's.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Seed of the order and the arrivals, instead of the study's.")] = -1,
-    resume: Annotated[str, typer.Option(metavar="RUN", help="Go on with an interrupted run.")] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show schedule, time and what it can prove.")] = False,
+    study: Annotated[
+        str | None, typer.Argument(help="A bundled study (see `list`) or a study file.", show_default=QUICK)
+    ] = None,
+    on: Annotated[str | None, typer.Option(help="Compare none with these on: a,b or all.")] = None,
+    off: Annotated[str | None, typer.Option(help="Compare none with all but these.")] = None,
+    only: Annotated[str | None, typer.Option(help="Compare none with exactly these.")] = None,
+    design: Annotated[str | None, typer.Option(help="on-off, ablation, phases, factorial or sweep.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Seconds to measure, instead of the study's.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of order and arrivals, instead of the study's.")] = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Go on with an interrupted run: its folder, name, or latest.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show the schedule, its time, and what it can prove.")
+    ] = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit 1 when an expectation is missed, 3 when undecided.")
+        bool, typer.Option("--strict", help="Exit 1 when an expectation is missed, 3 when one is undecided.")
     ] = False,
     runs_folder: RunsOption = RUNS,
 ) -> None:
     """Run a study: measure, judge, report."""
-    from harness import session
+    from harness import runs, session, study_file
 
-    if resume:
-        folder = runs.find(runs_folder, resume)
-        raise typer.Exit(session.resume(folder, console, strict=strict))
-    path = study_file.find(study)
+    if resume is not None:
+        if dry_run or any(each is not None for each in (study, on, off, only, design, seconds, seed)):
+            raise UsageError("--resume goes on with the run's own study; expected nothing else but --strict and --runs")
+        raise typer.Exit(session.resume(runs.find(runs_folder, resume), console, strict=strict))
+    path = study_file.find(study or QUICK)
     wanted = study_file.adjust(
         study_file.load(path),
-        on=_names(on),
-        off=_names(off),
-        only=_names(only),
+        on=_names("--on", on),
+        off=_names("--off", off),
+        only=_names("--only", only),
         design=design,
         seconds=seconds,
         seed=seed,
@@ -65,21 +75,18 @@ def run(
     if dry_run:
         session.show_plan(wanted, console)
         return
-    raise typer.Exit(
-        session.start(
-            wanted, path, runs_folder, _command_line(), console, strict=strict, now=datetime.datetime.now(datetime.UTC)
-        )
-    )
+    now = datetime.datetime.now(datetime.UTC)
+    raise typer.Exit(session.start(wanted, path, runs_folder, _command_line(), console, strict=strict, now=now))
 
 
 @app.command()
 def report(
-    run_name: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, its name, or latest.")] = runs.LATEST,
+    run_name: Annotated[str, typer.Argument(metavar="[RUN]", help="A run folder, its name, or latest.")] = "latest",
     open_it: Annotated[bool, typer.Option("--open", help="Open the report in the browser.")] = False,
     runs_folder: RunsOption = RUNS,
 ) -> None:
     """Judge a stored run again and write its report."""
-    from harness import session
+    from harness import runs, session
 
     folder = runs.find(runs_folder, run_name)
     session.report(folder, console)
@@ -108,28 +115,33 @@ def serve(context: typer.Context) -> None:
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def web(
     context: typer.Context,
-    port: Annotated[int, typer.Option(help="Port of the web UI.")] = 8089,
+    port: Annotated[int, typer.Option(help="Port of the web UI.", min=1, max=65535)] = 8089,
     host: Annotated[
         str, typer.Option(help="Address to listen on; only this machine can reach the default.")
     ] = "127.0.0.1",
 ) -> None:
-    """The Locust web UI with one switch per optimization."""
+    """The Locust web UI with one switch per optimization. Further options go to Locust as they are."""
     from harness import web as web_ui
 
     raise typer.Exit(web_ui.serve(host, port, context.args))
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(filter(None, (name.strip() for name in text.split(","))))
+def _names(option: str, text: str | None) -> tuple[str, ...]:
+    """The words of a comma-separated option; an option given without any is a mistake."""
+    names = tuple(filter(None, (name.strip() for name in (text or "").split(","))))
+    if text is not None and not names:
+        raise UsageError(f"{option} names nothing; expected optimizations separated by commas, or all or none")
+    return names
 
 
 def _command_line() -> str:
-    return " ".join(["synapsed-bench", *sys.argv[1:]])
+    return shlex.join(["synapsed-bench", *sys.argv[1:]])
 
 
 def fail(error: BenchError) -> NoReturn:
     """One line on stderr that says whose fault it is, and the error's exit code."""
-    Console(stderr=True).print(f"synapsed-bench: {error.fault}: {error}", highlight=False, soft_wrap=True, markup=False)
+    said = " ".join(str(error).split())
+    Console(stderr=True).print(f"synapsed-bench: {error.fault}: {said}", highlight=False, soft_wrap=True, markup=False)
     sys.exit(error.exit_code)
 
 
@@ -140,11 +152,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         app(args=None if argv is None else list(argv), standalone_mode=True)
     except BenchError as error:
         fail(error)
-    except (msgspec.ValidationError, msgspec.DecodeError) as error:
-        fail(StudyError(str(error)))
     except KeyboardInterrupt:
         sys.exit(130)
 
 
 def _interrupt(*_: Any) -> NoReturn:
     raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

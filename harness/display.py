@@ -3,37 +3,41 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from harness.analyse.records import Analysis
+from harness.analyse.records import Analysis, Verdict
 from harness.execute.burst import Step
 from harness.plan.budget import Forecast
 
 
 class RunDisplay:
-    """A live display on a terminal; a line per burst elsewhere. Use as a context manager."""
+    """A live display on a terminal; a line per burst elsewhere. Use as a context manager.
 
-    def __init__(self, console: Console, seconds: float) -> None:
+    `seconds` is the study's budget, `spent` what an interrupted run has already used of it.
+    """
+
+    def __init__(
+        self, console: Console, seconds: float, spent: float = 0.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._console = console
         self._seconds = seconds
+        self._spent = spent
+        self._clock = clock
+        self._since: float | None = None
         self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TimeRemainingColumn(),
+            TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[left]}")
         )
-        self._task = self._progress.add_task("starting", total=seconds)
+        self._task = self._progress.add_task("starting", total=seconds, left="")
         self._step = Text("")
         self._estimates: Table | Text = Text("")
-        self._live = Live(console=console, refresh_per_second=4, get_renderable=self._renderable)
-        self._spent = 0.0
-        self._since = time.monotonic()
+        self._live = Live(console=console, refresh_per_second=4, get_renderable=self.renderable)
 
     def __enter__(self) -> RunDisplay:
         if self._console.is_terminal:
@@ -42,47 +46,60 @@ class RunDisplay:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if self._console.is_terminal:
-            self._estimates = Text("")
+            self._estimates = Text("")  # the result that follows says it better
             self._live.stop()
 
     def forecast(self, expected: Forecast) -> None:
         """Say what is ahead."""
+        left = max(0.0, self._seconds - self._spent)
         self._console.print(
-            f"measuring for about {self._seconds / 60:.1f} min: {expected.bursts} bursts of {expected.burst_seconds:.0f} s",
-            highlight=False,
+            f"measuring for about {_duration(left)}, in bursts of about {expected.burst_seconds:.0f} s", highlight=False
         )
 
     def step(self, step: Step) -> None:
-        """What is happening now."""
-        parts = [step.doing, step.workload, f"on {step.arm}" if step.arm else ""]
-        self._step = Text(" ".join(filter(None, parts)))
-        if self._console.is_terminal:
-            now = self._spent + time.monotonic() - self._since
-            self._progress.update(self._task, completed=min(now, self._seconds), description="measuring")
+        """What is happening now; the first step starts the clock."""
+        if self._since is None:
+            self._since = self._clock()
+        self._step = Text(" ".join(filter(None, (step.doing, step.workload, f"on {step.arm}" if step.arm else ""))))
 
     def burst_done(self, number: int, spent: float, left: float, so_far: Analysis) -> None:
         """The estimates after this burst."""
-        self._spent, self._since = spent, time.monotonic()
-        self._progress.update(self._task, completed=min(spent, self._seconds))
+        self._spent, self._since = spent, self._clock()
         if self._console.is_terminal:
             self._estimates = _table(so_far)
-        else:
-            shown = "; ".join(_line(verdict.expectation, verdict.against, verdict) for verdict in so_far.verdicts[:4])
-            self._console.print(
-                f"burst {number + 1} done, about {left:.0f} s to go: {shown}", highlight=False, soft_wrap=True
-            )
+            return
+        shown = "".join(f"; {_line(verdict)}" for verdict in so_far.verdicts[:4])
+        self._console.print(
+            f"burst {number + 1} done, about {_duration(left)} to go{shown}",
+            highlight=False,
+            soft_wrap=True,
+            markup=False,
+        )
 
-    def _renderable(self) -> Group:
+    def renderable(self) -> Group:
+        """The live display as of now."""
+        if self._since is not None:
+            now = min(self._spent + self._clock() - self._since, self._seconds)
+            left = self._seconds - now
+            shown = f"about {_duration(left)} to go" if left > 0 else "finishing"
+            self._progress.update(self._task, completed=now, description="measuring", left=shown)
         return Group(self._progress, self._step, self._estimates)
 
 
-def _line(name: str, against: str, verdict: object) -> str:
-    contrast = getattr(verdict, "contrast", None)
-    if contrast is None or contrast.estimate is None:
-        return f"{name} vs {against}: nothing yet"
-    estimate = contrast.estimate
-    interval = f"{estimate.low:.3g} to {estimate.high:.3g}" if estimate.bounded else "interval not yet bounded"
-    return f"{name} vs {against}: x {estimate.ratio:.3g} ({interval})"
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02} min"
+
+
+def _line(verdict: Verdict) -> str:
+    name = f"{verdict.expectation} vs {verdict.against}"
+    estimate = verdict.contrast.estimate if verdict.contrast else None
+    if estimate is None:
+        return f"{name}: nothing yet"
+    interval = f"{estimate.low:.3g} to {estimate.high:.3g}" if estimate.bounded else "too few bursts for an interval"
+    return f"{name}: x {estimate.ratio:.3g} ({interval})"
 
 
 def _table(so_far: Analysis) -> Table:
@@ -90,9 +107,10 @@ def _table(so_far: Analysis) -> Table:
     for verdict in so_far.verdicts:
         estimate = verdict.contrast.estimate if verdict.contrast else None
         claimed = f"{'at most' if verdict.side == 'at_most' else 'at least'} x {verdict.bound:g}"
-        if estimate is None:
-            table.add_row(verdict.expectation, verdict.against, "-", "-", claimed)
-            continue
-        interval = f"{estimate.low:.3g} to {estimate.high:.3g}" if estimate.bounded else "too few bursts yet"
-        table.add_row(verdict.expectation, verdict.against, f"x {estimate.ratio:.3g}", interval, claimed)
+        ratio, interval = "-", "-"
+        if estimate is not None:
+            ratio = f"x {estimate.ratio:.3g}"
+            interval = f"{estimate.low:.3g} to {estimate.high:.3g}" if estimate.bounded else "too few bursts yet"
+        cells = (verdict.expectation, verdict.against, ratio, interval, claimed)
+        table.add_row(*(Text(cell) for cell in cells))
     return table

@@ -14,8 +14,14 @@ class BenchError(Exception):
     fault = "synapsed-bench"
 
 
+class UsageError(BenchError):
+    """A flag or argument of the command line is wrong, or the port it names is taken."""
+
+    fault = "usage"
+
+
 class StudyError(BenchError):
-    """The study file or a flag is wrong: the user's to mend."""
+    """The study is wrong, or cannot answer what it asks: the user's to mend."""
 
     fault = "study"
 
@@ -39,7 +45,10 @@ class StoreError(BenchError):
 
 
 class MeasurementVoid(BenchError):
-    """Something after the first slice makes what was measured unusable."""
+    """Something after the first slice makes what was measured unusable; `fault` says whose it is."""
 
     exit_code = 4
-    fault = "measurement"
+
+    def __init__(self, message: str, fault: str) -> None:
+        super().__init__(message)
+        self.fault = fault

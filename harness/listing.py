@@ -9,7 +9,7 @@ from rich.table import Table
 
 from harness import study_file
 from harness.analyse.metrics import METRICS
-from harness.errors import StudyError
+from harness.errors import UsageError
 from harness.study import OPTIMIZATIONS
 
 _PURPOSE = {
@@ -23,7 +23,7 @@ _PURPOSE = {
 
 
 def table(what: str) -> Table:
-    """The table `what` asks for. Raises `StudyError` for a word that is none of them."""
+    """The table `what` asks for. Raises `UsageError` for a word that is none of them."""
     tables: dict[str, Callable[[], Table]] = {
         "studies": _studies,
         "workloads": _workloads,
@@ -31,7 +31,7 @@ def table(what: str) -> Table:
         "metrics": _metrics,
     }
     if what not in tables:
-        raise StudyError(f"cannot list {what!r}; expected one of: {', '.join(tables)}")
+        raise UsageError(f"cannot list {what!r}; expected one of: {', '.join(tables)}")
     return tables[what]()
 
 

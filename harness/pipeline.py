@@ -49,19 +49,30 @@ def run(study: Study, store: Store, directory: Path, display: Display) -> Analys
     if rates is None:
         rates = _calibrate(study, layout, directory, display)
         store.put("rates", rates)
+    done, spent = store.complete_bursts(), store.find("spent", float) or 0.0
     for plan in schedule.schedule(study, layout, store.next_burst()):
-        spent = store.find("spent", float) or 0.0
-        if plan.number >= forecast.bursts and spent + forecast.burst_seconds > study.budget.seconds:
-            break
-        if plan.number >= study.budget.max_bursts or spent > study.budget.seconds:
+        if not _goes_on(study, layout, forecast, done, spent):
             break
         began = time.monotonic()
         _measure(study, plan, rates, store, directory, display)
-        spent += time.monotonic() - began
+        done, spent = done + 1, spent + time.monotonic() - began
         store.put("spent", spent)
         left = max(0.0, study.budget.seconds - spent)
         display.burst_done(plan.number, spent, left, analyse(study, store.measured()))
     return analyse(study, store.measured())
+
+
+def _goes_on(study: Study, layout: Layout, forecast: budget.Forecast, done: int, spent: float) -> bool:
+    """Whether another burst is due: as many as its questions need at the least, beyond that what fits the time.
+
+    A slower machine than forecast so measures for longer, rather than stop where nothing could be decided.
+    """
+    if done >= study.budget.max_bursts:
+        return False
+    needed = max((proof.needed for proof in forecast.proofs), default=0) * len(layout.sets)
+    if done < max(study.budget.min_bursts, min(needed, forecast.bursts)):
+        return True
+    return spent + max(forecast.burst_seconds, spent / done) <= study.budget.seconds
 
 
 def _measure(

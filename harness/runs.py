@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import fcntl
 import os
-from contextlib import suppress
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from harness.errors import StoreError
@@ -14,24 +17,61 @@ LATEST = "latest"
 
 
 def create(root: Path, study: str, now: datetime.datetime) -> Store:
-    """A store in a new folder named after the time and the study; `latest` points to it."""
+    """A store in a new folder named after the time and the study; `latest` points to it. Raises `StoreError`."""
     stem = f"{now:%Y%m%d-%H%M%S}-{study}"
     name, number = stem, 2
     while (root / name).exists():
         name, number = f"{stem}-{number}", number + 1
     store = Store.create(root / name)
-    with suppress(OSError):  # a convenience; some file systems know no links
-        temporary = root / f".{LATEST}-{os.getpid()}"
-        temporary.symlink_to(name)
-        temporary.replace(root / LATEST)
+    _point_latest(root, name)
     return store
+
+
+def discard(folder: Path) -> None:
+    """Remove a run in which nothing was measured; `latest` points to the newest that is left."""
+    shutil.rmtree(folder, ignore_errors=True)
+    root = folder.parent
+    if left := known(root):
+        _point_latest(root, left[-1])
+    else:
+        (root / LATEST).unlink(missing_ok=True)
+
+
+def known(root: Path) -> list[str]:
+    """Names of the runs under `root`, oldest first."""
+    return sorted(path.parent.name for path in root.glob(f"*/{FILE}") if not path.parent.is_symlink())
 
 
 def find(root: Path, name: str) -> Path:
     """The run folder that `name` means: a path, a folder under `root`, or "latest". Raises `StoreError`."""
-    for folder in (Path(name), root / name):
+    for folder in (root / name, Path(name)):
         if (folder / FILE).is_file():
             return folder.resolve()
-    known = sorted(path.parent.name for path in root.glob(f"*/{FILE}") if not path.parent.is_symlink())
-    listed = f"the newest are: {', '.join(known[-5:])}" if known else f"there are none in {root}"
+    names = known(root)
+    listed = f"the newest in {root} are: {', '.join(names[-5:])}" if names else f"there are none in {root}"
     raise StoreError(f"no run {name!r}; {listed}")
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Hold the run for writing: two processes that measure into one run would mix their bursts.
+
+    The kernel gives the claim back when the holder dies. Raises `StoreError` when somebody else holds it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise StoreError(f"{folder.name} is being measured by another process; wait for its end") from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _point_latest(root: Path, name: str) -> None:
+    with suppress(OSError):  # a convenience; some file systems know no links
+        temporary = root / f".{LATEST}-{os.getpid()}"
+        temporary.symlink_to(name)
+        temporary.replace(root / LATEST)

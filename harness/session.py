@@ -1,4 +1,8 @@
-"""One run as a user meets it: a folder, a display, an end that keeps what was measured, a report, an exit code."""
+"""One run as a user meets it: a folder, a display, an end that keeps what was measured, a report, an exit code.
+
+A run in which nothing was measured leaves no folder. One that was ended keeps its rows, gets its report, and can be
+resumed; the error that ended it has the last word.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +13,17 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-import reports
 from harness import pipeline, runs
 from harness.analyse.analysis import analyse
 from harness.analyse.records import Analysis
 from harness.display import RunDisplay
 from harness.errors import BenchError, MeasurementVoid, StoreError
 from harness.execute import host
-from harness.measure.records import Environment
+from harness.measure.records import Environment, Measured
 from harness.measure.store import Store
 from harness.plan import arms, budget
 from harness.study import Study
 from harness.study_file import ROOT
-from reports.info import RunInfo
 
 INTERRUPTED = 130
 
@@ -31,7 +33,7 @@ def start(
 ) -> int:
     """Run `study` in a new folder; returns the exit code."""
     budget.forecast(study, arms.layout(study))  # refuse before there is a folder
-    with runs.create(root, study.name, now) as store:
+    with runs.create(root, study.name, now) as store, runs.claimed(store.folder):
         store.put("study", study)
         store.put("directory", str(path.resolve().parent))
         store.put("environment", host.environment(ROOT))
@@ -42,20 +44,41 @@ def start(
 
 def resume(folder: Path, console: Console, *, strict: bool) -> int:
     """Go on with an interrupted run; returns the exit code."""
-    with Store.open(folder) as store:
+    with Store.open(folder) as store, runs.claimed(folder):
         study = store.get("study", Study)
-        was = store.get("environment", Environment)
-        here = host.environment(ROOT)
-        if (was.cpu, was.cores, was.kernel) != (here.cpu, here.cores, here.kernel):
-            raise StoreError(f"{folder.name} was measured on another machine ({was.cpu}); a run cannot go on elsewhere")
+        was, here = store.get("environment", Environment), host.environment(ROOT)
+        if differs := _differs(was, here):
+            raise StoreError(f"{folder.name} cannot go on here: {differs}; measure anew")
+        if was.revision != here.revision:
+            before = store.find("notes", tuple[str, ...]) or ()
+            store.put("notes", (*before, _resumed(was, here)))
         return _measure(study, store, console, strict=strict)
+
+
+def _differs(was: Environment, here: Environment) -> str:
+    """What makes rows measured now no sequel to those measured then; empty when nothing does."""
+    for name in ("cpu", "cores", "kernel", "python", "packages"):
+        before, now = getattr(was, name), getattr(here, name)
+        if before != now:
+            if isinstance(before, dict):
+                changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+                before, now = (", ".join(f"{key} {each.get(key)}" for key in changed) for each in (before, now))
+            return f"its {name} was {before}, now it is {now}"
+    return ""
+
+
+def _resumed(was: Environment, here: Environment) -> str:
+    return f"The run was begun at revision {was.revision[:12]} and resumed at {here.revision[:12]}"
 
 
 def report(folder: Path, console: Console) -> None:
     """Judge the stored rows and write the report again."""
     with Store.open(folder) as store:
         study = store.get("study", Study)
-        _write(study, store, analyse(study, store.measured()), console)
+        measured = store.measured()
+        if not measured.slices:
+            raise StoreError(f"{folder.name} holds no measurement yet")
+        _write(study, store, measured, analyse(study, measured), console)
 
 
 def show_plan(study: Study, console: Console) -> None:
@@ -64,64 +87,82 @@ def show_plan(study: Study, console: Console) -> None:
     expected = budget.forecast(study, layout)
     console.print(
         f"{study.title}\narms: {', '.join(arm.name for arm in layout.arms)}\n"
+        f"workloads: {', '.join(each.name for each in arms.workloads(study))}\n"
         f"{expected.bursts} bursts of about {expected.burst_seconds:.0f} s: {expected.seconds / 60:.1f} min",
         highlight=False,
+        markup=False,
     )
+    if not expected.proofs:
+        console.print("no expectations: estimates without verdicts", highlight=False)
+        return
     table = Table("question", "against", "bursts", "needed", "interval expected")
     for proof in expected.proofs:
-        table.add_row(
-            proof.expectation,
-            proof.against,
-            str(proof.bursts),
-            str(proof.needed),
-            f"± {proof.resolution:.1%} of the ratio",
-        )
+        cells = (proof.expectation, proof.against, str(proof.bursts), str(proof.needed))
+        table.add_row(*cells, f"± {proof.resolution:.1%} of the ratio")
     console.print(table)
 
 
 def _measure(study: Study, store: Store, console: Console, *, strict: bool) -> int:
     directory = Path(store.get("directory", str))
     store.put("complete", False)
+    store.put("ended_by", "")
     try:
-        with RunDisplay(console, study.budget.seconds) as display:
+        with RunDisplay(console, study.budget.seconds, store.find("spent", float) or 0.0) as display:
             analysis = pipeline.run(study, store, directory, display)
         store.put("complete", True)
+        store.put("ended", time.time())
     except (KeyboardInterrupt, BenchError) as error:
         return _ended_early(study, store, console, error)
-    _write(study, store, analysis, console)
+    _write(study, store, store.measured(), analysis, console)
     return exit_code(analysis, strict=strict)
 
 
 def _ended_early(study: Study, store: Store, console: Console, error: BaseException) -> int:
     """Report what was measured before `error`, then let the error have the last word."""
     measured = store.measured()
-    if measured.slices:
-        store.put("ended_by", str(error) or "Ctrl-C")
-        _write(study, store, analyse(study, measured), console)
-    console.print(f"go on with: synapsed-bench run --resume {store.folder.name}", highlight=False, soft_wrap=True)
-    if isinstance(error, KeyboardInterrupt):
+    interrupted = isinstance(error, KeyboardInterrupt)
+    if not measured.slices:
+        runs.discard(store.folder)
+        if interrupted:
+            return INTERRUPTED
+        raise error
+    try:
+        store.put("ended_by", "Ctrl-C" if interrupted else str(error))
+        store.put("ended", time.time())
+        _write(study, store, measured, analyse(study, measured), console)
+    except StoreError as second:  # the disk is still full, say: the rows are there, and the first error counts
+        console.print(f"no report: {second}", highlight=False, soft_wrap=True, markup=False)
+    console.print(f"go on with: synapsed-bench run --resume {store.folder}", highlight=False, soft_wrap=True)
+    if not isinstance(error, BenchError):
         return INTERRUPTED
-    if measured.slices:
-        raise MeasurementVoid(f"{error}; what was measured is kept in {store.folder}") from error
-    raise error
+    raise MeasurementVoid(f"{error}; what was measured is kept in {store.folder}", error.fault) from error
 
 
-def _write(study: Study, store: Store, analysis: Analysis, console: Console) -> None:
+def _write(study: Study, store: Store, measured: Measured, analysis: Analysis, console: Console) -> None:
+    import reports
+    from reports import terminal
+    from reports.info import RunInfo
+
+    last = measured.slices[-1]
     complete = store.find("complete", bool) or False
-    ended_by = store.find("ended_by", str)
-    store.put("ended", store.find("ended", float) or time.time())
+    notes = store.find("notes", tuple[str, ...]) or ()
+    if not complete and (ended_by := store.find("ended_by", str)):
+        notes = (*notes, f"The run was ended by: {ended_by}")
     info = RunInfo(
         run=store.folder.name,
         started=store.get("started", float),
-        ended=store.get("ended", float),
+        ended=store.find("ended", float) or last.began + last.seconds,  # a killed run could not write its end
         command=store.get("command", str),
         seed=study.seed,
         complete=complete,
-        notes=() if complete or not ended_by else (f"The run was ended by: {ended_by}",),
+        notes=notes,
     )
-    written = reports.write(store.folder, study, analysis, store.get("environment", Environment), info)
-    console.print(reports.terminal(analysis))
-    console.print(f"report: {written.html}", highlight=False, soft_wrap=True)
+    try:
+        written = reports.write(store.folder, study, analysis, store.get("environment", Environment), info)
+    except OSError as error:
+        raise StoreError(f"the report cannot be written to {store.folder}: {error.strerror or error}") from error
+    console.print(terminal.result(study, analysis, info))
+    console.print(f"report: {written.html}", highlight=False, soft_wrap=True, markup=False)
 
 
 def exit_code(analysis: Analysis, *, strict: bool) -> int:

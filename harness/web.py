@@ -7,20 +7,20 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from harness.errors import StudyError
+from harness.errors import UsageError
 from harness.study_file import ROOT
 
 WORKLOADS = ("surge", "steady", "dial")
 
 
 def serve(host: str, port: int, extra: Sequence[str]) -> int:
-    """Become Locust. `extra` goes to Locust as it is. Raises `StudyError` when the port cannot be had."""
+    """Become Locust. `extra` goes to Locust as it is. Raises `UsageError` when the port cannot be had."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise StudyError(f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port") from error
+            raise UsageError(f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port") from error
     load = ROOT / "scenarios" / "load"
     files = ",".join(str(load / f"{name}.py") for name in (*WORKLOADS, "web_guard"))
     arguments = ["-m", "locust", "-f", files, "--class-picker", "--web-host", host, "--web-port", str(port)]

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
-import statsmodels.api as sm
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -75,6 +74,8 @@ def main_effects(found: Sequence[Foldover]) -> Effects | None:
     flags, clusters = design.shape[1], np.unique(bursts).size
     if clusters <= flags or np.linalg.matrix_rank(design) < flags:
         return None
+    import statsmodels.api as sm  # two seconds that only ablation and factorial designs need to wait for
+
     fit = sm.RLM(observed, design, M=sm.robust.norms.HuberT()).fit()
     if fit.scale < 1e-12:
         return Effects(np.asarray(fit.params), np.zeros((flags, flags)), clusters)

@@ -41,7 +41,8 @@ class Slice(msgspec.Struct, frozen=True):
     """One stretch of load on one arm: a short slice, a contiguous segment, or an episode.
 
     `block` numbers the randomised group of adjacent slices (one per arm) inside the burst; two arms of one block
-    form a pair. `seconds` runs from the barrier's opening to the last completion; `planned` is how long the barrier stood open.
+    form a pair. `seconds` runs from the barrier's opening to the last completion; `planned` is how long the barrier
+    stood open.
     `cpu_target` and `cpu_load` are CPU seconds of the process trees from opening to the end of the quiet gap.
     Every started request is counted once: started = answered + rejected + failed + cancelled.
     """
@@ -86,7 +87,8 @@ class Memory(msgspec.Struct, frozen=True):
 class ArmReading(msgspec.Struct, frozen=True):
     """What one arm's processes held in one burst: idle at ready, and after `requests` requests of fixed work.
 
-    `gauges` are the target's own (`room.name` -> value) at the end of the burst, `load_gauges` those of the dialer in the load process.
+    `gauges` are the target's own (`room.name` -> value) at the end of the burst, `load_gauges` those of the dialer in
+    the load process.
     """
 
     burst: int

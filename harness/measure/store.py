@@ -1,7 +1,8 @@
-"""A run's rows in one SQLite file, committed as they are made: kill the writer at any moment and what was measured is there.
+"""A run's rows in one SQLite file, committed as they are made: kill the writer at any moment, and what was measured
+is there.
 
-The folder of a run holds `run.sqlite`, and later `report.html` and `summary.json`. A file of another schema version is refused,
-never misread.
+The folder of a run holds `run.sqlite`, and later `report.html` and `summary.json`. A file of another schema version
+is refused, never misread.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ create table if not exists burst (number integer primary key, row blob not null)
 create table if not exists slice (
     id integer primary key, burst integer not null, workload text not null, arm text not null, row blob not null
 ) strict;
-create table if not exists reading (burst integer not null, arm text not null, row blob not null, primary key (burst, arm)) strict;
+create table if not exists reading (
+    burst integer not null, arm text not null, row blob not null, primary key (burst, arm)
+) strict;
 """
 
 
@@ -116,6 +119,10 @@ class Store:
         with _explained(self.folder):
             (last,) = self._connection.execute("select max(number) from burst").fetchone()
         return 0 if last is None else int(last) + 1
+
+    def complete_bursts(self) -> int:
+        """How many bursts were measured to their end."""
+        return sum(burst.complete for burst in self._rows("select row from burst", Burst))
 
     def close(self) -> None:
         """Fold the write-ahead log into the one file, so that the folder can be copied as it stands."""

@@ -1,0 +1,185 @@
+"""What types cannot say about a study: names that must exist, numbers in their range, contradictions.
+
+`problems` tells each as the place in the study and a sentence with what was expected; it reads no file but asks
+`resolve` for those the study names.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+from harness.analyse.metrics import METRICS
+from harness.errors import StudyError
+from harness.plan import arms
+from harness.study import OPTIMIZATIONS, Arm, Study, Target, Workload
+from harness.study_place import Where
+
+Problem = tuple[Where, str]
+Resolve = Callable[[str], object]
+Rule = tuple[str, Callable[[Any], object], str]
+"""A field, what it must satisfy, and what to say was expected."""
+
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
+_STUDY: Sequence[Rule] = (
+    ("name", _NAME.fullmatch, "letters, digits, '.', '_' and '-', as it names the run's folder"),
+    ("seed", lambda v: v >= 0, "a whole number >= 0"),
+    ("confidence", lambda v: 0.5 <= v < 1, "0.5 <= confidence < 1"),
+    ("workloads", bool, "at least one [[workload]]"),
+)
+_BUDGET: Sequence[Rule] = (
+    ("seconds", lambda v: 0 < v < math.inf, "a number of seconds > 0"),
+    ("blocks", lambda v: v >= 1, "a whole number >= 1"),
+    ("min_bursts", lambda v: v >= 1, "a whole number >= 1"),
+    ("max_bursts", lambda v: v >= 1, "a whole number >= 1"),
+    ("memory_requests", lambda v: v >= 1, "a whole number >= 1"),
+)
+_DESIGN: Sequence[Rule] = (("fractions", lambda v: 1 <= v <= 4, "1 to 4 quarters of the 64 cells"),)
+_WORKLOAD: Sequence[Rule] = (
+    ("name", bool, "a name"),
+    ("users", lambda v: v >= 1, "a whole number >= 1"),
+    ("rate", lambda v: 0 <= v < math.inf, "requests per second, or 0 for half the slower arm's capacity"),
+    ("slice_seconds", lambda v: 0.15 <= v < math.inf, "at least 0.15 s"),
+    ("quiet_seconds", lambda v: 0 <= v < math.inf, "a number of seconds >= 0"),
+    ("segment_seconds", lambda v: 0 <= v < math.inf, "a number of seconds >= 0"),
+    ("request", bool, "the name of a request"),
+    ("max_error_ratio", lambda v: 0 <= v <= 1, "a share from 0 to 1"),
+    ("max_rejection_ratio", lambda v: 0 <= v <= 1, "a share from 0 to 1"),
+)
+_TARGET: Sequence[Rule] = (
+    ("peers", lambda v: 1 <= v <= 60_000, "a whole number from 1 to 60000"),
+    (
+        "ready",
+        lambda v: re.fullmatch(r"line|port:.*:\d+|url:.+|pattern:.+", v),
+        "line, port:HOST:PORT, url:URL or pattern:REGEX",
+    ),
+)
+
+
+def problems(study: Study, resolve: Resolve) -> Iterator[Problem]:
+    """Everything wrong with `study`. `resolve` raises StudyError for a file that does not exist."""
+    yield from _broken(study, _STUDY, ())
+    yield from _target(study.target, ("target",))
+    yield from _broken(study.design, _DESIGN, ("design",))
+    yield from _broken(study.budget, _BUDGET, ("budget",))
+    if study.budget.max_bursts < study.budget.min_bursts:
+        yield ("budget", "max_bursts"), f"is less than min_bursts, {study.budget.min_bursts}; expected at least that"
+    for index, workload in enumerate(study.workloads):
+        yield from _workload(study, workload, ("workloads", index), resolve)
+    for index, arm in enumerate(study.arms):
+        yield from _arm(study, arm, ("arms", index), resolve)
+    yield from _design(study)
+    yield from _expectations(study)
+
+
+def _broken(record: Any, rules: Sequence[Rule], where: Where) -> Iterator[Problem]:
+    for field, holds, expected in rules:
+        value = getattr(record, field)
+        if not holds(value):
+            shown = "is empty" if value in ("", ()) else f"is {value!r}"
+            yield (*where, field), f"{shown}; expected {expected}"
+
+
+def _target(target: Target, where: Where) -> Iterator[Problem]:
+    yield from _broken(target, _TARGET, where)
+    if target.kind == "command" and not target.command:
+        yield (*where, "command"), "is empty; expected the program to start and its arguments"
+    if target.kind == "reference" and target.command:
+        yield (*where, "command"), 'stands beside kind "reference"; expected kind = "command"'
+
+
+def _workload(study: Study, workload: Workload, where: Where, resolve: Resolve) -> Iterator[Problem]:
+    yield from _broken(workload, _WORKLOAD, where)
+    if [each.name for each in study.workloads].count(workload.name) > 1:
+        yield (*where, "name"), f"{workload.name!r} is used twice; expected a name of its own"
+    if workload.arrivals == "closed" and (workload.rate or workload.shape):
+        field = "rate" if workload.rate else "shape"
+        yield (*where, field), 'belongs to open arrivals; expected arrivals = "constant" or "poisson" beside it'
+    times = [second for second, _ in workload.shape]
+    rates = [rate for _, rate in workload.shape]
+    if not all(math.isfinite(each) and each >= 0 for each in (*times, *rates)):
+        yield (*where, "shape"), "expected finite times and rates, none negative"
+    elif any(later <= earlier for earlier, later in pairwise(times)):
+        yield (*where, "shape"), "expected times that increase"
+    elif workload.shape and not any(rates):
+        yield (*where, "shape"), "expected a rate above 0"
+    yield from _files((workload.file,), (*where, "file"), resolve)
+
+
+def _arm(study: Study, arm: Arm, where: Where, resolve: Resolve) -> Iterator[Problem]:
+    if not arm.name:
+        yield (*where, "name"), "is empty; expected a name"
+    if [each.name for each in study.arms].count(arm.name) > 1:
+        yield (*where, "name"), f"{arm.name!r} is used twice; expected a name of its own"
+    if arm.target:
+        yield from _target(arm.target, (*where, "target"))
+    known = (*OPTIMIZATIONS, *arms.CONTROLS)
+    if (arm.target or study.target).kind == "reference" and (unknown := set(arm.optimizations) - set(known)):
+        yield (*where, "optimizations"), f"names {min(unknown)!r}; expected any of: {', '.join(known)}"
+    names = [workload.name for workload in study.workloads]
+    if strangers := arm.files.keys() - set(names):
+        yield (*where, "files"), f"names {min(strangers)!r}; expected one of: {', '.join(names)}"
+    yield from _files((arm.file,) if arm.file else (), (*where, "file"), resolve)
+    yield from _files(tuple(arm.files.values()), (*where, "files"), resolve)
+
+
+def _files(files: Sequence[str], where: Where, resolve: Resolve) -> Iterator[Problem]:
+    for file in files:
+        try:
+            resolve(file)
+        except StudyError as error:
+            yield where, str(error)
+
+
+def _design(study: Study) -> Iterator[Problem]:
+    design = study.design
+    yield from _unknown_arms(study, (design.baseline,), ("design", "baseline"))
+    yield from _unknown_arms(study, (design.treatment,), ("design", "treatment"))
+    yield from _unknown_arms(study, design.controls, ("design", "controls"))
+    if design.baseline == design.treatment:
+        yield ("design", "treatment"), f"is {design.treatment!r} like the baseline; expected another arm"
+    if study.design.sweep and design.kind != "sweep":
+        yield ("design", "sweep"), f'stands beside kind "{design.kind}"; expected kind = "sweep"'
+    if design.kind == "sweep":
+        try:
+            arms.workloads(study)
+        except StudyError as error:
+            yield ("design", "sweep"), str(error)
+
+
+def _unknown_arms(study: Study, names: Sequence[str], where: Where) -> Iterator[Problem]:
+    for name in names:
+        try:
+            arms.resolve_arm(study, name)
+        except StudyError as error:
+            yield where, str(error)
+
+
+def _expectations(study: Study) -> Iterator[Problem]:
+    try:
+        swept = arms.workloads(study)
+    except StudyError:  # told by _design
+        swept = ()
+    workloads = tuple(dict.fromkeys(each.name for each in (*study.workloads, *swept)))
+    for index, expectation in enumerate(study.expectations):
+        where: Where = ("expectations", index)
+        if [each.name for each in study.expectations].count(expectation.name) > 1:
+            yield (*where, "name"), f"{expectation.name!r} is used twice; expected a name of its own"
+        if expectation.workload not in workloads:
+            yield (*where, "workload"), f"is {expectation.workload!r}; expected one of: {', '.join(workloads)}"
+        if expectation.metric not in METRICS:
+            yield (*where, "metric"), f"is {expectation.metric!r}; expected one of: {', '.join(METRICS)}"
+        yield from _unknown_arms(study, (expectation.arm,), (*where, "arm"))
+        yield from _unknown_arms(study, expectation.against, (*where, "against"))
+        if not expectation.against or expectation.arm in expectation.against:
+            yield (*where, "against"), f"is {list(expectation.against)}; expected arms other than {expectation.arm!r}"
+        bounds = {"at_most": expectation.at_most, "at_least": expectation.at_least}
+        given = {field: bound for field, bound in bounds.items() if bound is not None}
+        if len(given) != 1:
+            yield (*where, "name"), f"{expectation.name!r} has {len(given)} bounds; expected at_most or at_least"
+        for field, bound in given.items():
+            if not 0 < bound < math.inf:
+                yield (*where, field), f"is {bound}; expected a ratio > 0"
