@@ -41,6 +41,9 @@ class Arm(_Record, frozen=True, kw_only=True):
     env: dict[str, str] = {}
     target: Target | None = None
     file: str | None = None
+    "the Locust file of every workload on this arm, instead of the workload's own"
+    files: dict[str, str] = {}
+    "the same for single workloads, by name; goes before `file`"
 
 
 class Sweep(_Record, frozen=True, kw_only=True):

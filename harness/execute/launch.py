@@ -16,7 +16,10 @@ from harness.study_file import resolve
 def arm_plan(study: Study, arm: Arm, directory: Path) -> ArmPlan:
     """How `arm` is started; files are looked for in `directory` (the study's) and in the project."""
     target = arm.target or study.target
-    files = {each.name: str(resolve(arm.file or each.file, directory)) for each in study.workloads}
+    files = {
+        each.name: str(resolve(arm.files.get(each.name) or arm.file or each.file, directory))
+        for each in study.workloads
+    }
     return ArmPlan(
         name=arm.name,
         command=_command(target),
