@@ -8,7 +8,6 @@ memory only by joining their transport's `OTHER` series, and only once their rec
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -87,8 +86,9 @@ class LockedMetrics:
     def __init__(self, settings: MetricsSettings, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
         self._clock = clock
-        # Reentrant: a connection's finalizer may report `closed` while this very thread holds the lock.
-        self._lock = threading.RLock()
+        # Reentrant: a connection's finalizer may report `closed` while this very thread holds the lock. Unpatched:
+        # gevent's is written in Python, and nothing under this lock ever waits.
+        self._lock = unpatched("_thread", "RLock")()
         self._series: dict[tuple[bytes, str], dict[str, Any]] = {}
         self._connects: dict[str, dict[str, Any]] = {}
         self._evicted = 0

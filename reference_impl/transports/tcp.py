@@ -25,7 +25,7 @@ _READ_BYTES = 65_536
 
 
 def _unpatched_poll() -> Any:
-    """`select.poll`, which never waits here and so needs no cooperation: gevent's own would cost a trip through its hub."""
+    """`select.poll`, which never waits here and needs no cooperation: gevent's costs a trip through its hub."""
     if "gevent.monkey" in sys.modules:
         return sys.modules["gevent.monkey"].get_original("select", "poll")
     return select.poll
@@ -141,7 +141,7 @@ class TcpTransport:
         self._settings = settings
 
     def open(self, address: Address) -> socket.socket:
-        connected = socket.create_connection(address, self._settings.connect_timeout)
+        connected = _connect(address, self._settings.connect_timeout)
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connected
 
@@ -154,6 +154,22 @@ class TcpTransport:
         resource.sendall(last)
         resource.settimeout(self._settings.request_timeout)
         return TcpLink(resource, channel)
+
+
+def _connect(address: Address, timeout: float) -> socket.socket:
+    """Like `socket.create_connection`, which gevent sends through a resolver's thread even for a numeric address."""
+    try:
+        socket.inet_pton(socket.AF_INET, address[0])
+    except OSError:
+        return socket.create_connection(address, timeout)
+    connected = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        connected.settimeout(timeout)
+        connected.connect(address)
+    except BaseException:
+        connected.close()
+        raise
+    return connected
 
 
 def _receive_exactly(connected: socket.socket, size: int, timeout: float) -> bytes:
