@@ -17,6 +17,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
+from harness import cli_verdicts
 from harness.errors import BenchError, UsageError
 
 app = typer.Typer(
@@ -124,6 +125,9 @@ def web(
     from harness import web as web_ui
 
     raise typer.Exit(web_ui.serve(host, port, context.args))
+
+
+cli_verdicts.register(app)
 
 
 def _names(option: str, text: str | None) -> tuple[str, ...]:

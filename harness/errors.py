@@ -26,6 +26,12 @@ class StudyError(BenchError):
     fault = "study"
 
 
+class DataError(BenchError):
+    """A file of measurements made elsewhere cannot be read: the user's to mend."""
+
+    fault = "data"
+
+
 class TargetError(BenchError):
     """The system under test did not start, died, or broke the target contract."""
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from harness.analyse.contrast import Pairs, burst_medians
 from harness.analyse.metrics import metric
+from harness.analyse.records import Direction
 from harness.analyse.sequential import interval, log_e, symmetric_log_e_path
 
 GateOutcome = Literal["PASS", "FAIL", "INCONCLUSIVE", "INVALID"]
@@ -37,7 +38,8 @@ class Margins:
 class Policy:
     """When the gate speaks: not before `min_bursts`, and at last after `max_bursts`.
 
-    `own_margins` are for metrics noisier than the rest (tails, memory), by name.
+    `own_margins` are for metrics noisier than the rest (tails, memory), by name; `directions` tell which way
+    is better for metrics that are not of the table.
     """
 
     alpha_fail: float = 0.001
@@ -46,10 +48,15 @@ class Policy:
     max_bursts: int = 150
     margins: Margins = Margins()
     own_margins: Mapping[str, Margins] = field(default_factory=dict)
+    directions: Mapping[str, Direction] = field(default_factory=dict)
 
     def margins_of(self, name: str) -> Margins:
         """The metric's own margins, or the common ones."""
         return self.own_margins.get(name, self.margins)
+
+    def direction_of(self, name: str) -> Direction:
+        """Which way is better for this metric. StudyError when neither the policy nor the table knows it."""
+        return self.directions.get(name) or metric(name).direction
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +113,9 @@ def decide(measured: Mapping[str, Pairs], policy: Policy, void: str = "") -> Gat
     return GateDecision("PASS", metrics, final=True, reason="no metric lost as much as its margin")
 
 
-def worse(name: str, differences: NDArray[np.float64]) -> NDArray[np.float64]:
+def worse(direction: Direction, differences: NDArray[np.float64]) -> NDArray[np.float64]:
     """Log ratios turned so that positive means worse."""
-    return -differences if metric(name).direction == "higher" else differences
+    return -differences if direction == "higher" else differences
 
 
 def centres(bursts: NDArray[np.int64], losses: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -125,7 +132,7 @@ def centres(bursts: NDArray[np.int64], losses: NDArray[np.float64]) -> NDArray[n
 
 def _decide_metric(name: str, pairs: Pairs, policy: Policy, metrics: int) -> MetricDecision:
     margins = policy.margins_of(name)
-    losses = worse(name, pairs.differences)
+    losses = worse(policy.direction_of(name), pairs.differences)
     _, medians = burst_medians(Pairs(pairs.bursts, losses, {}))
     fail_edge, pass_edge = math.log1p(margins.fail), math.log1p(margins.passing)
     fail = _largest(pairs.bursts, losses > fail_edge, policy.min_bursts)

@@ -21,17 +21,22 @@ _TAGS = {"MISSED": "failure", "INCONCLUSIVE": "error", "NOT MEASURABLE": "skippe
 
 def render(study: Study, analysis: Analysis, info: RunInfo) -> bytes:
     """The XML document."""
-    suite = xml.Element("testsuite", name=_clean(f"synapsed-bench {study.name}"))
+    suite = xml.Element("testsuite", name=clean(f"synapsed-bench {study.name}"))
     suite.set("timestamp", words.moment(info.started)[:19].replace(" ", "T"))
     suite.set("time", f"{info.ended - info.started:.3f}")
     properties = xml.SubElement(suite, "properties")
     for name, value in (("run", info.run), ("command", info.command), ("scope", words.scope(study))):
-        xml.SubElement(properties, "property", name=name, value=_clean(value))
+        xml.SubElement(properties, "property", name=name, value=clean(value))
     cases = [_validity(study, analysis, info), *(_verdict(study, analysis, each) for each in analysis.verdicts)]
     suite.extend(cases)
     suite.set("tests", str(len(cases)))
     for attribute, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
         suite.set(attribute, str(sum(case.find(tag) is not None for case in cases)))
+    return document(suite)
+
+
+def document(suite: xml.Element) -> bytes:
+    """A test suite as a whole document."""
     root = xml.Element("testsuites")
     root.append(suite)
     xml.indent(root)
@@ -39,7 +44,7 @@ def render(study: Study, analysis: Analysis, info: RunInfo) -> bytes:
 
 
 def _case(study: Study, name: str) -> xml.Element:
-    return xml.Element("testcase", classname=_clean(f"synapsed-bench.{study.name}"), name=_clean(name))
+    return xml.Element("testcase", classname=clean(f"synapsed-bench.{study.name}"), name=clean(name))
 
 
 def _validity(study: Study, analysis: Analysis, info: RunInfo) -> xml.Element:
@@ -47,9 +52,9 @@ def _validity(study: Study, analysis: Analysis, info: RunInfo) -> xml.Element:
     failed = [each for each in analysis.checks if each.status == "invalid"]
     lines = [f"{each.name} ({each.where}): {each.saw}; bound: {each.bound}; {each.remedy}" for each in failed]
     if not analysis.valid:
-        _outcome(case, "error", "INVALID: the measurement is not fit to be judged", "\n".join(lines))
+        outcome(case, "error", "INVALID: the measurement is not fit to be judged", "\n".join(lines))
     elif not info.complete:
-        _outcome(case, "error", "INTERRUPTED: the run stopped before its end", "")
+        outcome(case, "error", "INTERRUPTED: the run stopped before its end", "")
     return case
 
 
@@ -57,19 +62,21 @@ def _verdict(study: Study, analysis: Analysis, verdict: Verdict) -> xml.Element:
     case = _case(study, f"{verdict.expectation} against {verdict.against}")
     detail = "\n".join(text for text in (verdict.claim, verdict.reason) if text)
     if verdict.outcome == "NOT MEASURABLE":
-        _outcome(case, "skipped", verdict.sentence, "")
+        outcome(case, "skipped", verdict.sentence, "")
     elif not analysis.valid:
-        _outcome(case, "error", f"INVALID run: {verdict.sentence}", detail)
+        outcome(case, "error", f"INVALID run: {verdict.sentence}", detail)
     elif verdict.outcome in _TAGS:
-        _outcome(case, _TAGS[verdict.outcome], verdict.sentence, detail)
+        outcome(case, _TAGS[verdict.outcome], verdict.sentence, detail)
     else:
-        xml.SubElement(case, "system-out").text = _clean(verdict.sentence)
+        xml.SubElement(case, "system-out").text = clean(verdict.sentence)
     return case
 
 
-def _outcome(case: xml.Element, tag: str, message: str, text: str) -> None:
-    xml.SubElement(case, tag, message=_clean(message), type=tag).text = _clean(text)
+def outcome(case: xml.Element, tag: str, message: str, text: str) -> None:
+    """Mark a test case: `tag` is failure, error or skipped."""
+    xml.SubElement(case, tag, message=clean(message), type=tag).text = clean(text)
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
+    """`text` without what XML 1.0 cannot hold."""
     return _FORBIDDEN.sub("\ufffd", text)

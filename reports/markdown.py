@@ -28,7 +28,7 @@ def render(study: Study, analysis: Analysis, info: RunInfo) -> str:
         parts.append(table(_signed(tables.verdicts(analysis), analysis.valid)))
     parts.append(escape(words.scope(study)))
     bursts = words.plural(analysis.bursts, "burst")
-    parts.append(f"Run {escape(info.run)}, {bursts}, seed {info.seed}. Repeat it with:\n\n{_fenced(info.command)}")
+    parts.append(f"Run {escape(info.run)}, {bursts}, seed {info.seed}. Repeat it with:\n\n{fenced(info.command)}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -54,7 +54,8 @@ def _row(cells: tuple[str, ...] | list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _fenced(text: str) -> str:
+def fenced(text: str) -> str:
+    """A code block that nothing in `text` can end."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}\n{text}\n{fence}"

@@ -213,6 +213,6 @@ def scope(study: Study) -> str:
             " measured on this machine; they say nothing about the Rust crate synapsed-net."
         )
     return (
-        "The verdicts concern the programs measured here, on this machine; they say nothing about this project's"
+        "The verdicts concern the measured programs on the machine they ran on; they say nothing about this project's"
         " Python implementation or the Rust crate synapsed-net."
     )

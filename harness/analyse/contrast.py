@@ -76,6 +76,11 @@ def value_of(metric: Metric, row: Slice | ArmReading, request: str) -> Value:
         value = metric.of_slice(row, request) if isinstance(row, Slice) else metric.of_reading(row)
     except Unusable as reason:
         return str(reason)
+    return usable(value)
+
+
+def usable(value: float) -> Value:
+    """`value` when its logarithm exists, else why not."""
     if not math.isfinite(value):
         return "not a finite number"
     if value <= 0.0:

@@ -25,12 +25,20 @@ from harness.study import Expectation, Study
 class Question:
     """One expectation against one arm, with the evidence if any: the contrast and its burst medians (log
     ratios).
+
+    `other` is the metric when it is not one of the table (data from another tool).
     """
 
     expectation: Expectation
     against: str
     contrast: ContrastResult | None = None
     medians: Floats = field(default_factory=lambda: np.empty(0))
+    other: Metric | None = None
+
+    @property
+    def metric(self) -> Metric:
+        """What the question is about."""
+        return self.other or metric(self.expectation.metric)
 
 
 def questions_in(study: Study) -> int:
@@ -71,7 +79,7 @@ def judge(questions: Sequence[Question], study: Study, void: str = "") -> tuple[
     """
     alpha = 1.0 - study.confidence
     p_values = [_p_value(each, study.budget.stop_early) for each in questions]
-    counted = [index for index, each in enumerate(questions) if metric(each.expectation.metric).sources]
+    counted = [index for index, each in enumerate(questions) if each.metric.sources]
     adjusted = dict(zip(counted, holm([p_values[index] for index in counted]), strict=True))
     return tuple(
         _verdict(each, alpha, (p_values[index], adjusted.get(index, 1.0)), void) for index, each in enumerate(questions)
@@ -94,7 +102,7 @@ def _p_value(question: Question, sequential: bool) -> float:
 
 def _verdict(question: Question, alpha: float, p_values: tuple[float, float], void: str) -> Verdict:
     expectation, found = question.expectation, question.contrast
-    of = metric(expectation.metric)
+    of = question.metric
     side, bound = bound_of(expectation)
     raw_p, adjusted_p = p_values
     outcome, reason = _outcome(question, of, alpha, adjusted_p)

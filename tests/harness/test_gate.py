@@ -35,7 +35,7 @@ def test_outcome_of_one_metric(effect: float, outcome: str) -> None:
 
 
 def test_worse_is_lower_where_higher_is_better() -> None:
-    assert worse("throughput", np.array([0.1])).tolist() == [-0.1]
+    assert worse("higher", np.array([0.1])).tolist() == [-0.1]
     decision = decide({"throughput": some_pairs(-0.05)}, ONE)
     assert decision.outcome == "FAIL"
     assert decision.reason == "throughput 5.4 % worse"

@@ -115,4 +115,4 @@ def test_the_scope_names_what_was_measured() -> None:
     foreign = msgspec.structs.replace(STUDY, target=msgspec.structs.replace(STUDY.target, kind="command"))
     assert "this Python implementation" in words.scope(STUDY)
     assert "nothing about the Rust crate" in words.scope(STUDY)
-    assert words.scope(foreign).startswith("The verdicts concern the programs measured here")
+    assert words.scope(foreign).startswith("The verdicts concern the measured programs")

@@ -1,0 +1,138 @@
+"""The gate's decision for people and for CI: terminal, Markdown, JUnit XML. Pure functions of records."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from xml.etree import ElementTree as xml
+
+import msgspec
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from harness.analyse.metrics import METRICS
+from harness.gate import GateDecision, GateOutcome, MetricDecision
+from reports import junit, markdown, terminal, words
+from reports.tables import Table
+
+STYLES: Mapping[GateOutcome, str] = {
+    "PASS": "bold green", "FAIL": "bold red", "INCONCLUSIVE": "bold yellow", "INVALID": "bold magenta",
+}  # fmt: skip
+SIGNS: Mapping[GateOutcome, str] = {
+    "PASS": "\u2705",
+    "FAIL": "\u274c",
+    "INCONCLUSIVE": "\u2753",
+    "INVALID": "\u26a0\ufe0f",
+}
+_TAGS: Mapping[GateOutcome, str] = {"FAIL": "failure", "INCONCLUSIVE": "error", "INVALID": "error"}
+
+
+class GateInfo(msgspec.Struct, frozen=True):
+    """What was compared and how to repeat it. `started` is seconds since 1970 (UTC), `seconds` the measuring.
+
+    `values` are the absolute medians of both sides by metric. `notes` are sentences for the reader.
+    """
+
+    title: str
+    base: str
+    head: str
+    command: str
+    started: float
+    seconds: float
+    values: Mapping[str, tuple[float, float]] = {}
+    notes: tuple[str, ...] = ()
+
+
+def loss(found: MetricDecision) -> str:
+    """ "5.1 % worse (4.0 to 6.2 %)": the change with the interval that holds at any stopping time."""
+    if math.isnan(found.slowdown):
+        return "nothing measured"
+    sign = 1.0 if found.slowdown >= 1.0 else -1.0
+    ends = sorted((sign * (found.low - 1.0), sign * (found.high - 1.0)))
+    size = f"{100.0 * abs(found.slowdown - 1.0):.1f} % {'worse' if sign > 0 else 'better'}"
+    if found.low <= 0.0 or math.isinf(found.high):
+        return f"{size} ({found.bursts} bursts are too few for an interval)"
+    return f"{size} (interval {100.0 * ends[0]:.1f} to {100.0 * ends[1]:.1f} %)"
+
+
+def sentence(decision: GateDecision, info: GateInfo) -> str:
+    """The outcome in one sentence, with names and sizes."""
+    shown = [f"{_noun(each.name)} {loss(each)}" for each in decision.metrics]
+    failed = [f"{_noun(each.name)} {loss(each)}" for each in decision.metrics if each.outcome == "FAIL"]
+    if decision.outcome == "FAIL":
+        return f"FAIL: {info.head} against {info.base}: {'; '.join(failed)}"
+    if decision.outcome == "PASS":
+        return f"PASS: {info.head} is not worse than {info.base}: {'; '.join(shown)}"
+    return f"{decision.outcome}: {decision.reason}"
+
+
+def table(decision: GateDecision, info: GateInfo) -> Table:
+    """One row per metric."""
+    rows = []
+    for each in decision.metrics:
+        base, head = info.values.get(each.name, (math.nan, math.nan))
+        unit = METRICS[each.name].unit if each.name in METRICS else "1"
+        outcome = "undecided" if each.outcome == "INCONCLUSIVE" else each.outcome
+        counts = f"{each.bursts} / {words.count(each.pairs)}"
+        rows.append(
+            (_noun(each.name), words.quantity(base, unit), words.quantity(head, unit), loss(each), counts, outcome)
+        )
+    headings = ("metric", info.base, info.head, "change (interval)", "bursts / pairs", "verdict")
+    return Table("Gate", headings, tuple(rows), (1, 2, 4))
+
+
+def on_terminal(decision: GateDecision, info: GateInfo) -> RenderableType:
+    """Table first, the word last."""
+    parts: list[RenderableType] = [terminal.table(table(decision, info))] if decision.metrics else []
+    parts += [Text(note, style="dim") for note in info.notes]
+    parts.append(Text(sentence(decision, info), style=STYLES[decision.outcome]))
+    return Group(*parts)
+
+
+def as_markdown(decision: GateDecision, info: GateInfo) -> str:
+    """For a pull request: the word, the table, how to repeat it."""
+    parts = [
+        f"## {markdown.escape(info.title)}",
+        f"**{SIGNS[decision.outcome]} {markdown.escape(sentence(decision, info))}**",
+    ]
+    if decision.metrics:
+        parts.append(markdown.table(table(decision, info)))
+    parts += [markdown.escape(note) for note in info.notes]
+    measured = f"Measured for {words.duration(info.seconds)}, both sides interleaved. " if info.seconds else ""
+    parts.append(f"{measured}Repeat it with:\n\n{markdown.fenced(info.command)}")
+    return "\n\n".join(parts) + "\n"
+
+
+def as_junit(decision: GateDecision, info: GateInfo) -> bytes:
+    """One test case per metric; undecided and invalid are errors, never silently green."""
+    suite = xml.Element("testsuite", name=junit.clean(f"synapsed-bench {info.title}"))
+    suite.set("timestamp", words.moment(info.started)[:19].replace(" ", "T"))
+    suite.set("time", f"{info.seconds:.3f}")
+    cases = _cases(decision, info)
+    suite.extend(cases)
+    suite.set("tests", str(len(cases)))
+    for attribute, tag in (("failures", "failure"), ("errors", "error")):
+        suite.set(attribute, str(sum(case.find(tag) is not None for case in cases)))
+    return junit.document(suite)
+
+
+def _cases(decision: GateDecision, info: GateInfo) -> Sequence[xml.Element]:
+    validity = xml.Element("testcase", classname="synapsed-bench.gate", name="validity")
+    void = decision.outcome == "INVALID"
+    if void:
+        junit.outcome(validity, "error", f"INVALID: {decision.reason}", "")
+    cases = [validity]
+    for each in decision.metrics:
+        case = xml.Element("testcase", classname="synapsed-bench.gate", name=junit.clean(_noun(each.name)))
+        outcome: GateOutcome = "INVALID" if void else each.outcome
+        told = f"{outcome}: {_noun(each.name)} of {info.head} is {loss(each)} against {info.base}"
+        if outcome in _TAGS:
+            junit.outcome(case, _TAGS[outcome], told, "")
+        else:
+            xml.SubElement(case, "system-out").text = junit.clean(told)
+        cases.append(case)
+    return cases
+
+
+def _noun(name: str) -> str:
+    return METRICS[name].noun if name in METRICS else name.replace("_", " ")
