@@ -18,6 +18,7 @@ from typing import Any
 import uvloop
 
 from reference_impl import assemble
+from reference_impl.certificates import Authority
 from reference_impl.identity import Identity
 from reference_impl.optimizations import UnknownOptimization, parse
 from reference_impl.settings import SettingsError
@@ -35,6 +36,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--port", type=int, default=0, help="port of the first peer; the others follow it (0: kernel's choice)"
     )
+    parser.add_argument(
+        "--transports",
+        default="tcp",
+        help=f"comma-separated, each with a port of its own: {', '.join(assemble.NETWORK_TRANSPORTS)}",
+    )
     parser.add_argument("--settings", default=os.environ.get("SYNAPSED_SETTINGS", "{}"), help="JSON tables by room")
     parser.add_argument(
         "--seed", default="", help="make the identities reproducible (tests only: they become guessable)"
@@ -50,24 +56,39 @@ def _identities(count: int, seed: str) -> list[Identity]:
     return [Identity.generate() for _ in range(count)]
 
 
+def _transports(names: str) -> list[str]:
+    chosen = list(dict.fromkeys(names.split(",")))
+    for name in chosen:
+        if name not in assemble.NETWORK_TRANSPORTS:
+            known = ", ".join(assemble.NETWORK_TRANSPORTS)
+            raise SettingsError(f"--transports names {name!r}; expected some of: {known}")
+    return chosen
+
+
 async def _serve(arguments: argparse.Namespace, settings: dict[str, Any]) -> None:
     enabled = parse(arguments.on.split(","))
-    node = assemble.node(enabled, _identities(arguments.peers, arguments.seed), settings)
+    transports = _transports(arguments.transports)
+    if "tls" in transports and not settings.get("tls", {}).get("authority"):
+        settings["tls"] = {**settings.get("tls", {}), "authority": Authority.generate().pem}
+    node = assemble.node(enabled, _identities(arguments.peers, arguments.seed), settings, transports)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    ports = range(arguments.port, arguments.port + arguments.peers) if arguments.port else ()
+    count = arguments.peers * len(transports)
+    ports = range(arguments.port, arguments.port + count) if arguments.port else ()
     addresses = await node.start(arguments.host, ports)
     ready = {
         "contract": CONTRACT,
         "pid": os.getpid(),
         "optimizations": sorted(enabled),
         "peers": [
-            {"peer_id": identity.peer_id.hex(), "addresses": {"tcp": list(address)}}
-            for identity, address in zip(node.identities, addresses, strict=True)
+            {"peer_id": identity.peer_id.hex(), "addresses": reached}
+            for identity, reached in zip(node.identities, addresses, strict=True)
         ],
     }
+    if "tls" in transports:
+        ready["tls"] = {"authority": settings["tls"]["authority"]}
     sys.stdout.write(json.dumps(ready) + "\n")
     sys.stdout.flush()
     await stop.wait()

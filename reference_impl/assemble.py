@@ -9,7 +9,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from reference_impl.buffer_pool import BUFFER_POOL, BufferSettings
+from reference_impl.buffer_pool import BUFFER_POOL, Buffers, BufferSettings
+from reference_impl.certificates import Authority
 from reference_impl.circuit_breaker import CIRCUIT_BREAKER, BreakerSettings
 from reference_impl.cleanup import CLEANUP
 from reference_impl.dialer import Dialer
@@ -19,7 +20,11 @@ from reference_impl.node import Node, NodeSettings, Rooms
 from reference_impl.pooling import POOLING, PoolSettings
 from reference_impl.rate_limit import RATE_LIMIT, RateLimitSettings
 from reference_impl.settings import SettingsError
+from reference_impl.transports.base import Listener, Transport
+from reference_impl.transports.memory import MemoryListener, MemoryTransport
 from reference_impl.transports.tcp import TcpSettings, TcpTransport
+from reference_impl.transports.tcp_server import TcpListener
+from reference_impl.transports.tls import TlsListener, TlsSettings, TlsTransport
 
 S = TypeVar("S")
 Tables = Mapping[str, Mapping[str, Any]]
@@ -33,9 +38,13 @@ SETTINGS: Mapping[str, type[Any]] = {
     "metrics": MetricsSettings,
     "node": NodeSettings,
     "tcp": TcpSettings,
+    "tls": TlsSettings,
 }
 """Every settings table a study may give, by name. `source_limit` bounds connections per source address,
-`rate_limit` requests per peer."""
+`rate_limit` requests per peer, `tcp` holds for TLS too."""
+
+NETWORK_TRANSPORTS = ("tcp", "tls")
+TRANSPORTS = (*NETWORK_TRANSPORTS, "memory")
 
 
 def dialer(enabled: frozenset[str], identity: Identity, tables: Tables | None = None) -> Dialer:
@@ -44,7 +53,7 @@ def dialer(enabled: frozenset[str], identity: Identity, tables: Tables | None = 
     buffers = BUFFER_POOL.pick(enabled)(_make(BufferSettings, tables, "buffer_pool"))
     pool = POOLING.pick(enabled)
     return Dialer(
-        {"tcp": TcpTransport(identity, buffers, _make(TcpSettings, tables, "tcp"))},
+        _transports(identity, buffers, tables),
         make_cleanup=CLEANUP.pick(enabled),
         attempts=CIRCUIT_BREAKER.pick(enabled)(_make(BreakerSettings, tables, "circuit_breaker")),
         buffers=buffers,
@@ -53,7 +62,12 @@ def dialer(enabled: frozenset[str], identity: Identity, tables: Tables | None = 
     )
 
 
-def node(enabled: frozenset[str], identities: Sequence[Identity], tables: Tables | None = None) -> Node:
+def node(
+    enabled: frozenset[str],
+    identities: Sequence[Identity],
+    tables: Tables | None = None,
+    transports: Sequence[str] = ("tcp",),
+) -> Node:
     """A node with the twins that `enabled` selects, not yet listening. Raises `SettingsError`."""
     tables = checked(tables or {})
     limiter = RATE_LIMIT.pick(enabled)
@@ -64,7 +78,28 @@ def node(enabled: frozenset[str], identities: Sequence[Identity], tables: Tables
         buffers=BUFFER_POOL.pick(enabled)(_make(BufferSettings, tables, "buffer_pool")),
         metrics=METRICS.pick(enabled)(_make(MetricsSettings, tables, "metrics")),
     )
-    return Node(identities, rooms, _make(NodeSettings, tables, "node"))
+    listeners = [_listener(name, rooms.buffers, tables) for name in dict.fromkeys(transports)]
+    return Node(identities, rooms, _make(NodeSettings, tables, "node"), listeners)
+
+
+def _transports(identity: Identity, buffers: Buffers, tables: Tables) -> dict[str, Transport]:
+    """Every way to dial that the settings allow; a peer's addresses say which of them reach it."""
+    tcp, tls = _make(TcpSettings, tables, "tcp"), _make(TlsSettings, tables, "tls")
+    made: list[Transport] = [TcpTransport(identity, buffers, tcp), MemoryTransport(identity, buffers)]
+    if tls.authority:
+        made.append(TlsTransport(identity, Authority.from_pem(tls.authority), buffers, tcp))
+    return {transport.name: transport for transport in made}
+
+
+def _listener(name: str, buffers: Buffers, tables: Tables) -> Listener:
+    if name == "tcp":
+        return TcpListener(buffers)
+    if name == "tls":
+        given = _make(TlsSettings, tables, "tls").authority
+        return TlsListener(Authority.from_pem(given) if given else Authority.generate(), buffers)
+    if name == "memory":
+        return MemoryListener(buffers)
+    raise SettingsError(f"transport is {name!r}; expected one of: {', '.join(TRANSPORTS)}")
 
 
 def checked(tables: Tables) -> Tables:

@@ -36,8 +36,9 @@ class BufferSettings:
 
     `small`, `medium`, `large`: payload bytes a class serves (4 KB, 64 KB, 1 MB as planned; each buffer is that plus
     the framing overhead). `*_buffers`: most buffers of a class kept while free: together at most about 10.3 MiB,
-    enough for 8 bulk transfers at once. `pool_above`: bodies of up to this many bytes are allocated, not pooled; 16 KiB,
-    because up to there a message is one record and allocating it costs less than taking a buffer and copying its head in.
+    enough for 8 bulk transfers at once. `pool_above`: bodies of up to this many bytes are allocated, not pooled;
+    16 KiB, because up to there a message is one record and allocating it costs less than taking a buffer and copying
+    its head in.
     """
 
     small: int = 4 * 1024
@@ -67,6 +68,9 @@ class Buffers(Protocol):
 
     def inbox(self, cipher: CipherState) -> Inbox:
         """A receiving half for a new connection."""
+
+    def acquire(self, size: int, *, secret: bool = False) -> PooledBuffer:
+        """A buffer of `size` bytes for a transport that frames by itself; what is in it at first is undefined."""
 
     def sweep(self) -> int:
         """Trim what has been idle since the last sweep; returns bytes freed."""
@@ -213,6 +217,10 @@ class Allocating:
 
     def inbox(self, cipher: CipherState) -> Inbox:
         return JoinedInbox(cipher)
+
+    def acquire(self, size: int, *, secret: bool = False) -> PooledBuffer:
+        self._messages += 1
+        return lend(memoryview(bytearray(size)), size, None, False)
 
     def sweep(self) -> int:
         return 0

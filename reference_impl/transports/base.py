@@ -1,15 +1,20 @@
-"""What the dialer needs of a way to reach a peer. A third transport joins by implementing `Transport` and `Link`.
+"""What dialer and node need of a way to reach a peer. A further transport joins by implementing these Protocols.
 
 Dialing has two steps so that the resource is owned (see `cleanup.py`) before the handshake can fail: `open` makes
-it, `secure` authenticates the peer over it.
+it, `secure` authenticates the peer over it. Listening has two halves: a `Listener` brings connections to the node's
+sessions, an `Acceptance`, sans I/O, turns a connection's first bytes into a `Channel`. What a session does with the
+channel - requests, limits, back-pressure - is the same for all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
-from reference_impl.buffers import Message
+from reference_impl.buffers import Message, PooledBuffer
+from reference_impl.identity import Identity
+from reference_impl.inbox import Inbox
 from reference_impl.noise import Bytes
 
 Address = tuple[str, int]
@@ -59,10 +64,64 @@ class Link(Protocol):
 class Transport(Protocol):
     """One way to reach peers."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def open(self, address: Address) -> Any:
         """A connected resource (`Closable`) that is not yet authenticated. Raises `OSError`."""
 
     def secure(self, resource: Any, peer_id: bytes) -> Link:
         """Authenticate `peer_id` over `resource`. Raises `HandshakeError` or `OSError`; never closes `resource`."""
+
+
+class Channel(Protocol):
+    """An authenticated channel, sans I/O: seals outgoing messages, opens incoming bytes."""
+
+    @property
+    def peer_id(self) -> bytes: ...
+
+    @property
+    def inbox(self) -> Inbox: ...
+
+    def seal(self, kind: int, body: Bytes) -> bytes | Iterator[PooledBuffer]:
+        """The message ready for the wire (see `Buffers.seal`). Raises `ChannelError`."""
+
+    def feed(self, data: Bytes) -> list[Message]:
+        """The messages that `data` completes (see `Inbox.feed`)."""
+
+    def trim(self) -> None:
+        """Idle for a while: drop what can be rebuilt."""
+
+    def close(self) -> None:
+        """Wipe the keys and whatever was half received."""
+
+
+class Acceptance(Protocol):
+    """The listening end of one handshake, sans I/O. `rest` holds bytes that came behind it, for the channel."""
+
+    @property
+    def channel(self) -> Channel | None:
+        """The channel once the peer is authenticated."""
+
+    @property
+    def rest(self) -> bytes: ...
+
+    def receive(self, data: bytes) -> bytes:
+        """What to send in answer to `data`, maybe nothing. Raises `HandshakeError`."""
+
+
+Accept = Callable[[], Acceptance]
+MakeSession = Callable[[], asyncio.BufferedProtocol]
+
+
+class Listener(Protocol):
+    """The listening half of a transport."""
+
+    @property
+    def name(self) -> str: ...
+
+    def acceptor(self, identity: Identity) -> Accept:
+        """Makes the handshakes of connections to `identity`."""
+
+    async def listen(self, make_session: MakeSession, host: str, port: int, backlog: int) -> tuple[Closable, Address]:
+        """Bring every connection to a session of its own; what stops it, and the address. Raises `OSError`."""

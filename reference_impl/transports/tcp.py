@@ -15,11 +15,11 @@ from typing import Any
 from reference_impl import settings as check
 from reference_impl.buffer_pool import Buffers
 from reference_impl.buffers import Message
-from reference_impl.channel import SECOND_BYTES, Channel, Initiation
+from reference_impl.channel import SECOND_BYTES, Initiation
 from reference_impl.errors import FrameError, HandshakeError
 from reference_impl.identity import Identity
 from reference_impl.noise import Bytes
-from reference_impl.transports.base import Address
+from reference_impl.transports.base import Address, Channel
 
 _READ_BYTES = 65_536
 
@@ -44,7 +44,7 @@ os.register_at_fork(after_in_child=_disown_after_fork)
 
 
 class TcpLink:
-    """A Noise channel over one socket.
+    """A channel (Noise's or TLS's) over one socket.
 
     The token in `_turn` is what a user of the link holds: taken at the start of an exchange and put back at its end,
     so two threads can never interleave frames, and an exchange that was cut short (timeout, cancellation) leaves

@@ -11,6 +11,7 @@ import pytest
 import uvloop
 
 from reference_impl import assemble
+from reference_impl.certificates import Authority
 from reference_impl.dialer import Dialer
 from reference_impl.identity import Identity
 from reference_impl.node import Node
@@ -18,22 +19,22 @@ from reference_impl.optimizations import parse
 from reference_impl.transports.base import Peer
 
 CLIENT = Identity.from_seed(b"client")
+AUTHORITY = Authority.generate()
+TLS = {"authority": AUTHORITY.pem}
 NODES = tuple(Identity.from_seed(b"node %d" % number) for number in range(4))
 
 
 class RunningNode:
     """A node on its own event loop and thread; `peers` reach its identities."""
 
-    def __init__(self, enabled: str, tables: dict[str, dict[str, Any]]) -> None:
+    def __init__(self, enabled: str, transports: str, tables: dict[str, dict[str, Any]]) -> None:
         self._loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-        self.node: Node = assemble.node(parse(enabled.split(",")), NODES, tables)
+        self.node: Node = assemble.node(parse(enabled.split(",")), NODES, {"tls": TLS, **tables}, transports.split(","))
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
         addresses = self.call(self.node.start)
-        self.peers = tuple(
-            Peer(identity.peer_id, {"tcp": address}) for identity, address in zip(NODES, addresses, strict=True)
-        )
-        self.address = addresses[0]
+        self.peers = tuple(Peer(identity.peer_id, reached) for identity, reached in zip(NODES, addresses, strict=True))
+        self.address = next(iter(addresses[0].values()))
 
     def call(self, function: Callable[[], Any]) -> Any:
         """The result of `function` (which may be a coroutine function), run on the node's loop."""
@@ -54,11 +55,11 @@ class RunningNode:
 
 @pytest.fixture
 def running() -> Iterator[Callable[..., RunningNode]]:
-    """Starts nodes with the given optimizations and settings tables, and ends them."""
+    """Starts nodes with the given optimizations, transports and settings tables, and ends them."""
     nodes: list[RunningNode] = []
 
-    def start(enabled: str = "all", **tables: dict[str, Any]) -> RunningNode:
-        nodes.append(RunningNode(enabled, tables))
+    def start(enabled: str = "all", transports: str = "tcp", **tables: dict[str, Any]) -> RunningNode:
+        nodes.append(RunningNode(enabled, transports, tables))
         return nodes[-1]
 
     yield start
@@ -72,7 +73,7 @@ def dialing() -> Iterator[Callable[..., Dialer]]:
     dialers: list[Dialer] = []
 
     def make(enabled: str = "all", **tables: dict[str, Any]) -> Dialer:
-        dialers.append(assemble.dialer(parse(enabled.split(",")), CLIENT, tables))
+        dialers.append(assemble.dialer(parse(enabled.split(",")), CLIENT, {"tls": TLS, **tables}))
         return dialers[-1]
 
     yield make

@@ -17,9 +17,9 @@ from reference_impl.dialer import Dialer
 from reference_impl.errors import IdentityError, Rejected, RemoteError
 from reference_impl.frame import MAX_BODY, wire_size
 from reference_impl.identity import Identity
-from reference_impl.node import Session
 from reference_impl.optimizations import OPTIMIZATIONS
 from reference_impl.service import OK, SIZE, SOURCE
+from reference_impl.session import Session
 from reference_impl.transports.base import Peer
 from tests.reference_impl.conftest import CLIENT, NODES, RunningNode
 

@@ -1,0 +1,197 @@
+"""The request side of a connection, the same for every transport: greet, answer, hold back, let go.
+
+Laws: a connection owns no buffer while it is idle; a peer has one request under way at a time; a pooled buffer
+goes back only when the transport has nothing left to send.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from reference_impl.buffers import Message, PooledBuffer
+from reference_impl.errors import ChannelError, FrameError, HandshakeError
+from reference_impl.metrics import Recorder
+from reference_impl.service import rejection
+from reference_impl.transports.base import Accept, Acceptance, Channel
+
+if TYPE_CHECKING:
+    from reference_impl.node import Node
+
+_WRITE_HIGH = 4095
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Entrance:
+    """Where connections over one transport to one identity come in. `arrivals` counts them while they are nobody's."""
+
+    node: Node
+    transport: str
+    accept: Accept
+    arrivals: Recorder
+
+
+class Session(asyncio.BufferedProtocol):
+    """One accepted connection: first its handshake, then its requests.
+
+    `arena` is where its transport leaves received bytes: the loop fills and empties it in one step, so that all
+    connections of a loop share the node's.
+    """
+
+    __slots__ = (
+        "_acceptance",
+        "_began",
+        "_channel",
+        "_entrance",
+        "_guard",
+        "_node",
+        "_recorder",
+        "_transport",
+        "_unsent",
+        "arena",
+    )  # fmt: skip
+
+    def __init__(self, entrance: Entrance) -> None:
+        self._node = entrance.node
+        self._entrance = entrance
+        self._transport: Any = None
+        self._guard: Any = None
+        self._channel: Channel | None = None
+        self._acceptance: Acceptance | None = None
+        self._recorder = entrance.arrivals
+        self._unsent: list[PooledBuffer] | None = None
+        self._began = 0.0
+        self.arena = entrance.node.arena
+
+    def connection_made(self, transport: Any) -> None:
+        node = self._node
+        self._recorder.attempt()
+        source = (transport.get_extra_info("peername") or ("?",))[0]
+        if len(node.unfinished) >= node.settings.max_handshakes or node.rooms.source_limit.check(source):
+            node.refused += 1
+            transport.abort()
+            return
+        self._transport = transport
+        self._guard = node.cleanup.guard(transport)
+        self._began = time.monotonic()
+        node.unfinished[self] = self._began + node.settings.handshake_timeout
+        transport.set_write_buffer_limits(high=_WRITE_HIGH, low=0)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self.arena
+
+    def buffer_updated(self, nbytes: int) -> None:
+        data = self.arena[:nbytes]
+        channel = self._channel
+        try:
+            if channel is None:
+                if self._guard is not None:
+                    self._greet(bytes(data))
+                return
+            messages = channel.feed(data)
+            if messages:
+                if len(messages) > 1:
+                    raise FrameError("peer sent a request before the answer to the last one")
+                self._answer(messages[0])
+        except ChannelError as error:
+            self.fail(error)
+
+    def _greet(self, data: bytes) -> None:
+        """Advance the handshake by whatever has arrived; it may hold the first request already."""
+        acceptance = self._acceptance
+        if acceptance is None:
+            acceptance = self._acceptance = self._entrance.accept()
+        answer = acceptance.receive(data)
+        if answer:
+            self._transport.write(answer)
+        channel = acceptance.channel
+        if channel is None:
+            return
+        self._channel, self._acceptance = channel, None
+        node = self._node
+        del node.unfinished[self]
+        self._recorder = recorder = node.rooms.metrics.recorder(channel.peer_id, self._entrance.transport)
+        recorder.opened(time.monotonic() - self._began)
+        node.recorders[self._guard.id] = recorder
+        node.touched.add(self)
+        for message in channel.feed(acceptance.rest):
+            self._answer(message)
+
+    def _answer(self, message: Message) -> None:
+        began = time.perf_counter()
+        node = self._node
+        channel = self._channel
+        assert channel is not None
+        retry_after = node.rooms.peer_limit.check(channel.peer_id)
+        kind, body = rejection(retry_after) if retry_after else node.service.answer(message.kind, message.body)
+        sent, received = len(body), len(message.body)
+        wire = channel.seal(kind, body)
+        if isinstance(wire, bytes):
+            self._transport.write(wire)
+        else:
+            self._write_buffers(wire)
+        message.release()
+        node.touched.add(self)
+        self._recorder.request(time.perf_counter() - began, sent, received)
+
+    def _write_buffers(self, pieces: Iterable[PooledBuffer]) -> None:
+        """Write pooled buffers; each stays ours until the transport has nothing left to send."""
+        transport = self._transport
+        unsent = self._unsent = self._unsent or []
+        for piece in pieces:
+            transport.write(piece.view)
+            unsent.append(piece)
+        if transport.get_write_buffer_size() == 0:
+            self._release_sent()
+        else:
+            asyncio.get_running_loop().call_soon(self._after_write)
+
+    def _after_write(self) -> None:
+        if self._transport.get_write_buffer_size() == 0:
+            self._release_sent()
+
+    def _release_sent(self) -> None:
+        unsent, self._unsent = self._unsent, None
+        for piece in unsent or ():
+            piece.release()
+
+    def pause_writing(self) -> None:
+        """The peer reads too slowly: take no further request until it has taken the answer."""
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self._release_sent()
+        self._transport.resume_reading()
+
+    def trim(self) -> None:
+        """Idle for a while: keep the keys, drop the AEAD contexts."""
+        if self._channel is not None:
+            self._channel.trim()
+
+    def fail(self, error: ChannelError) -> None:
+        """The peer broke the protocol: the connection dies, by way of its guard."""
+        guard = self._guard
+        if self._channel is None:
+            self._node.unfinished.pop(self, None)
+            self._recorder.failed()
+            self._guard = None  # nothing was established, so there is nothing to close a second time
+        if guard is not None:
+            guard.__exit__(type(error), error, None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        node = self._node
+        self._acceptance = None
+        if self._channel is None:
+            if self._guard is not None:
+                self.fail(HandshakeError("peer left during the handshake"))
+        else:
+            self._channel.close()
+            self._channel = None
+        self._release_sent()
+        node.touched.discard(self)
+        guard, self._guard = self._guard, None
+        if guard is not None:
+            guard.release()

@@ -1,0 +1,275 @@
+"""TLS 1.3 over TCP, both sides, with the same identities as Noise: a certificate's key is the peer's identity key.
+
+TLS runs between two memory BIOs, sans I/O like the Noise channel, so dialer and node move its bytes with the code
+that moves Noise's, under plain threads, gevent and uvloop alike. Inside, messages have frame.py's head (kind, length)
+and then the body; TLS cuts them into records of its own. What is received for a long message is decrypted straight
+into a buffer of the pool; what is sent leaves OpenSSL as new bytes, so pooling has nothing to offer there.
+"""
+
+from __future__ import annotations
+
+import functools
+import socket
+import ssl
+import time
+from dataclasses import dataclass
+from typing import NoReturn
+
+from reference_impl.buffer_pool import Buffers
+from reference_impl.buffers import Message, PooledBuffer
+from reference_impl.certificates import Authority, peer_id_of
+from reference_impl.errors import ChannelError, FrameError, HandshakeError, IdentityError, NonceExhausted
+from reference_impl.frame import HEAD, HEAD_BYTES, MAX_BODY, MAX_SINGLE, check_body
+from reference_impl.identity import Identity
+from reference_impl.noise import REKEY_INTERVAL, Bytes
+from reference_impl.transports.base import Accept, Address, Closable, MakeSession
+from reference_impl.transports.tcp import TcpLink, TcpSettings, TcpTransport
+from reference_impl.transports.tcp_server import listen_on_socket
+
+_STEP = 64 * 1024
+"""A BIO never shrinks, so it is never given more than this at once."""
+_RECORD = 16 * 1024
+_HANDSHAKE_MOST = 32 * 1024
+"""Bytes that an unauthenticated peer may make us take; its real flights are about 1 KiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class TlsSettings:
+    """`authority`: PEM of the study's certificate authority, certificate and key. Default empty: a node makes one of
+    its own and states it in its ready line; a dialer without one does not dial TLS.
+    """
+
+    authority: str = ""
+
+    def __post_init__(self) -> None:
+        if self.authority:
+            Authority.from_pem(self.authority)
+
+
+class TlsChannel:
+    """An established TLS connection between two BIOs. Not thread-safe."""
+
+    __slots__ = ("_left", "_outgoing", "_tls", "inbox", "peer_id")
+
+    def __init__(self, peer_id: bytes, ends: _Ends, buffers: Buffers) -> None:
+        self.peer_id = peer_id
+        self._tls: ssl.SSLObject | None = ends.tls
+        self._outgoing = ends.outgoing
+        self._left = REKEY_INTERVAL  # records; ssl offers no key update
+        self.inbox = TlsInbox(ends, buffers)
+
+    def seal(self, kind: int, body: Bytes) -> bytes:
+        """The message as TLS records. Raises `NonceExhausted` when the keys are used up, `FrameError` when too long."""
+        size = len(body)
+        self._left -= 2 + size // _RECORD
+        tls = self._tls
+        if self._left < 0 or tls is None:
+            raise NonceExhausted("TLS keys are used up or wiped; reconnect")
+        head = HEAD.pack(kind, size)
+        if size <= MAX_SINGLE:
+            _write(tls, head + body)
+            return self._outgoing.read()
+        check_body(size)
+        _write(tls, head)
+        view = memoryview(body)
+        sealed = []
+        for at in range(0, size, _STEP):
+            _write(tls, view[at : at + _STEP])
+            sealed.append(self._outgoing.read())
+        return b"".join(sealed)
+
+    def feed(self, data: Bytes) -> list[Message]:
+        """The messages that `data` completes. Raises `ChannelError`."""
+        return self.inbox.feed(data)
+
+    def trim(self) -> None:
+        """Nothing to do: OpenSSL gives its record buffers back by itself."""
+
+    def close(self) -> None:
+        """Free the keys (OpenSSL wipes them) and whatever was half received."""
+        self.inbox.close()
+        self._tls = None
+
+
+class TlsInbox:
+    """The receiving half: plaintext of any cut in, whole messages out."""
+
+    __slots__ = ("_acquire", "_at", "_incoming", "_kind", "_message", "_pending", "_tls")
+
+    def __init__(self, ends: _Ends, buffers: Buffers) -> None:
+        self._tls: ssl.SSLObject | None = ends.tls
+        self._incoming = ends.incoming
+        self._acquire = buffers.acquire
+        self._message: PooledBuffer | None = None
+        self._pending = b""
+        self._kind = self._at = 0
+
+    def space(self) -> PooledBuffer | None:
+        """None: bytes of TLS go into its BIO first."""
+        return None
+
+    def feed(self, data: Bytes) -> list[Message]:
+        messages: list[Message] = []
+        if len(data) <= _STEP:
+            self._incoming.write(data)
+            self._drain(messages)
+            return messages
+        view = memoryview(data)
+        for at in range(0, len(view), _STEP):
+            self._incoming.write(view[at : at + _STEP])
+            self._drain(messages)
+        return messages
+
+    def _drain(self, messages: list[Message]) -> None:
+        tls, incoming = self._tls, self._incoming
+        if tls is None:
+            raise ChannelError("channel is closed")
+        try:
+            while incoming.pending or tls.pending():
+                message = self._message
+                if message is None:
+                    self._parse(tls.read(_RECORD) or _ended(), messages)
+                else:
+                    self._fill(tls, message, messages)
+        except ssl.SSLWantReadError:
+            return
+        except ssl.SSLError as error:
+            raise ChannelError(f"TLS: {error.reason or error}") from error
+
+    def _fill(self, tls: ssl.SSLObject, message: PooledBuffer, messages: list[Message]) -> None:
+        view = message.view
+        got = tls.read(len(view) - self._at, view[self._at :])  # type: ignore[arg-type, call-overload, unused-ignore]
+        self._at += int(got) or _ended()
+        if self._at == len(view):
+            self._message = None
+            messages.append(Message(self._kind, view, message))
+
+    def _parse(self, data: bytes, messages: list[Message]) -> None:
+        """Take the messages in `data`, keep what is left; a long body goes on in a buffer of its own."""
+        if self._pending:
+            data = self._pending + data
+        while len(data) >= HEAD_BYTES:
+            kind, size = HEAD.unpack_from(data)
+            stop = HEAD_BYTES + size
+            if size > MAX_SINGLE:
+                if size > MAX_BODY:
+                    raise FrameError(f"message of {size} bytes; at most {MAX_BODY} are accepted")
+                self._kind, self._at = kind, len(data) - HEAD_BYTES
+                self._message = self._acquire(size, secret=True)
+                self._message.view[: self._at] = data[HEAD_BYTES:]
+                data = b""
+                break
+            if len(data) < stop:
+                break
+            messages.append(Message(kind, data[HEAD_BYTES:stop]))
+            data = data[stop:]
+        self._pending = data
+
+    def close(self) -> None:
+        if self._message is not None:
+            self._message.release()
+            self._message = None
+        self._pending = b""
+        self._tls = None
+
+
+def _ended() -> NoReturn:
+    raise ChannelError("peer closed the connection")
+
+
+def _write(tls: ssl.SSLObject, data: Bytes) -> None:
+    written = tls.write(data)
+    while written < len(data):  # OpenSSL takes a record at a time when it was built so
+        written += tls.write(memoryview(data)[written:])
+
+
+class _Ends:
+    """A TLS connection and its two BIOs."""
+
+    __slots__ = ("incoming", "outgoing", "tls")
+
+    def __init__(self, context: ssl.SSLContext, *, server_side: bool) -> None:
+        self.incoming = ssl.MemoryBIO()
+        self.outgoing = ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, server_side=server_side)
+
+    def advance(self) -> bool:
+        """Handshake as far as what has arrived allows; whether it is finished. Raises `HandshakeError`."""
+        try:
+            self.tls.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        except ssl.SSLCertVerificationError as error:
+            raise IdentityError(f"peer's certificate is not of this study: {error.verify_message}") from error
+        except ssl.SSLError as error:
+            raise HandshakeError(f"TLS handshake: {error.reason or error}") from error
+        return True
+
+
+class TlsAcceptance:
+    """The listening end of a TLS handshake; the peer id is that of the certificate it demands."""
+
+    __slots__ = ("_buffers", "_ends", "_received", "channel", "rest")
+
+    def __init__(self, context: ssl.SSLContext, buffers: Buffers) -> None:
+        self._ends = _Ends(context, server_side=True)
+        self._buffers = buffers
+        self._received = 0
+        self.channel: TlsChannel | None = None
+        self.rest = b""
+        """Always empty: what came behind the handshake waits in the BIO."""
+
+    def receive(self, data: bytes) -> bytes:
+        if self._received > _HANDSHAKE_MOST:
+            raise HandshakeError(f"more than {_HANDSHAKE_MOST} bytes and no handshake")
+        self._received += len(data)
+        ends = self._ends
+        ends.incoming.write(data)
+        if ends.advance():
+            self.channel = TlsChannel(peer_id_of(ends.tls.getpeercert(True)), ends, self._buffers)
+        return ends.outgoing.read()
+
+
+class TlsListener:
+    """Brings TCP connections, authenticated by TLS."""
+
+    name = "tls"
+
+    def __init__(self, authority: Authority, buffers: Buffers) -> None:
+        self.authority = authority
+        self._buffers = buffers
+
+    def acceptor(self, identity: Identity) -> Accept:
+        context = self.authority.context(identity, server_side=True)
+        return lambda: TlsAcceptance(context, self._buffers)
+
+    async def listen(self, make_session: MakeSession, host: str, port: int, backlog: int) -> tuple[Closable, Address]:
+        return await listen_on_socket(make_session, host, port, backlog)
+
+
+class TlsTransport(TcpTransport):
+    """Dials TCP addresses that speak TLS; the settings are those of TCP."""
+
+    name = "tls"
+
+    def __init__(self, identity: Identity, authority: Authority, buffers: Buffers, settings: TcpSettings) -> None:
+        super().__init__(identity, buffers, settings)
+        self._make_context = functools.cache(lambda: authority.context(identity, server_side=False))
+
+    def secure(self, resource: socket.socket, peer_id: bytes) -> TcpLink:
+        ends = _Ends(self._make_context(), server_side=False)
+        deadline = time.monotonic() + self._settings.connect_timeout
+        while not ends.advance():
+            resource.sendall(ends.outgoing.read())
+            left = deadline - time.monotonic()
+            resource.settimeout(max(left, 0.001))
+            data = resource.recv(_STEP) if left > 0 else b""
+            if not data:
+                raise HandshakeError("peer left or fell silent during the handshake")
+            ends.incoming.write(data)
+        found = peer_id_of(ends.tls.getpeercert(True))
+        if found != peer_id:  # and our own certificate, which waits in the BIO, is never sent
+            raise IdentityError(f"peer is {found.hex()[:16]}..., expected {peer_id.hex()[:16]}...")
+        resource.sendall(ends.outgoing.read())
+        resource.settimeout(self._settings.request_timeout)
+        return TcpLink(resource, TlsChannel(found, ends, self._buffers))
