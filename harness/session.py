@@ -131,11 +131,11 @@ def _ended_early(study: Study, store: Store, console: Console, error: BaseExcept
         store.put("ended", time.time())
         _write(study, store, measured, analyse(study, measured), console)
     except StoreError as second:  # the disk is still full, say: the rows are there, and the first error counts
-        console.print(f"no report: {second}", highlight=False, soft_wrap=True, markup=False)
-    console.print(f"go on with: synapsed-bench run --resume {store.folder}", highlight=False, soft_wrap=True)
+        console.print(str(second), highlight=False, soft_wrap=True, markup=False)
+    console.print(f"go on with: synapsed-bench run --resume {_shown(store.folder)}", highlight=False, soft_wrap=True)
     if not isinstance(error, BenchError):
         return INTERRUPTED
-    raise MeasurementVoid(f"{error}; what was measured is kept in {store.folder}", error.fault) from error
+    raise MeasurementVoid(f"{error}; what was measured is kept in {_shown(store.folder)}", error.fault) from error
 
 
 def _write(study: Study, store: Store, measured: Measured, analysis: Analysis, console: Console) -> None:
@@ -160,9 +160,17 @@ def _write(study: Study, store: Store, measured: Measured, analysis: Analysis, c
     try:
         written = reports.write(store.folder, study, analysis, store.get("environment", Environment), info)
     except OSError as error:
-        raise StoreError(f"the report cannot be written to {store.folder}: {error.strerror or error}") from error
+        raise StoreError(
+            f"the report cannot be written to {_shown(store.folder)}: {error.strerror or error}"
+        ) from error
     console.print(terminal.result(study, analysis, info))
-    console.print(f"report: {written.html}", highlight=False, soft_wrap=True, markup=False)
+    console.print(f"report: {_shown(written.html)}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _shown(path: Path) -> str:
+    """`path` as seen from the current folder when it lies in it."""
+    path = path.absolute()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def exit_code(analysis: Analysis, *, strict: bool) -> int:

@@ -13,6 +13,15 @@ from harness.study import Study
 
 SINGULAR: Mapping[str, str] = {"workloads": "workload", "expectations": "expectation", "arms": "arm"}
 """Arrays of tables are written in the singular, [[workload]], and held in the plural."""
+_TYPES = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text in quotes",
+    "bool": "true or false",
+    "array": "an array",
+    "object": "a table",
+    "null": "nothing",
+}
 Where = tuple[str | int, ...]
 """Keys and places in arrays that lead to a value, such as ("workloads", 0, "users")."""
 
@@ -43,6 +52,8 @@ def explained(error: msgspec.ValidationError) -> tuple[Where, str]:
     if missing := re.search(r"missing required field `([^`]+)`", message):
         name = missing[1]
         return where, f"expected at least one [[{SINGULAR[name]}]]" if name in SINGULAR else f"expected a key {name!r}"
+    for jargon, words in _TYPES.items():
+        message = message.replace(f"`{jargon}`", words)
     return where, f"{message[:1].lower()}{message[1:]}"
 
 
@@ -63,10 +74,10 @@ def line(text: str, where: Where) -> int:
     for position, step in enumerate(where):
         if isinstance(step, int):
             continue
-        name = re.escape(SINGULAR.get(step, step))
+        name = "|".join(map(re.escape, dict.fromkeys((SINGULAR.get(step, step), step))))
         nth = next((each for each in where[position + 1 : position + 2] if isinstance(each, int)), 0)
-        tables = _matching(lines, range(first, end), rf"\s*\[+\s*([\w.-]+\.)?{name}\s*\]+")
-        keys = _matching(lines, range(first, end), rf"\s*{name}\s*[=.]")
+        tables = _matching(lines, range(first, end), rf"\s*\[+\s*([\w.-]+\.)?(?:{name})\s*\]+")
+        keys = _matching(lines, range(first, end), rf"\s*(?:{name})\s*[=.]")
         if tables and not (keys and keys[0] < tables[0]):
             found = tables[min(nth, len(tables) - 1)]
             first, end = found + 1, _end_of_table(lines, found, end)

@@ -39,9 +39,9 @@ class Tail:
         self._thread = threading.Thread(target=self._drain, name="drain", daemon=True)
         self._thread.start()
 
-    def last(self, count: int = 3) -> str:
-        """The last non-empty lines, joined to one."""
-        return " | ".join([line for line in list(self._lines) if line.strip()][-count:])
+    def last(self, beside: str = "", count: int = 3) -> str:
+        """The last non-empty lines other than `beside`, joined to one."""
+        return " | ".join([line for line in list(self._lines) if line.strip() and line != beside[:_KEPT]][-count:])
 
     def finish(self, timeout: float) -> None:
         """Wait until the stream has ended, at most `timeout` seconds (a grandchild may hold it open)."""
@@ -100,8 +100,8 @@ class Child:
             self._popen.wait(timeout)
         return not self.alive()
 
-    def epitaph(self) -> str:
-        """How it ended and its last words, e.g. `exit status 1; last lines: ...`."""
+    def epitaph(self, beside: str = "") -> str:
+        """How it ended and its last words other than `beside`, e.g. `exit status 1; last lines: ...`."""
         self._errors.finish(0.5)
         status = self._popen.poll()
         if status is None:
@@ -110,7 +110,7 @@ class Child:
             how = f"killed by {signal.Signals(-status).name}" if -status in set(signal.Signals) else f"signal {-status}"
         else:
             how = f"exit status {status}"
-        words = self._errors.last() or self._out.last()
+        words = self._errors.last(beside) or self._out.last(beside)
         return f"{how}; last lines: {words}" if words else how
 
     def end(self, grace: float) -> bool:

@@ -135,7 +135,8 @@ class Target:
     def check(self) -> None:
         """Raise TargetError when the target is dead."""
         if not self._child.alive():
-            raise TargetError(f"target {self.name} (pid {self.pid}) died: {self._child.epitaph()}")
+            how = self._child.epitaph(beside=self._line or "")  # the ready line is long and says nothing of its end
+            raise TargetError(f"target {self.name} (pid {self.pid}) died: {how}")
 
     def stop(self, grace: float = 3.0) -> None:
         """SIGTERM, `grace` seconds, then SIGKILL to its whole group. Raises TargetError only when even that
