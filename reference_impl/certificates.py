@@ -73,7 +73,7 @@ class Authority:
         return _certificate(name, Ed25519PublicKey.from_public_bytes(peer_id), self._key, authority=False)
 
     def context(self, identity: Identity, *, server_side: bool) -> ssl.SSLContext:
-        """TLS 1.3 only, X25519; both ends show a certificate of this authority; no tickets: every handshake is whole."""
+        """TLS 1.3 only, X25519; both ends show a certificate of this authority; no tickets: each handshake is whole."""
         # Looked up in the module at each call: a class bound before gevent patches ssl would recurse for ever.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_3

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from reference_impl.node import Node
 
 _WRITE_HIGH = 4095
+_TOO_EARLY = "peer sent a request before the answer to the last one"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,7 +95,7 @@ class Session(asyncio.BufferedProtocol):
             messages = channel.feed(data)
             if messages:
                 if len(messages) > 1:
-                    raise FrameError("peer sent a request before the answer to the last one")
+                    raise FrameError(_TOO_EARLY)
                 self._answer(messages[0])
         except ChannelError as error:
             self.fail(error)
@@ -117,7 +118,10 @@ class Session(asyncio.BufferedProtocol):
         recorder.opened(time.monotonic() - self._began)
         node.recorders[self._guard.id] = recorder
         node.touched.add(self)
-        for message in channel.feed(acceptance.rest):
+        messages = channel.feed(acceptance.rest)
+        if len(messages) > 1:
+            raise FrameError(_TOO_EARLY)
+        for message in messages:
             self._answer(message)
 
     def _answer(self, message: Message) -> None:
