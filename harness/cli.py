@@ -153,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `synapsed-bench`."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        app(args=None if argv is None else list(argv), standalone_mode=True)
+        app(args=None if argv is None else list(argv), prog_name="synapsed-bench")
     except BenchError as error:
         fail(error)
     except KeyboardInterrupt:

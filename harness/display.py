@@ -50,7 +50,9 @@ class RunDisplay:
             self._live.stop()
 
     def forecast(self, expected: Forecast) -> None:
-        """Say what is ahead."""
+        """Say what is ahead: the budget, or more if the fewest bursts need it."""
+        self._seconds = max(self._seconds, expected.seconds)
+        self._progress.update(self._task, total=self._seconds)
         left = max(0.0, self._seconds - self._spent)
         self._console.print(
             f"measuring for about {_duration(left)}, in bursts of about {expected.burst_seconds:.0f} s", highlight=False

@@ -81,7 +81,8 @@ def adjust(
     if seconds is not None:
         if not 0 < seconds < math.inf:
             raise UsageError(f"--seconds {seconds:g}; expected a number of seconds > 0")
-        study = replace(study, budget=replace(study.budget, seconds=seconds))
+        # whoever asks for a time means it: the planner refuses one that can decide nothing, min_bursts would exceed it
+        study = replace(study, budget=replace(study.budget, seconds=seconds, min_bursts=1))
     if seed is not None:
         if seed < 0:
             raise UsageError(f"--seed {seed}; expected a whole number >= 0")

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import study_file
@@ -195,6 +195,7 @@ def test_an_unknown_study_names_the_bundled_ones() -> None:
         study_file.find("quik")
 
 
+@settings(max_examples=40)
 @given(st.text(max_size=200))
 def test_any_text_is_a_study_or_one_study_error(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     path = tmp_path_factory.getbasetemp() / "any.toml"
@@ -232,6 +233,7 @@ def test_switches_choose_the_treatment_and_expectations_follow(
 def test_design_time_and_seed_of_the_command_line_replace_the_study_s(study: Study) -> None:
     adjusted = study_file.adjust(study, design="phases", seconds=33.0, seed=0)
     assert (adjusted.design.kind, adjusted.budget.seconds, adjusted.seed) == ("phases", 33.0, 0)
+    assert adjusted.budget.min_bursts == 1  # whoever asks for a time means it
 
 
 @pytest.mark.parametrize(
