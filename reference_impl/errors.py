@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class ChannelError(ConnectionError):
-    """The secure channel cannot go on: bad handshake, forged or malformed record, limit reached. The connection dies."""
+    """The secure channel cannot go on: bad handshake, forged or malformed record, a limit. The connection dies."""
 
 
 class HandshakeError(ChannelError):

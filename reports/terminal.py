@@ -77,7 +77,9 @@ def _grid(shown: Table) -> Grid:
     grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
     for index, heading in enumerate(shown.headings):
         number = index in shown.numbers
-        grid.add_column(Text(heading), justify="right" if number else "left", overflow="fold", min_width=min(len(heading), 12))
+        grid.add_column(
+            Text(heading), justify="right" if number else "left", overflow="fold", min_width=min(len(heading), 12)
+        )
     return grid
 
 

@@ -20,7 +20,7 @@ def _guard(environment: Any, **_: Any) -> None:
     if environment.web_ui is None:
         return
     names = _LOCAL | {environment.web_ui.host}
-    open_to_all = environment.web_ui.host in ("0.0.0.0", "::", "", "*")  # noqa: S104 - compared, not bound
+    open_to_all = environment.web_ui.host in ("0.0.0.0", "::", "", "*")
 
     @environment.web_ui.app.before_request
     def _refuse_strangers() -> None:

@@ -263,7 +263,12 @@ def test_an_exchange_that_was_cut_short_leaves_the_link_unusable(running: Start,
     node, dialer = running(), dialing("all", tcp={"request_timeout": 0.05})
     blocked, freed = threading.Event(), threading.Event()
     loan = dialer.connect(node.peers[0])
-    node._loop.call_soon_threadsafe(lambda: (blocked.set(), freed.wait()))
+
+    def hold() -> None:
+        blocked.set()
+        freed.wait()
+
+    node._loop.call_soon_threadsafe(hold)
     blocked.wait()  # from here on the node answers nobody
     try:
         with pytest.raises(TimeoutError), loan as connection:
