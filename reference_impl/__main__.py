@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -42,6 +43,10 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help=f"comma-separated, each with a port of its own: {', '.join(assemble.NETWORK_TRANSPORTS)}",
     )
     parser.add_argument("--settings", default=os.environ.get("SYNAPSED_SETTINGS", "{}"), help="JSON tables by room")
+    parser.add_argument("--faults", help="JSON: a fault script, the same as the settings table faults")
+    parser.add_argument(
+        "--metrics-port", type=int, help="expose Prometheus metrics on this port of 127.0.0.1 (0: kernel's choice)"
+    )
     parser.add_argument(
         "--seed", default="", help="make the identities reproducible (tests only: they become guessable)"
     )
@@ -54,6 +59,13 @@ def _identities(count: int, seed: str) -> list[Identity]:
     if seed:
         return [Identity.from_seed(f"{seed}/{number}".encode()) for number in range(count)]
     return [Identity.generate() for _ in range(count)]
+
+
+def _fault_table(text: str) -> dict[str, Any]:
+    table = json.loads(text)
+    if not isinstance(table, dict):
+        raise SettingsError(f"--faults is {text!r}; expected a JSON object with seed and rules")
+    return table
 
 
 def _transports(names: str) -> list[str]:
@@ -89,10 +101,18 @@ async def _serve(arguments: argparse.Namespace, settings: dict[str, Any]) -> Non
     }
     if "tls" in transports:
         ready["tls"] = {"authority": settings["tls"]["authority"]}
-    sys.stdout.write(json.dumps(ready) + "\n")
-    sys.stdout.flush()
-    await stop.wait()
-    node.close()
+    with contextlib.ExitStack() as until_the_end:
+        until_the_end.callback(node.close)
+        if arguments.metrics_port is not None:
+            from reference_impl import exposition, monitoring  # the client library is a third of the start-up time
+
+            wanted = exposition.ExpositionSettings(port=arguments.metrics_port)
+            exposed = exposition.Exposition(monitoring.node_gauges(node), node.rooms.metrics, wanted)
+            until_the_end.enter_context(exposed)
+            ready["metrics"] = f"http://127.0.0.1:{exposed.port}/metrics"
+        sys.stdout.write(json.dumps(ready) + "\n")
+        sys.stdout.flush()
+        await stop.wait()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -102,6 +122,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = json.loads(arguments.settings)
         if not isinstance(settings, dict) or not all(isinstance(table, dict) for table in settings.values()):
             raise SettingsError("--settings is not a JSON object of tables by room")
+        if arguments.faults is not None:
+            settings["faults"] = _fault_table(arguments.faults)
         uvloop.run(_serve(arguments, settings))
     except (SettingsError, UnknownOptimization, json.JSONDecodeError) as error:
         sys.stderr.write(f"serve: {error}\n")

@@ -14,6 +14,8 @@ from reference_impl.certificates import Authority
 from reference_impl.circuit_breaker import CIRCUIT_BREAKER, BreakerSettings
 from reference_impl.cleanup import CLEANUP
 from reference_impl.dialer import Dialer
+from reference_impl.faults import TIMED, Script
+from reference_impl.faulty import Playback
 from reference_impl.identity import Identity
 from reference_impl.metrics import METRICS, MetricsSettings
 from reference_impl.node import Node, NodeSettings, Rooms
@@ -39,9 +41,10 @@ SETTINGS: Mapping[str, type[Any]] = {
     "node": NodeSettings,
     "tcp": TcpSettings,
     "tls": TlsSettings,
+    "faults": Script,
 }
 """Every settings table a study may give, by name. `source_limit` bounds connections per source address,
-`rate_limit` requests per peer, `tcp` holds for TLS too."""
+`rate_limit` requests per peer, `tcp` holds for TLS too; `faults` is a node's fault script."""
 
 NETWORK_TRANSPORTS = ("tcp", "tls")
 TRANSPORTS = (*NETWORK_TRANSPORTS, "memory")
@@ -79,7 +82,24 @@ def node(
         metrics=METRICS.pick(enabled)(_make(MetricsSettings, tables, "metrics")),
     )
     listeners = [_listener(name, rooms.buffers, tables) for name in dict.fromkeys(transports)]
-    return Node(identities, rooms, _make(NodeSettings, tables, "node"), listeners)
+    settings = _make(NodeSettings, tables, "node")
+    script = _make(Script, tables, "faults")
+    if not script.rules:
+        return Node(identities, rooms, settings, listeners)
+    if "memory" in transports:
+        _refuse_timed(script)
+    playback = Playback(script)
+    made = Node(identities, rooms, settings, listeners, playback.session)
+    made.more_gauges["faults"] = playback.gauges
+    return made
+
+
+def _refuse_timed(script: Script) -> None:
+    for number, rule in enumerate(script.rules):
+        if rule.kind in TIMED:
+            raise SettingsError(
+                f"faults.rules[{number}].kind is {rule.kind!r}; no time passes over the memory transport"
+            )
 
 
 def _transports(identity: Identity, buffers: Buffers, tables: Tables) -> dict[str, Transport]:

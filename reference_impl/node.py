@@ -7,9 +7,10 @@ whatever the transport; all ports of a node share its rooms.
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from reference_impl.rate_limit import RateLimiter
 from reference_impl.service import Service
 from reference_impl.session import Entrance, Session
 from reference_impl.transports.base import Address, Closable, Listener
+from reference_impl.transports.base import MakeSession as MakeProtocol
 
 _READ_BYTES = 256 * 1024
 MakeSession = Callable[[Entrance], Session]
@@ -60,6 +62,15 @@ class Rooms:
     metrics: Metrics
 
 
+@dataclass(frozen=True, slots=True)
+class Door:
+    """Where a node listens, so that it can come back there."""
+
+    listener: Listener
+    make_session: MakeProtocol
+    address: Address
+
+
 class Node:
     """Listens, authenticates, answers. Made by `assemble.node`; `start`, then `close`."""
 
@@ -84,7 +95,11 @@ class Node:
         self._cooling: set[Session] = set()
         self._listeners = tuple(listeners)
         self._make_session = make_session
+        self._doors: list[Door] = []
         self._servers: list[Closable] = []
+        self._reopening: asyncio.TimerHandle | None = None
+        self.more_gauges: dict[str, Callable[[], Mapping[str, float]]] = {}
+        """Gauges beside the rooms' own, by name."""
         self._housekeeping: asyncio.TimerHandle | None = None
 
     async def start(self, host: str = "127.0.0.1", ports: Sequence[int] = ()) -> list[dict[str, Address]]:
@@ -104,22 +119,37 @@ class Node:
             name = listener.name
             arrivals = self.rooms.metrics.recorder(b"", name)
             entrance = Entrance(self, name, listener.acceptor(identity), arrivals)
-            server, addresses[name] = await listener.listen(
-                lambda entrance=entrance: self._make_session(entrance),  # type: ignore[misc]
-                host,
-                next(ports),
-                self.settings.backlog,
-            )
+            make = functools.partial(self._make_session, entrance)
+            server, address = await listener.listen(make, host, next(ports), self.settings.backlog)
             self._servers.append(server)
+            self._doors.append(Door(listener, make, address))
+            addresses[name] = address
         return addresses
 
     def close(self) -> None:
         """Stop listening and close every connection."""
-        if self._housekeeping is not None:
-            self._housekeeping.cancel()
+        for timer in (self._housekeeping, self._reopening):
+            if timer is not None:
+                timer.cancel()
+        self._doors.clear()
+        self._go_away()
+
+    def crash(self, seconds: float) -> None:
+        """All connections die and nobody listens for `seconds`; then the same addresses do again."""
+        self._go_away()
+        loop = asyncio.get_running_loop()
+        self._reopening = loop.call_later(seconds, lambda: loop.create_task(self._come_back()))
+
+    def _go_away(self) -> None:
         for server in self._servers:
             server.close()
+        self._servers.clear()
         self.cleanup.close()
+
+    async def _come_back(self) -> None:
+        for door in list(self._doors):
+            server, _ = await door.listener.listen(door.make_session, *door.address, self.settings.backlog)
+            self._servers.append(server)
 
     def on_close(self, number: int) -> None:
         """The metrics' hook of the guards: connection `number` is being released."""
@@ -144,6 +174,7 @@ class Node:
             "rate_limit": rooms.peer_limit.gauges(),
             "buffer_pool": rooms.buffers.gauges(),
             "metrics": rooms.metrics.gauges(),
+            **{name: gauges() for name, gauges in self.more_gauges.items()},
         }
 
     def _keep_house(self) -> None:
