@@ -7,25 +7,28 @@ interrupted anywhere goes on where it stopped.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 import numpy as np
 
-from harness.analyse.analysis import analyse
+from harness.analyse.analysis import analyse, interim
 from harness.analyse.records import Analysis
 from harness.errors import TargetError
 from harness.execute import burst
 from harness.execute.launch import arm_plan
-from harness.measure.records import Burst
+from harness.measure.records import Burst, Measured
 from harness.measure.store import Store
 from harness.plan import arms, arrivals, budget, schedule
 from harness.plan.arms import Layout
 from harness.study import Study
 
 Rates = dict[str, float]
+Cells = tuple[tuple[str, tuple[str, ...]], ...]
+"workloads, each with its arms"
+Start = Callable[[schedule.BurstPlan, Cells], burst.BurstPlan]
 
 
 class Display(Protocol):
@@ -36,29 +39,54 @@ class Display(Protocol):
     def burst_done(self, number: int, spent: float, left: float, so_far: Analysis) -> None: ...
 
 
-def run(study: Study, store: Store, directory: Path, display: Display) -> Analysis:
+class Steering:
+    """What a run may be given besides its study: this one stops a study that may stop early and is decided."""
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+
+    def processes(self, planned: schedule.BurstPlan, processes: burst.BurstPlan) -> burst.BurstPlan:
+        """The processes of this burst, as they are to be started."""
+        return processes
+
+    def decided(self, measured: Measured) -> bool:
+        """Whether more bursts could not change the answer."""
+        if not self._study.budget.stop_early or not self._study.expectations:
+            return False
+        return all(each.outcome != "INCONCLUSIVE" for each in interim(self._study, measured))
+
+
+def run(study: Study, store: Store, directory: Path, display: Display, steering: Steering | None = None) -> Analysis:
     """Measure what is still to be measured, and judge all of it.
 
     Raises `StudyError` before the first slice; `TargetError` or `LoadError` when a process fails (what was measured
     until then stays in the store).
     """
-    layout = arms.layout(study)
+    layout, steering = arms.layout(study), steering or Steering(study)
     forecast = budget.forecast(study, layout)
     display.forecast(forecast)
     rates = store.find("rates", Rates)
     if rates is None:
         rates = _calibrate(study, layout, directory, display)
         store.put("rates", rates)
+
+    def start(plan: schedule.BurstPlan, cells: Cells) -> burst.BurstPlan:
+        return steering.processes(plan, _processes(study, plan.arms, plan.number, cells, directory))
+
     done, spent = store.complete_bursts(), store.find("spent", float) or 0.0
     for plan in schedule.schedule(study, layout, store.next_burst()):
         if not _goes_on(study, layout, forecast, done, spent):
             break
         began = time.monotonic()
-        _measure(study, plan, rates, store, directory, display)
+        _measure(study, plan, rates, store, start, display)
         done, spent = done + 1, spent + time.monotonic() - began
         store.put("spent", spent)
         left = max(0.0, study.budget.seconds - spent)
-        display.burst_done(plan.number, spent, left, analyse(study, store.measured()))
+        measured = store.measured()
+        decided = done >= study.budget.min_bursts and steering.decided(measured)
+        display.burst_done(plan.number, spent, left, analyse(study, measured))
+        if decided:
+            break
     return analyse(study, store.measured())
 
 
@@ -69,21 +97,30 @@ def _goes_on(study: Study, layout: Layout, forecast: budget.Forecast, done: int,
     """
     if done >= study.budget.max_bursts:
         return False
-    needed = max((proof.needed for proof in forecast.proofs), default=0) * len(layout.sets)
+    needed = max((proof.needed for proof in forecast.proofs), default=0) * len(layout.visits)
     if done < max(study.budget.min_bursts, min(needed, forecast.bursts)):
         return True
     return spent + max(forecast.burst_seconds, spent / done) <= study.budget.seconds
 
 
 def _measure(
-    study: Study, plan: schedule.BurstPlan, rates: Rates, store: Store, directory: Path, display: Display
+    study: Study, plan: schedule.BurstPlan, rates: Rates, store: Store, start: Start, display: Display
 ) -> None:
-    """One burst: fresh processes, fixed work, slices in the planned order, readings; each row kept at once."""
-    record = Burst(plan.number, plan.arms, time.time(), complete=False, note="interrupted")
+    """One burst: fresh processes, fixed work, slices in the planned order, readings; each row kept at once.
+
+    An episode has the processes for itself: no fixed work before it, and readings tell what it left.
+    """
+    cells = tuple({block.workload: tuple(sorted(block.order)) for block in plan.blocks}.items())
+    record = Burst(plan.number, plan.arms, time.time(), complete=False, note="interrupted", cells=cells)
     store.add_burst(record)
-    with burst.running(_processes(study, plan.arms, plan.number, directory), display.step) as live:
-        live.work()
-        for row in live.slices(tuple(_visits(study, plan, rates))):
+    visits = tuple(_visits(study, plan, rates))
+    with burst.running(start(plan, cells), display.step) as live:
+        if plan.episode:
+            rows = live.episodes(visits[0], store.add_sample)
+        else:
+            live.work()
+            rows = live.slices(visits)
+        for row in rows:
             store.add_slice(row)
         for reading in live.readings():
             store.add_reading(reading)
@@ -113,7 +150,8 @@ def _calibrate(study: Study, layout: Layout, directory: Path, display: Display) 
     names = tuple(dict.fromkeys(name for one in layout.sets for name in one if name not in layout.hidden))
     for first in range(0, len(names) if wanted else 0, arms.MAX_ARMS):
         some = names[first : first + arms.MAX_ARMS]
-        with burst.running(_processes(study, some, -1, directory), display.step) as live:
+        cells = tuple((workload.name, some) for workload in wanted)
+        with burst.running(_processes(study, some, -1, cells, directory), display.step) as live:
             for workload in wanted:
                 half = min(live.capacity(name, workload.name) for name in some) / 2
                 rates[workload.name] = min(half, rates.get(workload.name, half))
@@ -123,12 +161,20 @@ def _calibrate(study: Study, layout: Layout, directory: Path, display: Display) 
     return rates
 
 
-def _processes(study: Study, names: tuple[str, ...], number: int, directory: Path) -> burst.BurstPlan:
-    layout = arms.layout(study)
-    by_name = {arm.name: arm for arm in layout.arms}
+def _processes(study: Study, names: tuple[str, ...], number: int, cells: Cells, directory: Path) -> burst.BurstPlan:
+    """What to start: the workloads of the burst, and the study's first sliced one for the fixed work."""
+    by_name = {arm.name: arm for arm in arms.layout(study).arms}
+    wanted = {name for name, _ in cells}
+    loaded = [each for each in arms.workloads(study) if each.name in wanted]
+    episode = loaded[0] if loaded[0].is_episode else None
+    work = next((each for each in arms.workloads(study) if not each.is_episode), None)
+    if episode is None and work is not None and work.name not in wanted:
+        loaded.append(work)
+    seed = study.seed + number
     return burst.BurstPlan(
         number=number,
-        arms=tuple(arm_plan(study, by_name[name], directory) for name in names),
-        workloads=arms.workloads(study),
+        arms=tuple(arm_plan(study, by_name[name], directory, episode, seed) for name in names),
+        workloads=tuple(loaded),
         memory_requests=study.budget.memory_requests,
+        memory_workload=work.name if work is not None and episode is None else "",
     )

@@ -44,6 +44,8 @@ class Arm(_Record, frozen=True, kw_only=True):
     "the Locust file of every workload on this arm, instead of the workload's own"
     files: dict[str, str] = {}
     "the same for single workloads, by name; goes before `file`"
+    interpreter: str = ""
+    "the Python of the load process, instead of ours: for an arm with an environment of its own"
 
 
 class Sweep(_Record, frozen=True, kw_only=True):
@@ -75,6 +77,9 @@ class Design(_Record, frozen=True, kw_only=True):
 class Workload(_Record, frozen=True, kw_only=True):
     """Locust users + arrivals + message mix. `rate` 0 in an open workload means half the slower arm's
     capacity, found in warm-up.
+
+    With `episode_seconds` it is a workload with a memory of time: measured alone in fresh processes, one contiguous
+    stretch per arm, and then given `settle_seconds` without load before what is left is read.
     """
 
     name: str
@@ -94,6 +99,20 @@ class Workload(_Record, frozen=True, kw_only=True):
     shape: tuple[tuple[float, float], ...] = ()
     "knots (seconds, arrivals per second) of a ramp or spike, straight in between; overrides rate"
     env: dict[str, str] = {}
+    "variables its file reads; an episode's reach the target too"
+    episode_seconds: float = 0.0
+    "length of an episode; 0 = the workload is measured in slices"
+    settle_seconds: float = 0.0
+    "what housekeeping gets after an episode, before readings are taken"
+    settings: dict[str, dict[str, Any]] = {}
+    "settings tables of an episode, over those of the target"
+    arms: tuple[str, ...] = ()
+    "the only arms of the design that are measured on it; empty = all"
+
+    @property
+    def is_episode(self) -> bool:
+        """Whether it needs fresh processes of its own."""
+        return self.episode_seconds > 0.0
 
 
 class Budget(_Record, frozen=True, kw_only=True):

@@ -45,6 +45,8 @@ _WORKLOAD: Sequence[Rule] = (
     ("slice_seconds", lambda v: 0.15 <= v < math.inf, "at least 0.15 s"),
     ("quiet_seconds", lambda v: 0 <= v < math.inf, "a number of seconds >= 0"),
     ("segment_seconds", lambda v: 0 <= v < math.inf, "a number of seconds >= 0"),
+    ("episode_seconds", lambda v: 0 <= v < math.inf, "a number of seconds >= 0"),
+    ("settle_seconds", lambda v: 0 <= v < math.inf, "a number of seconds >= 0"),
     ("request", bool, "the name of a request"),
     ("max_error_ratio", lambda v: 0 <= v <= 1, "a share from 0 to 1"),
     ("max_rejection_ratio", lambda v: 0 <= v <= 1, "a share from 0 to 1"),
@@ -98,6 +100,8 @@ def _workload(study: Study, workload: Workload, where: Where, resolve: Resolve) 
     if workload.arrivals == "closed" and (workload.rate or workload.shape):
         field = "rate" if workload.rate else "shape"
         yield (*where, field), 'belongs to open arrivals; expected arrivals = "constant" or "poisson" beside it'
+    yield from _episode(workload, where)
+    yield from _unknown_arms(study, workload.arms, (*where, "arms"))
     times = [second for second, _ in workload.shape]
     rates = [rate for _, rate in workload.shape]
     if not all(math.isfinite(each) and each >= 0 for each in (*times, *rates)):
@@ -107,6 +111,18 @@ def _workload(study: Study, workload: Workload, where: Where, resolve: Resolve) 
     elif workload.shape and not any(rates):
         yield (*where, "shape"), "expected a rate above 0"
     yield from _files((workload.file,), (*where, "file"), resolve)
+
+
+def _episode(workload: Workload, where: Where) -> Iterator[Problem]:
+    if not workload.is_episode:
+        for field in ("settle_seconds", "settings"):
+            if getattr(workload, field):
+                yield (*where, field), "belongs to an episode; expected episode_seconds beside it"
+        return
+    if workload.segment_seconds:
+        yield (*where, "segment_seconds"), "stands beside episode_seconds; expected one of the two"
+    if workload.arrivals != "closed" and not workload.rate and not workload.shape:
+        yield (*where, "rate"), "is 0 in an open episode, where no capacity is found; expected a rate or a shape"
 
 
 def _arm(study: Study, arm: Arm, where: Where, resolve: Resolve) -> Iterator[Problem]:

@@ -13,7 +13,7 @@ import msgspec
 
 from harness.analyse import views
 from harness.analyse.attribution import attribute
-from harness.analyse.contrast import Contrast, Floats, Readings, judge_contrast, readings
+from harness.analyse.contrast import Contrast, Floats, Readings, Row, judge_contrast, readings
 from harness.analyse.crossover import crossover
 from harness.analyse.metrics import METRICS, Metric, metric
 from harness.analyse.records import Analysis, Attribution, ContrastResult, Crossover, Source, Verdict
@@ -133,12 +133,14 @@ class _Analyst:
         """
         for comparison in self.layout.comparisons:
             for workload in self.workloads:
+                if comparison not in self.layout.on[workload.name]:
+                    continue
                 for of in METRICS.values():
                     for source in self._sources(of, workload, comparison):
                         for request in self.requests[workload.name] if of.per_request_name else ("",):
                             yield _contrast(comparison, of, source, workload.name, request)
             for of in METRICS.values():
-                if "reading" in of.sources:
+                if of.after_work and comparison.a in self.rows.readings and comparison.b in self.rows.readings:
                     yield _contrast(comparison, of, "reading", "", "")
 
     def _sources(self, of: Metric, workload: Workload, comparison: Comparison) -> Iterator[Source]:
@@ -146,6 +148,8 @@ class _Analyst:
             arms = (comparison.a, comparison.b)
             if kind in of.sources and any(self.rows.of(workload.name, arm, kind) for arm in arms):
                 yield kind
+        if "reading" in of.sources and any((workload.name, arm) in self.rows.episodes for arm in arms):
+            yield "reading"
 
     def _judged(self, question: Contrast, confidence: float) -> Judged:
         a, b = (self._read(question, arm) for arm in (question.a, question.b))
@@ -155,9 +159,13 @@ class _Analyst:
         of, source, workload = question.metric, question.source, question.workload
         key = (workload, arm, source, of.name, question.request)
         if key not in self._readings:
-            rows = self.rows.readings.get(arm, ()) if source == "reading" else self.rows.of(workload, arm, source)
-            self._readings[key] = readings(rows, of, question.request)
+            self._readings[key] = readings(self._rows(workload, arm, source), of, question.request)
         return self._readings[key]
+
+    def _rows(self, workload: str, arm: str, source: Source) -> Sequence[Row]:
+        if source != "reading":
+            return self.rows.of(workload, arm, source)
+        return self.rows.episodes.get((workload, arm), ()) if workload else self.rows.readings.get(arm, ())
 
     def questions(self) -> Iterator[Question]:
         """Every expectation against every arm it names, with its evidence at the family level."""
@@ -177,9 +185,9 @@ class _Analyst:
         of = metric(expectation.metric)
         roles = {(each.a, each.b): each for each in reversed(self.layout.comparisons)}
         comparison = roles[against, expectation.arm]
-        if "reading" in of.sources:
-            return _contrast(comparison, of, "reading", "", "")
         workload = next((each for each in self.workloads if each.name == expectation.workload), None)
+        if of.after_work and (workload is None or not workload.is_episode):
+            return _contrast(comparison, of, "reading", "", "")
         source = next(self._sources(of, workload, comparison), None) if workload is not None else None
         if workload is None or source is None:
             return None

@@ -19,13 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from harness.analyse.metrics import Metric, Unusable
+from harness.analyse.episodes import Episode, Unusable
+from harness.analyse.metrics import Metric
 from harness.analyse.records import ContrastResult, Estimate, Role, Source
 from harness.analyse.sequential import interval as interval_at_any_time
 from harness.measure.records import ArmReading, Slice
 from harness.study import Study
 
 Floats = NDArray[np.float64]
+Row = Slice | ArmReading | Episode
 Key = tuple[int, int]
 "(burst, block): what two arms share when they form a pair; readings have block 0"
 Value = float | str
@@ -68,12 +70,18 @@ class Readings:
     requests: int
 
 
-def value_of(metric: Metric, row: Slice | ArmReading, request: str) -> Value:
+def value_of(metric: Metric, row: Row, request: str) -> Value:
     """The metric of one row as a positive number, or why it has none (no answer, zero, negative, not a
     number).
     """
     try:
-        value = metric.of_slice(row, request) if isinstance(row, Slice) else metric.of_reading(row)
+        match row:
+            case Slice():
+                value = metric.of_slice(row, request)
+            case Episode():
+                value = (metric.of_episode or (lambda each: metric.of_reading(each.reading)))(row)
+            case ArmReading():
+                value = metric.of_reading(row)
     except Unusable as reason:
         return str(reason)
     return usable(value)
@@ -88,14 +96,15 @@ def usable(value: float) -> Value:
     return value
 
 
-def readings(rows: Iterable[Slice | ArmReading], metric: Metric, request: str) -> Readings:
+def readings(rows: Iterable[Row], metric: Metric, request: str) -> Readings:
     """The metric of every row of one arm (one workload and kind of stretch), by burst and block."""
     values: dict[Key, Value] = {}
     requests = 0
     for row in rows:
-        key = (row.burst, row.block) if isinstance(row, Slice) else (row.burst, 0)
+        about = row.reading if isinstance(row, Episode) else row
+        key = (about.burst, about.block) if isinstance(about, Slice) else (about.burst, 0)
         values[key] = value_of(metric, row, request)
-        requests += row.answered if isinstance(row, Slice) else row.requests
+        requests += about.answered if isinstance(about, Slice) else about.requests
     return Readings(values, requests)
 
 

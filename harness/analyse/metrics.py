@@ -2,7 +2,7 @@
 
 A metric is a pure function from one stretch of load (or one arm's memory reading) to a positive number; what
 has no value there raises Unusable with the reason, so that nothing is ever dropped in silence. Percentiles
-beyond the median exist only for segments: slices end before a stall can show.
+beyond the median exist only for segments and episodes: slices end before a stall can show.
 """
 
 from __future__ import annotations
@@ -13,13 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.analyse import episodes
+from harness.analyse.episodes import Episode, Unusable
 from harness.analyse.records import Direction, MetricInfo, Source
 from harness.errors import StudyError
 from harness.measure.records import ArmReading, Slice
-
-
-class Unusable(Exception):
-    """This stretch has no value for the metric; the message says why."""
 
 
 def _no_slice(_stretch: Slice, _request: str) -> float:
@@ -34,6 +32,7 @@ def _no_reading(_row: ArmReading) -> float:
 class Metric:
     """One metric. `noun` names it inside a sentence; `sources` says which of the two functions has values.
 
+    `of_episode` is for what only an episode leaves; without it a reading after an episode is one like any other.
     `of_slice` takes the stretch and a request name (ignored unless `per_request_name`). `min_requests` and
     `min_stretches` are what one arm needs before the metric is resolvable at all. No source: not measurable
     here.
@@ -47,10 +46,16 @@ class Metric:
     sources: tuple[Source, ...]
     of_slice: Callable[[Slice, str], float] = _no_slice
     of_reading: Callable[[ArmReading], float] = _no_reading
+    of_episode: Callable[[Episode], float] | None = None
     per_request_name: bool = False
     judged: bool = True
     min_requests: int = 1
     min_stretches: int = 1
+
+    @property
+    def after_work(self) -> bool:
+        """Whether it is read after the fixed work of a burst of slices."""
+        return "reading" in self.sources and self.of_episode is None
 
     def info(self) -> MetricInfo:
         """The table line as reports and `list metrics` show it."""
@@ -66,14 +71,14 @@ def metric(name: str) -> Metric:
 
 
 def latency_seconds(stretch: Slice, request: str) -> NDArray[np.float64]:
-    """Latencies from the intended start of all answered requests of that name, perhaps empty."""
-    found = [each.latency_seconds() for each in stretch.latencies if each.name == request]
+    """Latencies from the intended start of all answered requests of that name ("" = any), perhaps empty."""
+    found = [each.latency_seconds() for each in stretch.latencies if request in ("", each.name)]
     return np.concatenate(found).astype(np.float64) if found else np.empty(0)
 
 
 def service_seconds(stretch: Slice, request: str) -> NDArray[np.float64]:
-    """Service times (from the actual send) of all answered requests of that name, perhaps empty."""
-    found = [each.service_seconds() for each in stretch.latencies if each.name == request]
+    """Service times (from the actual send) of all answered requests of that name ("" = any), perhaps empty."""
+    found = [each.service_seconds() for each in stretch.latencies if request in ("", each.name)]
     return np.concatenate(found).astype(np.float64) if found else np.empty(0)
 
 
@@ -124,7 +129,7 @@ def _per_started(amount: Callable[[Slice], float]) -> Callable[[Slice, str], flo
 
 
 _STRETCHES: tuple[Source, ...] = ("slice", "segment", "episode")
-_TAIL: tuple[Source, ...] = ("segment",)
+_TAIL: tuple[Source, ...] = ("segment", "episode")
 _READING: tuple[Source, ...] = ("reading",)
 
 _TABLE = (
@@ -153,7 +158,7 @@ _TABLE = (
         "99th percentile of latency",
         "s",
         "lower",
-        "Latency from the intended start that 99 % of requests stay below, within one contiguous segment.",
+        "Latency from the intended start that 99 % of requests stay below, within one segment or episode.",
         _TAIL,
         _quantile(0.99),
         per_request_name=True,
@@ -164,7 +169,7 @@ _TABLE = (
         "99.9th percentile of latency",
         "s",
         "lower",
-        "Latency from the intended start that 99.9 % of requests stay below, within one contiguous segment.",
+        "Latency from the intended start that 99.9 % of requests stay below, within one segment or episode.",
         _TAIL,
         _quantile(0.999),
         per_request_name=True,
@@ -302,6 +307,93 @@ _TABLE = (
         _READING,
         of_reading=lambda row: float(row.target_after.descriptors - row.target_idle.descriptors),
         judged=False,
+    ),
+    Metric(
+        "goodput",
+        "goodput",
+        "requests/s",
+        "higher",
+        "Answered requests of one name per second, up to the last completion of any.",
+        _STRETCHES,
+        episodes.goodput,
+        per_request_name=True,
+    ),
+    Metric(
+        "admitted_rate",
+        "admitted rate",
+        "requests/s",
+        "lower",
+        "Answered requests of one name per second, where fewer are better: those of an abuser.",
+        ("episode",),
+        episodes.goodput,
+        per_request_name=True,
+    ),
+    Metric(
+        "success_ratio",
+        "success ratio",
+        "1",
+        "higher",
+        "Answered requests of one name per request of that name that ended, one way or another.",
+        _STRETCHES,
+        episodes.success_ratio,
+        per_request_name=True,
+    ),
+    Metric(
+        "time_per_request",
+        "time per request",
+        "s",
+        "lower",
+        "Mean time a caller spent on a request of one name, whatever became of it: success, rejection or failure.",
+        _STRETCHES,
+        episodes.time_per_request,
+        per_request_name=True,
+    ),
+    *(
+        Metric(name, noun, unit, "lower", definition, _READING, of_episode=of)
+        for name, noun, unit, definition, of in (
+            (
+                "descriptors_left",
+                "descriptors left",
+                "descriptors + 1",
+                "One more than the descriptors both ends still hold after an episode and housekeeping, above idle.",
+                episodes.descriptors_left,
+            ),
+            (
+                "registry_left",
+                "registry entries left",
+                "entries + 1",
+                "One more than the connections both ends' managers still list after an episode and housekeeping.",
+                episodes.registry_left,
+            ),
+            (
+                "attempts_wasted",
+                "wasted attempts",
+                "attempts + 1",
+                "One more than the connection attempts made at what was known to be out of order during an outage.",
+                episodes.told("outage.wasted", plus=1.0),
+            ),
+            (
+                "attempts_at_return",
+                "attempts at the return",
+                "attempts + 1",
+                "One more than the most connection attempts within 100 ms of the first second after an outage.",
+                episodes.told("outage.at_return", plus=1.0),
+            ),
+            (
+                "recovery_time",
+                "time to recovery",
+                "s",
+                "Time from the end of an outage to the first success at what had been out of order.",
+                episodes.told("outage.recovery"),
+            ),
+            (
+                "snapshot_time",
+                "snapshot pause",
+                "s",
+                "Time of a statistics request to a node that has met every client of the mesh.",
+                episodes.told("mesh.snapshot"),
+            ),
+        )
     ),
     Metric(
         "cache_misses_per_request",

@@ -75,13 +75,14 @@ def _bursts(subject: Subject) -> Iterator[Check]:
 
 def _rows_present(subject: Subject) -> Iterator[Check]:
     seen = {(row.burst, row.workload, row.arm) for rows in subject.rows.stretches.values() for row in rows}
+    every = tuple((workload.name, ()) for workload in subject.workloads)
     missing = [
-        f"burst {burst.number}: {workload.name} on {arm}"
+        f"burst {burst.number}: {workload} on {arm}"
         for burst in subject.rows.bursts
         if burst.complete
-        for workload in subject.workloads
-        for arm in burst.arms
-        if (burst.number, workload.name, arm) not in seen
+        for workload, arms in burst.cells or every
+        for arm in arms or burst.arms
+        if (burst.number, workload, arm) not in seen
     ]
     yield Check(
         "missing rows",

@@ -174,7 +174,7 @@ def reading_summary(arm: str, found: Sequence[ArmReading]) -> ArmSummary:
     values = [
         value
         for of in METRICS.values()
-        if "reading" in of.sources
+        if of.after_work
         for value in _summary(readings(found, of, "").values.values(), of.name, "", "reading")
     ]
     return ArmSummary("", arm, tuple(values), len(found), 0, 0, 0, {}, 0)

@@ -18,8 +18,8 @@ from harness.errors import LoadError, TargetError
 from harness.execute import host, wire
 from harness.execute.load import LoadProcess, LoadSpec
 from harness.execute.target import JSON_LINE, Readiness, Target
-from harness.measure.probes import memory
-from harness.measure.records import ArmReading, Latencies, Memory, Slice, Stretch
+from harness.measure.probes import memory, published
+from harness.measure.records import ArmReading, Latencies, Memory, Sample, Slice, Stretch, Unanswered
 from harness.study import Workload
 
 
@@ -27,7 +27,7 @@ class ArmPlan(msgspec.Struct, frozen=True):
     """How one arm's two processes are started.
 
     `env` reaches both ends (switches of an arm concern both); `target_env` and `load_env` one. `files`
-    replaces the Locust file of a workload (by name) on this arm.
+    replaces the Locust file of a workload (by name) on this arm, `interpreter` the Python of its load process.
     """
 
     name: str
@@ -39,6 +39,7 @@ class ArmPlan(msgspec.Struct, frozen=True):
     files: dict[str, str] = {}
     readiness: Readiness = JSON_LINE
     cwd: str | None = None
+    interpreter: str = ""
 
 
 class BurstPlan(msgspec.Struct, frozen=True):
@@ -110,6 +111,8 @@ class RunningBurst:
         self._clock = clock
         self._workloads = {each.name: each for each in plan.workloads}
         self._arms: dict[str, _RunningArm] = {}
+        self.episode = ""
+        "The workload whose episodes were measured, if they were: readings then tell what they left."
         self.notes: tuple[str, ...] = ()
         "What about this machine or these processes weakens the measurement; for the report."
 
@@ -135,15 +138,33 @@ class RunningBurst:
                 self._progress(Step("slice", name, visit.workload, visit.block))
                 yield self._slice(self._arms[name], visit, position)
 
+    def episodes(self, visit: Visit, keep: Callable[[Sample], None]) -> Iterator[Slice]:
+        """One episode per arm, with nothing before it, and then what it left; `keep` gets samples about every
+        second.
+        """
+        self.episode = visit.workload
+        workload = self._workloads[visit.workload]
+        for position, name in enumerate(visit.arms):
+            arm = self._arms[name]
+            self._progress(Step("episode", name, visit.workload, visit.block))
+            yield (row := self._slice(arm, visit, position, keep))
+            with self._blaming(arm):
+                arm.load.settle(workload.settle_seconds)
+                arm.requests = row.answered
+                arm.target_after, arm.load_after = memory(arm.target.pids()), memory(arm.load.pids())
+
     def capacity(self, arm: str, workload: str) -> float:
-        """Answered requests per second of a closed stretch of `warm_seconds` (not recorded), after as long
-        a warm-up.
+        """Tasks per second of a closed stretch of `warm_seconds` (not recorded), after as long a warm-up.
+
+        A task may make several requests; the workload's own request stands for it where it is made at all.
         """
         self._progress(Step("capacity", arm, workload))
         running = self._arms[arm]
         self._warm(running, Visit(workload, 0, (arm,)))
         result = self._open(running, Visit(workload, 0, (arm,), planned=self.plan.warm_seconds))
-        return result.answered / result.seconds if result.seconds > 0 else 0.0
+        own = [len(each.service) // 4 for each in result.samples if each.name == self._workloads[workload].request]
+        tasks = own[0] if own else result.answered
+        return tasks / result.seconds if result.seconds > 0 else 0.0
 
     def readings(self) -> Iterator[ArmReading]:
         """What each arm's processes held; call at the end of the burst, when gauges tell its whole story."""
@@ -160,6 +181,7 @@ class RunningBurst:
                 load_after=arm.load_after,
                 gauges=gauges.target,
                 load_gauges=gauges.load,
+                workload=self.episode,
             )
 
     def start(self, ends: ExitStack) -> None:
@@ -214,7 +236,7 @@ class RunningBurst:
         }
         if isinstance(url := target.ready.get("url"), str):
             env.setdefault("LOCUST_HOST", url)  # how any Locust file learns its host
-        return LoadSpec(arm.name, files, env, self.plan.load_python, arm.cwd)
+        return LoadSpec(arm.name, files, env, self.plan.load_python, arm.cwd, arm.interpreter)
 
     def _warm(self, arm: _RunningArm, visit: Visit) -> None:
         """Once per arm and workload: a stretch like those measured, at least `warm_seconds` when closed,
@@ -228,7 +250,7 @@ class RunningBurst:
         self._open(arm, visit)
         arm.warm.add(visit.workload)
 
-    def _open(self, arm: _RunningArm, visit: Visit) -> wire.SliceResult:
+    def _open(self, arm: _RunningArm, visit: Visit, watch: Callable[[], None] | None = None) -> wire.SliceResult:
         workload = self._workloads[visit.workload]
         order = wire.OpenSlice(
             workload=visit.workload,
@@ -239,11 +261,18 @@ class RunningBurst:
             arrivals=visit.arrivals,
         )
         with self._blaming(arm):
-            return arm.load.slice(order)
+            return arm.load.slice(order, watch)
 
-    def _slice(self, arm: _RunningArm, visit: Visit, position: int) -> Slice:
+    def _slice(
+        self, arm: _RunningArm, visit: Visit, position: int, keep: Callable[[Sample], None] | None = None
+    ) -> Slice:
         began = self._clock()
-        result = self._open(arm, visit)
+
+        def watch() -> None:
+            if keep is not None:
+                keep(self._sample(arm, visit.workload, self._clock() - began))
+
+        result = self._open(arm, visit, watch if keep is not None else None)
         return Slice(
             burst=self.plan.number,
             block=visit.block,
@@ -265,6 +294,24 @@ class RunningBurst:
             lag_max=result.lag_max,
             latencies=tuple(Latencies(each.name, each.service, each.lag) for each in result.samples),
             rate=visit.rate,
+            unanswered=tuple(
+                Unanswered(each.name, each.rejected, each.failed, each.seconds) for each in result.unanswered
+            ),
+        )
+
+    def _sample(self, arm: _RunningArm, workload: str, at: float) -> Sample:
+        """Both processes now; what the target publishes costs it a request, so it is asked only where it offers a
+        page.
+        """
+        page = arm.target.ready.get("metrics")
+        return Sample(
+            burst=self.plan.number,
+            arm=arm.name,
+            workload=workload,
+            at=at,
+            target=memory(arm.target.pids()),
+            load=memory(arm.load.pids()),
+            gauges=published(page) if isinstance(page, str) else {},
         )
 
     @contextmanager

@@ -8,14 +8,25 @@ from pathlib import Path
 
 from harness.errors import StudyError
 from harness.execute.burst import ArmPlan
+from harness.execute.ports import placed
 from harness.execute.target import JSON_LINE, Readiness
-from harness.study import Arm, Study, Target
+from harness.study import Arm, Study, Target, Workload
 from harness.study_file import resolve
 
 
-def arm_plan(study: Study, arm: Arm, directory: Path) -> ArmPlan:
-    """How `arm` is started; files are looked for in `directory` (the study's) and in the project."""
-    target = arm.target or study.target
+def arm_plan(study: Study, arm: Arm, directory: Path, episode: Workload | None = None, seed: int = 0) -> ArmPlan:
+    """How `arm` is started; files are looked for in `directory` (the study's) and in the project.
+
+    Both ends learn the environment and settings of an `episode`, and the `seed` of its faults.
+    """
+    target, url = placed(arm.target or study.target)
+    settings, env = target.settings, {**target.env, **arm.env}
+    if episode is not None:
+        settings = {
+            room: {**settings.get(room, {}), **episode.settings.get(room, {})}
+            for room in dict.fromkeys((*settings, *episode.settings))
+        }
+        env |= {**episode.env, "SYNAPSED_SEED": str(seed)}
     files = {
         each.name: str(resolve(arm.files.get(each.name) or arm.file or each.file, directory))
         for each in study.workloads
@@ -24,10 +35,12 @@ def arm_plan(study: Study, arm: Arm, directory: Path) -> ArmPlan:
         name=arm.name,
         command=_command(target),
         optimizations=arm.optimizations,
-        env={**target.env, **arm.env, "SYNAPSED_SETTINGS": json.dumps(target.settings)},
+        env={**env, "SYNAPSED_SETTINGS": json.dumps(settings)},
         files=files,
+        load_env={"LOCUST_HOST": url} if url and "LOCUST_HOST" not in env else {},
         readiness=_readiness(target),
         cwd=str(directory) if target.kind == "command" else None,
+        interpreter=arm.interpreter,
     )
 
 

@@ -6,8 +6,11 @@ Every call is bounded in time. After any LoadError the process is unusable; `sto
 from __future__ import annotations
 
 import os
+import select
 import socket
 import sys
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -24,12 +27,13 @@ from harness.execute.wire import WorkloadFile
 _MARGIN = 10.0
 "Seconds allowed beyond what an order takes by itself: computing and sending the answer on a busy machine."
 _STOP_SECONDS = 5.0
+WATCH_SECONDS = 1.0
 _Answer = TypeVar("_Answer", bound=wire.Answer)
 
 
 class LoadSpec(msgspec.Struct, frozen=True):
     """What a load process runs. `env` is its environment (beside ours), `python` interpreter options such
-    as `-X dev`.
+    as `-X dev`, `interpreter` the Python it runs on (empty = ours).
     """
 
     name: str
@@ -37,6 +41,7 @@ class LoadSpec(msgspec.Struct, frozen=True):
     env: dict[str, str] = {}
     python: tuple[str, ...] = ()
     cwd: str | None = None
+    interpreter: str = ""
 
 
 class LoadProcess:
@@ -49,7 +54,7 @@ class LoadProcess:
             try:
                 self._child = Child(
                     [
-                        sys.executable,
+                        spec.interpreter or sys.executable,
                         *spec.python,
                         "-P",
                         "-m",
@@ -110,10 +115,21 @@ class LoadProcess:
         """Whether the load process runs."""
         return self._child.alive()
 
-    def slice(self, order: wire.OpenSlice) -> wire.SliceResult:
-        """One stretch of load. Raises LoadError when the process dies, fails or does not answer in time."""
+    def slice(self, order: wire.OpenSlice, watch: Callable[[], None] | None = None) -> wire.SliceResult:
+        """One stretch of load; `watch` is called about every second of it.
+
+        Raises LoadError when the process dies, fails or does not answer in time.
+        """
         self._send(order)
-        return self._answer(wire.SliceResult, order.planned + order.drain + order.quiet)
+        timeout = order.planned + order.drain + order.quiet
+        if watch is not None:
+            self._watch(watch, time.monotonic() + timeout)
+        return self._answer(wire.SliceResult, timeout)
+
+    def settle(self, seconds: float) -> None:
+        """A pause without load, after which the Locust files keep house."""
+        self._send(wire.Settle(seconds))
+        self._answer(wire.Settled, seconds)
 
     def work(self, order: wire.Work) -> wire.SliceResult:
         """Exactly `order.tasks` tasks of one workload."""
@@ -151,6 +167,12 @@ class LoadProcess:
             wire.send(self._stream, order)
         except OSError:
             raise self._died() from None
+
+    def _watch(self, watch: Callable[[], None], deadline: float) -> None:
+        while time.monotonic() < deadline:
+            if select.select((self._stream,), (), (), WATCH_SECONDS)[0]:
+                return
+            watch()
 
     def _answer(self, kind: type[_Answer], timeout: float) -> _Answer:
         self._stream.settimeout(timeout + _MARGIN)

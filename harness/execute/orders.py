@@ -53,6 +53,8 @@ class Worker:
                 return self._work(order)
             case wire.Gauges():
                 return self._gauges()
+            case wire.Settle():
+                return self._settle(order)
             case wire.Stop():
                 return self._stop()
 
@@ -129,15 +131,22 @@ class Worker:
             page_faults=faults,
             lag_max=lag_max,
             samples=recorder.samples(),
+            unanswered=recorder.unanswered(),
         )
 
     def _gauges(self) -> wire.GaugesAnswer:
         target: dict[str, float] = {}
         load: dict[str, float] = {}
         for workload in self._workloads.values():
+            load.update(workload.gauges("synapsed_gauges"))  # first: asking the target takes a connection
             target.update(workload.gauges("synapsed_target_gauges"))
-            load.update(workload.gauges("synapsed_gauges"))
         return wire.GaugesAnswer(target, load)
+
+    def _settle(self, order: wire.Settle) -> wire.Settled:
+        gevent.sleep(order.seconds)
+        for workload in self._workloads.values():
+            workload.keep_house()
+        return wire.Settled()
 
     def _stop(self) -> wire.Stopped:
         with gevent.Timeout(_STOP_SECONDS, False):

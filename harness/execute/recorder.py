@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from harness.execute.barrier import current_lag
-from harness.execute.wire import Samples
+from harness.execute.wire import Samples, Unanswered
 
 _COUNTED = "_synapsed_counted"
 
@@ -21,7 +21,7 @@ _COUNTED = "_synapsed_counted"
 class Recorder:
     """Requests of the running stretch. `clock` gives the time of each completion (seconds)."""
 
-    __slots__ = ("_clock", "_lags", "_on", "_services", "answered_at", "failed", "rejected")
+    __slots__ = ("_clock", "_lags", "_on", "_services", "_unanswered", "answered_at", "failed", "rejected")
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -30,6 +30,7 @@ class Recorder:
         self._lags: dict[str, array[float]] | None = None
         self.rejected = 0
         self.failed: dict[str, int] = {}
+        self._unanswered: dict[str, list[float]] = {}
         self.answered_at = 0.0
         "when the last request ended, whatever its outcome; 0 before the first"
 
@@ -39,6 +40,7 @@ class Recorder:
         self._lags = {} if lags else None
         self.rejected = 0
         self.failed = {}
+        self._unanswered = {}
         self.answered_at = 0.0
         self._on = True
 
@@ -59,6 +61,13 @@ class Recorder:
             for name, service in self._services.items()
         )
 
+    def unanswered(self) -> tuple[Unanswered, ...]:
+        """Rejections, failures and the seconds they took, by request name."""
+        return tuple(
+            Unanswered(name, int(rejected), int(failed), seconds)
+            for name, (rejected, failed, seconds) in self._unanswered.items()
+        )
+
     def error(self, error: BaseException) -> None:
         """Count a task that raised, unless the request event has reported this exception or its cause
         already.
@@ -66,11 +75,16 @@ class Recorder:
         if not _reported(error):
             self._count(error)
 
-    def _count(self, error: BaseException | str) -> None:
+    def _count(self, error: BaseException | str, name: str | None = None, seconds: float = 0.0) -> None:
         if not self._on:
             return
         self.answered_at = self._clock()
-        if getattr(error, "rejected", False) is True:
+        rejected = getattr(error, "rejected", False) is True
+        if name is not None:
+            counts = self._unanswered.setdefault(name, [0, 0, 0.0])
+            counts[not rejected] += 1
+            counts[2] += seconds
+        if rejected:
             self.rejected += 1
         else:
             kind = type(error).__name__ if isinstance(error, BaseException) else "failure"
@@ -94,7 +108,7 @@ class Recorder:
         ) -> None:
             if self._on:
                 if exception:
-                    self._count(exception)
+                    self._count(exception, name, response_time / 1e3)
                     _mark(exception)
                 else:
                     try:

@@ -69,6 +69,12 @@ class Gauges(msgspec.Struct, frozen=True, tag=True):
     """Ask the Locust files for their gauges; answered by GaugesAnswer."""
 
 
+class Settle(msgspec.Struct, frozen=True, tag=True):
+    """Stay quiet for `seconds`, then let the Locust files keep house; answered by Settled."""
+
+    seconds: float
+
+
 class Stop(msgspec.Struct, frozen=True, tag=True):
     """Stop all users and exit; answered by Stopped."""
 
@@ -91,6 +97,15 @@ class Samples(msgspec.Struct, frozen=True):
     lag: bytes = b""
 
 
+class Unanswered(msgspec.Struct, frozen=True):
+    """Rejections and failures of one request name, as in `harness.measure.records.Unanswered`."""
+
+    name: str
+    rejected: int
+    failed: int
+    seconds: float
+
+
 class SliceResult(msgspec.Struct, frozen=True, tag=True):
     """What the load process knows of one slice; fields as in `harness.measure.records.Slice`.
 
@@ -108,6 +123,7 @@ class SliceResult(msgspec.Struct, frozen=True, tag=True):
     page_faults: int
     lag_max: float
     samples: tuple[Samples, ...]
+    unanswered: tuple[Unanswered, ...] = ()
 
     @property
     def started(self) -> int:
@@ -124,6 +140,10 @@ class GaugesAnswer(msgspec.Struct, frozen=True, tag=True):
     load: dict[str, float]
 
 
+class Settled(msgspec.Struct, frozen=True, tag=True):
+    """The pause is over, and what a Locust file calls `synapsed_housekeeping` has run."""
+
+
 class Stopped(msgspec.Struct, frozen=True, tag=True):
     """Users are gone; the process exits now."""
 
@@ -134,8 +154,8 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     message: str
 
 
-Order = Setup | OpenSlice | Work | Gauges | Stop
-Answer = Ready | SliceResult | GaugesAnswer | Stopped | Failed
+Order = Setup | OpenSlice | Work | Gauges | Settle | Stop
+Answer = Ready | SliceResult | GaugesAnswer | Settled | Stopped | Failed
 Message = TypeVar("Message")
 
 ORDERS: msgspec.msgpack.Decoder[Order] = msgspec.msgpack.Decoder(Order)

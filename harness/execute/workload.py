@@ -92,8 +92,20 @@ class LoadedWorkload:
         ask: Callable[[], dict[str, float]] | None = getattr(self._environment, attribute, None)
         if ask is None:
             return {}
-        try:
+        with self._explained(attribute):
             return {str(name): float(value) for name, value in ask().items()}
+
+    def keep_house(self) -> None:
+        """Call what the Locust file offers as `synapsed_housekeeping` of its environment, if anything."""
+        keep: Callable[[], object] | None = getattr(self._environment, "synapsed_housekeeping", None)
+        if keep is not None:
+            with self._explained("synapsed_housekeeping"):
+                keep()
+
+    @contextmanager
+    def _explained(self, attribute: str) -> Iterator[None]:
+        try:
+            yield
         except Exception as error:
             raise WorkloadError(
                 f"{attribute} of workload {self.name!r} failed: {type(error).__name__}: {error}"

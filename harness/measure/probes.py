@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+import urllib.request
 from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
 
 from harness.measure.records import Memory
+
+_PAGE_SECONDS = 0.5
 
 
 def memory(pids: Iterable[int]) -> Memory:
@@ -25,6 +28,23 @@ def memory(pids: Iterable[int]) -> Memory:
         rss=sum(each.rss for each in readings),
         descriptors=sum(each.descriptors for each in readings),
     )
+
+
+def published(url: str) -> dict[str, float]:
+    """Gauges and counters of a Prometheus page, `name{label=value,...}` -> value; empty when it does not answer."""
+    from prometheus_client.parser import text_string_to_metric_families  # only where a page is offered
+
+    try:
+        with urllib.request.urlopen(url, timeout=_PAGE_SECONDS) as page:
+            text = page.read().decode()
+    except (OSError, ValueError):
+        return {}
+    found = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples if family.type in ("gauge", "counter") else ():
+            labels = ",".join(f"{name}={value}" for name, value in sorted(sample.labels.items()))
+            found[f"{sample.name}{{{labels}}}" if labels else sample.name] = float(sample.value)
+    return found
 
 
 def _linux(pid: int) -> Memory:

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 Stretch = Literal["slice", "segment", "episode"]
 
 
@@ -35,6 +35,15 @@ class Latencies(msgspec.Struct, frozen=True):
         """Seconds from intended start to answer, one per request."""
         service = self.service_seconds()
         return service + np.frombuffer(self.lag, dtype="<f4") if self.lag else service
+
+
+class Unanswered(msgspec.Struct, frozen=True):
+    """Requests of one name within one stretch that were rejected or failed; `seconds` is what they took together."""
+
+    name: str
+    rejected: int
+    failed: int
+    seconds: float
 
 
 class Slice(msgspec.Struct, frozen=True):
@@ -68,6 +77,8 @@ class Slice(msgspec.Struct, frozen=True):
     latencies: tuple[Latencies, ...]
     rate: float = 0.0
     "intended arrivals per second; 0 in a closed workload"
+    unanswered: tuple[Unanswered, ...] = ()
+    "rejected and failed requests by name; a task that failed outside any request has none"
 
     @property
     def failures(self) -> int:
@@ -84,9 +95,26 @@ class Memory(msgspec.Struct, frozen=True):
     descriptors: int
 
 
+class Sample(msgspec.Struct, frozen=True):
+    """What one arm's processes held at one moment of an episode, `at` seconds after its opening.
+
+    `gauges` are the target's own where it publishes them (its ready line names a `metrics` URL).
+    """
+
+    burst: int
+    arm: str
+    workload: str
+    at: float
+    target: Memory
+    load: Memory
+    gauges: dict[str, float]
+
+
 class ArmReading(msgspec.Struct, frozen=True):
     """What one arm's processes held in one burst: idle at ready, and after `requests` requests of fixed work.
 
+    With a `workload`, it is what an episode left: read after its load has stopped and housekeeping had its chance,
+    `requests` being those that were answered.
     `gauges` are the target's own (`room.name` -> value) at the end of the burst, `load_gauges` those of the dialer in
     the load process.
     """
@@ -100,6 +128,7 @@ class ArmReading(msgspec.Struct, frozen=True):
     load_after: Memory
     gauges: dict[str, float]
     load_gauges: dict[str, float]
+    workload: str = ""
 
 
 class Burst(msgspec.Struct, frozen=True):
@@ -110,6 +139,8 @@ class Burst(msgspec.Struct, frozen=True):
     began: float
     complete: bool
     note: str = ""
+    cells: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    "the workloads it was to measure, each with its arms; empty = every workload on every arm"
 
 
 class Environment(msgspec.Struct, frozen=True):
@@ -133,3 +164,4 @@ class Measured(msgspec.Struct, frozen=True):
     bursts: tuple[Burst, ...]
     slices: tuple[Slice, ...]
     readings: tuple[ArmReading, ...]
+    samples: tuple[Sample, ...] = ()

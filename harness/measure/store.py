@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from harness.errors import StoreError
-from harness.measure.records import SCHEMA_VERSION, ArmReading, Burst, Measured, Slice
+from harness.measure.records import SCHEMA_VERSION, ArmReading, Burst, Measured, Sample, Slice
 
 T = TypeVar("T")
 FILE = "run.sqlite"
@@ -29,6 +29,9 @@ create table if not exists slice (
 ) strict;
 create table if not exists reading (
     burst integer not null, arm text not null, row blob not null, primary key (burst, arm)
+) strict;
+create table if not exists sample (
+    id integer primary key, burst integer not null, arm text not null, row blob not null
 ) strict;
 """
 
@@ -106,12 +109,19 @@ class Store:
         """Keep what one arm's processes held."""
         self._insert("insert into reading values (?, ?, ?)", row.burst, row.arm, msgspec.msgpack.encode(row))
 
+    def add_sample(self, row: Sample) -> None:
+        """Keep one moment of an episode."""
+        self._insert(
+            "insert into sample (burst, arm, row) values (?, ?, ?)", row.burst, row.arm, msgspec.msgpack.encode(row)
+        )
+
     def measured(self) -> Measured:
         """Every row of the run, in the order it was made."""
         return Measured(
             bursts=tuple(self._rows("select row from burst order by number", Burst)),
             slices=tuple(self._rows("select row from slice order by id", Slice)),
             readings=tuple(self._rows("select row from reading order by burst, rowid", ArmReading)),
+            samples=tuple(self._rows("select row from sample order by id", Sample)),
         )
 
     def next_burst(self) -> int:

@@ -2,13 +2,14 @@
 side.
 
 Two arms can be compared only if they share a burst, so each comparison is packed into a set of at most
-MAX_ARMS arms whose processes are started together; the sets then take turns. A factorial design compares each
-cell with its complement (fold-over), which cancels every two-way interaction.
+MAX_ARMS arms whose processes are started together; the sets then take turns. An episode is a burst of its own,
+so each episode workload has sets of its own. A factorial design compares each cell with its complement
+(fold-over), which cancels every two-way interaction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -36,17 +37,30 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
+class Visit:
+    """The arms and workloads of one burst; `cells` are the workloads with those of the arms that are measured on
+    each.
+    """
+
+    arms: tuple[str, ...]
+    cells: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Layout:
     """Everything a design implies. `arms` in display order, `hidden` names those not shown (the A/A twin).
 
-    `sets` are the arms of one burst each; `foldover` the pairs (cell, complement) of a factorial design,
-    which live in the sets from number `foldover_from` on.
+    `on` are the comparisons of each workload. `sets` are the arms of one burst of slices each; `foldover` the
+    pairs (cell, complement) of a factorial design, which live in the sets from number `foldover_from` on. `visits`
+    are all bursts of one round: each set, and each set of each episode workload.
     """
 
     arms: tuple[Arm, ...]
     hidden: tuple[str, ...]
     comparisons: tuple[Comparison, ...]
+    on: Mapping[str, tuple[Comparison, ...]]
     sets: tuple[tuple[str, ...], ...]
+    visits: tuple[Visit, ...]
     foldover: tuple[tuple[str, str], ...] = ()
     foldover_from: int = 0
 
@@ -100,7 +114,10 @@ def layout(study: Study) -> Layout:
     """Arms, comparisons and process sets of the study's design."""
     comparisons = _with_expected(study, tuple(_comparisons(study)))
     foldover = tuple(foldover_pairs(study.design.fractions)) if study.design.kind == "factorial" else ()
-    sets = pack((each.a, each.b) for each in comparisons)
+    on = {each.name: tuple(_on(study, each, comparisons)) for each in workloads(study)}
+    sliced = [each for each in workloads(study) if not each.is_episode]
+    sets = pack(_pairs(each for each in comparisons if any(each in on[one.name] for one in sliced)))
+    folded = tuple(_pairs_of_pairs(foldover)) if sliced else ()
     hidden = hidden_name(study.design.baseline)
     names = dict.fromkeys(name for each in comparisons for name in (each.a, each.b))
     names.update(dict.fromkeys(name for pair in foldover for name in pair))
@@ -114,10 +131,48 @@ def layout(study: Study) -> Layout:
         arms=tuple(arms),
         hidden=(hidden,) if study.design.hidden else (),
         comparisons=comparisons,
-        sets=(*sets, *_pairs_of_pairs(foldover)),
+        on=on,
+        sets=(*sets, *folded),
+        visits=(
+            *(_visit(arms, sliced, on) for arms in sets),
+            *(Visit(arms, tuple((each.name, arms) for each in sliced)) for arms in folded),
+            *(
+                Visit(arms, ((each.name, arms),))
+                for each in workloads(study)
+                if each.is_episode
+                for arms in pack(_pairs(on[each.name]))
+            ),
+        ),
         foldover=foldover,
         foldover_from=len(sets),
     )
+
+
+def _on(study: Study, workload: Workload, comparisons: Sequence[Comparison]) -> Iterator[Comparison]:
+    """Those that `workload` is measured for: the design's, as far as it admits their arms, and what is expected
+    on it.
+    """
+    expected = {
+        (against, each.arm) for each in study.expectations if each.workload == workload.name for against in each.against
+    }
+    for each in comparisons:
+        admitted = not workload.arms or {each.a, each.b} <= set(workload.arms)
+        if (each.a, each.b) in expected or (admitted and each.role != "other"):
+            yield each
+
+
+def _pairs(comparisons: Iterable[Comparison]) -> Iterator[tuple[str, str]]:
+    return ((each.a, each.b) for each in comparisons)
+
+
+def _visit(arms: tuple[str, ...], sliced: Sequence[Workload], on: Mapping[str, tuple[Comparison, ...]]) -> Visit:
+    """A burst of slices: on each workload the arms that something there is compared with."""
+    cells = []
+    for workload in sliced:
+        needed = {name for pair in _pairs(on[workload.name]) if set(pair) <= set(arms) for name in pair}
+        if needed:
+            cells.append((workload.name, tuple(name for name in arms if name in needed)))
+    return Visit(arms, tuple(cells))
 
 
 def _comparisons(study: Study) -> Iterator[Comparison]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from scipy import stats
 
-from harness.analyse.metrics import metric
+from harness.analyse.metrics import Metric, metric
 from harness.analyse.verdict import family_confidence, questions_in
 from harness.errors import StudyError
 from harness.plan.arms import Layout, workloads
@@ -65,8 +65,8 @@ class Proof:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """The time of a study: `seconds` in all, `burst_seconds` for the costliest burst, and what it can
-    prove.
+    """The time of a study: `seconds` in all, `burst_seconds` for one burst (the mean over a round), and what it
+    can prove.
     """
 
     bursts: int
@@ -86,14 +86,21 @@ def forecast(study: Study, layout: Layout, costs: Costs | None = None) -> Foreca
 
 
 def burst_seconds(study: Study, layout: Layout, costs: Costs) -> float:
-    """Seconds of one burst with the largest set of arms."""
-    arms = max(len(each) for each in layout.sets)
-    load = sum(_load_seconds(each, study.budget.blocks, costs) for each in workloads(study))
-    return arms * (costs.start + costs.memory + load)
+    """Seconds of one burst, the mean over a round of all visits."""
+    by_name = {each.name: each for each in workloads(study)}
+    total = 0.0
+    for visit in layout.visits:
+        measured = [(by_name[name], len(arms)) for name, arms in visit.cells]
+        memory = 0.0 if any(each.is_episode for each, _ in measured) else costs.memory
+        load = sum(arms * _load_seconds(each, study.budget.blocks, costs) for each, arms in measured)
+        total += len(visit.arms) * (costs.start + memory) + load
+    return total / len(layout.visits)
 
 
 def _load_seconds(workload: Workload, blocks: int, costs: Costs) -> float:
     """Seconds that one arm of a burst spends on a workload."""
+    if workload.is_episode:
+        return workload.episode_seconds + workload.quiet_seconds + workload.settle_seconds + costs.switch
     slices = blocks * (workload.slice_seconds + workload.quiet_seconds + costs.switch)
     segments = 2 if workload.segment_seconds > 0.0 else 0
     return costs.warmup + slices + segments * (workload.segment_seconds + workload.quiet_seconds + costs.switch)
@@ -131,19 +138,31 @@ def _proofs(study: Study, layout: Layout, bursts: int) -> Iterator[Proof]:
         of = metric(each.metric)
         if not of.sources:
             continue
+        episode = any(one.name == each.workload and one.is_episode for one in workloads(study))
         for against in each.against:
-            share = sum({against, each.arm} <= set(arms) for arms in layout.sets) / len(layout.sets)
-            held = math.floor(bursts * share + 1e-9)
-            blocks = 1 if "reading" in of.sources else 2 if of.sources == ("segment",) else study.budget.blocks
+            held = math.floor(bursts * _share(layout, each.workload, {against, each.arm}) + 1e-9)
+            blocks = _blocks(study, of, episode)
             width = resolution(PAIR_SD.get(of.name, OTHER_SD), blocks, held, confidence) if held else math.inf
             yield Proof(each.name, against, held, needed, width)
+
+
+def _share(layout: Layout, workload: str, pair: set[str]) -> float:
+    """Share of a round's bursts in which both arms of `pair` are measured on `workload`."""
+    holds = [any(name == workload and pair <= set(arms) for name, arms in visit.cells) for visit in layout.visits]
+    return sum(holds) / len(holds)
+
+
+def _blocks(study: Study, of: Metric, episode: bool) -> int:
+    if "reading" in of.sources or episode:
+        return 1
+    return study.budget.blocks if "slice" in of.sources else 2
 
 
 def refuse_undecidable(study: Study, layout: Layout, result: Forecast) -> None:
     """StudyError naming the first question that so few bursts cannot decide, and what it would need."""
     for proof in result.proofs:
         if proof.bursts < proof.needed:
-            rounds = proof.needed * len(layout.sets)
+            rounds = proof.needed * len(layout.visits)
             raise StudyError(
                 f"expectation {proof.expectation!r} against {proof.against!r} gets {proof.bursts} bursts, but"
                 f" {proof.needed} are the fewest that can decide one of {questions_in(study)} questions at"

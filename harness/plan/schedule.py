@@ -6,7 +6,7 @@ interrupted, and the same seed gives the same order on every machine.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
 
@@ -32,7 +32,7 @@ class BlockPlan:
 
 @dataclass(frozen=True, slots=True)
 class BurstPlan:
-    """One set of processes. `arms` in the order they are started.
+    """One set of processes. `arms` in the order they are started; `episode` when it measures one episode each.
 
     With `swapped` the two revisions of a gate change directories, because paths bias too.
     """
@@ -41,6 +41,7 @@ class BurstPlan:
     arms: tuple[str, ...]
     swapped: bool
     blocks: tuple[BlockPlan, ...]
+    episode: bool = False
 
 
 def schedule(study: Study, layout: Layout, start: int = 0) -> Iterator[BurstPlan]:
@@ -49,19 +50,26 @@ def schedule(study: Study, layout: Layout, start: int = 0) -> Iterator[BurstPlan
 
 
 def burst(study: Study, layout: Layout, number: int) -> BurstPlan:
-    """Burst `number`. Each round of len(layout.sets) bursts visits every set once, in random order."""
-    turn, place = divmod(number, len(layout.sets))
-    round_order = np.random.default_rng((study.seed, _SET_ORDER, turn)).permutation(len(layout.sets))
+    """Burst `number`. Each round of len(layout.visits) bursts makes every visit once, in random order."""
+    turn, place = divmod(number, len(layout.visits))
+    round_order = np.random.default_rng((study.seed, _SET_ORDER, turn)).permutation(len(layout.visits))
     rng = np.random.default_rng((study.seed, _BURST, number))
-    arms = _shuffled(layout.sets[int(round_order[place])], rng)
-    planned = workloads(study)
+    visit = layout.visits[int(round_order[place])]
+    arms = _shuffled(visit.arms, rng)
+    by_name: Mapping[str, Workload] = {each.name: each for each in workloads(study)}
     blocks: list[BlockPlan] = []
-    for index in rng.permutation(len(planned)):
-        blocks += _blocks(planned[int(index)], study.budget.blocks, arms, rng)
-    return BurstPlan(number, arms, bool(rng.integers(2)), tuple(blocks))
+    for index in rng.permutation(len(visit.cells)):
+        name, measured = visit.cells[int(index)]
+        order = tuple(arm for arm in arms if arm in measured)
+        blocks += _blocks(by_name[name], study.budget.blocks, order, rng)
+    episode = any(by_name[name].is_episode for name, _ in visit.cells)
+    return BurstPlan(number, arms, bool(rng.integers(2)), tuple(blocks), episode)
 
 
 def _blocks(workload: Workload, blocks: int, arms: tuple[str, ...], rng: np.random.Generator) -> Iterator[BlockPlan]:
+    if workload.is_episode:
+        yield BlockPlan(workload.name, 0, "episode", workload.episode_seconds, _shuffled(arms, rng))
+        return
     for block in range(blocks):
         yield BlockPlan(workload.name, block, "slice", workload.slice_seconds, _shuffled(arms, rng))
     if workload.segment_seconds > 0.0:

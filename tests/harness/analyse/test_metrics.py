@@ -83,8 +83,11 @@ def test_every_metric_is_described_and_measured_where_it_says() -> None:
         assert of.definition.endswith(".")
         stretch = value_of(of, a_stretch(), "request")
         reading = value_of(of, a_reading(), "")
-        assert (stretch != "not a metric of a stretch of load") == bool({"slice", "segment"} & set(of.sources))
-        assert (reading != "not a metric of a memory reading") == ("reading" in of.sources)
+        assert (stretch != "not a metric of a stretch of load") == bool(
+            {"slice", "segment", "episode"} & set(of.sources)
+        )
+        assert (reading != "not a metric of a memory reading") == of.after_work
+        assert ("reading" in of.sources) == (of.after_work or of.of_episode is not None)
 
 
 @pytest.mark.parametrize(

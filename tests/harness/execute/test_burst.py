@@ -15,7 +15,7 @@ import pytest
 from harness.errors import LoadError, TargetError
 from harness.execute import burst as bursts
 from harness.execute.burst import ArmPlan, BurstPlan, Step, Visit
-from harness.measure.records import ArmReading, Slice
+from harness.measure.records import ArmReading, Sample, Slice
 from harness.study import Workload
 from tests.harness.execute.conftest import CLIENT, SERVER, write
 
@@ -89,6 +89,24 @@ def test_a_burst_yields_its_slices_in_order_then_its_readings(plan: BurstPlan) -
     assert [reading.gauges for reading in readings] == [{"server.on": 1.0}, {"server.on": 2.0}]
     assert [step.doing for step in steps].count("warm-up") == 4
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(slices[0]), type=Slice) == slices[0]
+
+
+def test_an_episode_is_sampled_while_it_runs_and_read_after_it_has_settled(plan: BurstPlan) -> None:
+    alone = msgspec.structs.replace(plan, workloads=plan.workloads[:1])
+    visit = Visit("closed", 0, ("all", "none"), planned=1.3, kind="episode")
+    samples: list[Sample] = []
+    with bursts.running(alone) as burst:
+        rows = list(burst.episodes(visit, samples.append))
+        readings = list(burst.readings())
+    assert [(row.arm, row.kind, row.planned, row.position) for row in rows] == [
+        ("all", "episode", 1.3, 0),
+        ("none", "episode", 1.3, 1),
+    ]
+    assert [(each.arm, each.workload, each.burst) for each in samples] == [("all", "closed", 3), ("none", "closed", 3)]
+    assert all(each.at > 0.9 and each.target.uss > 1 << 20 and each.load.uss > 1 << 20 for each in samples)
+    left = {(each.arm, each.workload): each for each in readings}
+    assert {arm: left[arm, "closed"].requests for arm in ("all", "none")} == {row.arm: row.answered for row in rows}
+    assert all(each.target_after.descriptors == each.target_idle.descriptors + 4 for each in readings)
 
 
 def test_capacity_is_a_rate_and_leaves_no_row(plan: BurstPlan) -> None:

@@ -45,7 +45,8 @@ def test_no_other_name_is_a_cell() -> None:
 @pytest.mark.parametrize("kind", ["on-off", "ablation", "phases", "factorial", "sweep"])
 @pytest.mark.parametrize("hidden", [True, False])
 def test_every_comparison_shares_a_set(kind: DesignKind, hidden: bool) -> None:
-    design = Design(kind=kind, controls=("first-day-reuse",), hidden=hidden)
+    sweep = Sweep(workload="surge", parameter="SIZE", values=(64,)) if kind == "sweep" else None
+    design = Design(kind=kind, controls=("first-day-reuse",), hidden=hidden, sweep=sweep)
     plan = layout(a_study(design))
     for each in plan.comparisons:
         assert any({each.a, each.b} <= set(arms) for arms in plan.sets)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from harness.plan.arms import layout
 from harness.plan.schedule import burst, schedule
-from harness.study import Budget, Design, DesignKind, Study, Workload
+from harness.study import Budget, Design, DesignKind, Expectation, Study, Workload
 
 SURGE = Workload(name="surge", file="surge.py")
 SLOW = Workload(name="slow", file="slow.py", segment_seconds=10.0, slice_seconds=0.5)
@@ -58,6 +58,32 @@ def test_a_round_visits_every_set_once(seed: int) -> None:
     for turn in range(2):
         visited = [frozenset(each.arms) for each in islice(schedule(study, plan, turn * size), size)]
         assert Counter(visited) == Counter(frozenset(each) for each in plan.sets)
+
+
+def test_an_episode_has_a_burst_of_its_own_and_only_the_arms_it_asks_for() -> None:
+    flood = Workload(name="flood", file="flood.py", episode_seconds=3.0, arms=("none", "rate_limit"))
+    asked = Expectation(
+        name="q", claim="c", workload="flood", metric="admitted_rate", arm="rate_limit", against=("none",), at_most=0.1
+    )
+    study = msgspec.structs.replace(a_study(kind="ablation"), workloads=(SURGE, SLOW, flood), expectations=(asked,))
+    plan = layout(study)
+    bursts = [burst(study, plan, number) for number in range(len(plan.visits))]
+    episodes = [each for each in bursts if each.episode]
+    assert [sorted(each.arms) for each in episodes] == [["none", "rate_limit"]]
+    (block,) = episodes[0].blocks
+    assert (block.workload, block.kind, block.seconds) == ("flood", "episode", 3.0)
+    assert not any(block.workload == "flood" for each in bursts if not each.episode for block in each.blocks)
+    assert {each.a for each in plan.on["flood"]} == {"none"}
+
+
+def test_a_comparison_expected_on_one_workload_is_measured_there_only() -> None:
+    asked = Expectation(
+        name="q", claim="c", workload="slow", metric="cpu_per_request", arm="metrics", against=("cleanup",), at_most=1.0
+    )
+    study = msgspec.structs.replace(a_study(), expectations=(asked,))
+    plan = layout(study)
+    cells = [cell for visit in plan.visits for cell in visit.cells if "cleanup" in cell[1]]
+    assert cells == [("slow", ("cleanup", "metrics"))]
 
 
 def test_segments_go_forth_and_back() -> None:

@@ -1,0 +1,108 @@
+"""What metrics of episodes are made of: requests of one name, what an episode left, and what its Locust file told.
+
+An episode's counts may well be zero (nothing leaked, nothing wasted), and zero has no ratio; such metrics add one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.measure.records import ArmReading, Sample, Slice
+
+SETTLED = 0.3
+"share of an episode that is start-up: caches fill and pools grow, which is no leak"
+FEWEST = 4
+"moments that a slope needs"
+
+
+class Unusable(Exception):
+    """This row has no value for the metric; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """One arm's episode: what it left, and the moments within it. `stretch` is its load."""
+
+    reading: ArmReading
+    stretch: Slice
+    samples: tuple[Sample, ...]
+
+
+def answered(stretch: Slice, request: str) -> int:
+    """Answered requests of that name."""
+    return sum(len(each.service) // 4 for each in stretch.latencies if each.name == request)
+
+
+def goodput(stretch: Slice, request: str) -> float:
+    """Answered requests of that name per second."""
+    if stretch.seconds <= 0.0:
+        raise Unusable("the stretch has no duration")
+    return answered(stretch, request) / stretch.seconds
+
+
+def success_ratio(stretch: Slice, request: str) -> float:
+    """Answered per ended request of that name."""
+    good = answered(stretch, request)
+    bad = sum(each.rejected + each.failed for each in stretch.unanswered if each.name == request)
+    if not good + bad:
+        raise Unusable(f"no {request!r} request ended")
+    return good / (good + bad)
+
+
+def time_per_request(stretch: Slice, request: str) -> float:
+    """Mean seconds a caller spent on a request of that name, whatever became of it."""
+    times = [each.service_seconds() for each in stretch.latencies if each.name == request]
+    lost = [each for each in stretch.unanswered if each.name == request]
+    ended = sum(each.size for each in times) + sum(each.rejected + each.failed for each in lost)
+    if not ended:
+        raise Unusable(f"no {request!r} request ended")
+    return (sum(float(np.sum(each, dtype=np.float64)) for each in times) + sum(each.seconds for each in lost)) / ended
+
+
+def descriptors_left(episode: Episode) -> float:
+    """One more than the descriptors that both ends hold beyond those they held idle."""
+    row = episode.reading
+    return 1.0 + sum(
+        max(0, after.descriptors - idle.descriptors)
+        for after, idle in ((row.target_after, row.target_idle), (row.load_after, row.load_idle))
+    )
+
+
+def registry_left(episode: Episode) -> float:
+    """One more than the connections that both ends' managers still list; the node lists the one that asks."""
+    row = episode.reading
+    if "node.connections" not in row.gauges or "cleanup.open" not in row.load_gauges:
+        raise Unusable("the target or the dialer does not tell its registry")
+    return max(1.0, row.gauges["node.connections"]) + row.load_gauges["cleanup.open"]
+
+
+def told(name: str, plus: float = 0.0) -> Callable[[Episode], float]:
+    """The value that the workload's Locust file publishes as `name`, plus `plus`."""
+
+    def of(episode: Episode) -> float:
+        value = episode.reading.load_gauges.get(name, math.nan)
+        if math.isnan(value):
+            raise Unusable(f"the workload does not tell {name}")
+        return value + plus
+
+    return of
+
+
+def slope(episode: Episode, end: str) -> float:
+    """Bytes per 1,000 answered requests by which the USS of one end grew (Theil-Sen over the moments after start-up;
+    NaN when they are too few).
+    """
+    from scipy import stats
+
+    late = [each for each in episode.samples if each.at >= SETTLED * episode.stretch.seconds]
+    if len(late) < FEWEST or not episode.stretch.answered:
+        return math.nan
+    held: NDArray[np.float64] = np.array([getattr(each, end).uss for each in late], dtype=np.float64)
+    at = np.array([each.at for each in late])
+    per_second = float(stats.theilslopes(held, at).slope)
+    return per_second * episode.stretch.seconds / episode.stretch.answered * 1000.0
