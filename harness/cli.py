@@ -105,6 +105,23 @@ def list_(
     console.print(listing.table(what))
 
 
+@app.command()
+def micro(
+    rooms: Annotated[list[str] | None, typer.Argument(metavar="[ROOM]...", help="Which rooms; else all.")] = None,
+    peers: Annotated[bool, typer.Option("--peers", help="Measure the installed peer libraries too.")] = False,
+    threads: Annotated[int, typer.Option(min=1, max=256, help="Threads of the cases with threads.")] = 8,
+    seconds: Annotated[float | None, typer.Option(min=1.0, help="Seconds to measure: about 20 a room.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the order.")] = 1,
+    runs_folder: RunsOption = RUNS,
+) -> None:
+    """The pyperf suite: each room off, on, and against published libraries."""
+    from harness import micro as suite
+
+    now = datetime.datetime.now(datetime.UTC)
+    wish = suite.Wish(tuple(rooms or ()), peers, threads, seconds, seed)
+    raise typer.Exit(suite.start(wish, runs_folder, _command_line(), console, now))
+
+
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
 def serve(context: typer.Context) -> None:
     """One reference node in the foreground (`serve --help` for its options)."""

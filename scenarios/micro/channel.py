@@ -45,11 +45,12 @@ def _over_loopback(name: str, clock: str) -> Builder:
     def build(setup: Setup) -> Timed:
         other = setup.stack.enter_context(End("accept", name))
         dial = SCHEMES[name]().dial
-        now = {
+        clocks: dict[str, Callable[[], float]] = {
             "wall": perf_counter,
             "dialing": time.process_time,
             "listening": lambda: cpu_seconds([other.pid]),
-        }[clock]
+        }
+        now = clocks[clock]
 
         def timed(loops: int) -> float:
             began = now()
@@ -71,7 +72,8 @@ def _idle(arm: str, tick: float) -> Builder:
         def slope(loops: int) -> float:
             allow_descriptors(LAST + 500)
             with End("node", arm, "--tick", str(tick)) as node:
-                peer, connections = node.ready["peers"][0], []
+                peer = node.ready["peers"][0]
+                connections: list[socket.socket] = []
                 name, port = bytes.fromhex(peer["peer_id"]), peer["addresses"]["tcp"][1]
                 try:
                     readings = []

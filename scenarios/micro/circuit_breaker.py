@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -57,7 +58,7 @@ def _rejecting(breaker: Callable[[], Guarded], refusal: Callable[[], type[Except
 
         def work(times: Iterator[None]) -> None:
             for _ in times:
-                try:
+                try:  # noqa: SIM105 - suppress() is itself a call
                     call()
                 except refused:
                     pass
@@ -71,10 +72,8 @@ def _opened(breaker: Callable[[], Guarded]) -> Callable[[], object]:
     guarded = breaker()
     fail = guarded(broken)
     for _ in range(20):
-        try:
+        with suppress(Exception):  # the failures that open it, and the refusals afterwards
             fail()
-        except Exception:
-            pass  # the failures that open it, and the refusals afterwards
     return guarded(healthy)
 
 
@@ -85,10 +84,8 @@ def _after_rejects(breaker: Callable[[], Guarded]) -> Builder:
         def reject() -> Callable[[], object]:
             call = _opened(breaker)
             for _ in range(REJECTS):
-                try:
+                with suppress(Exception):
                     call()
-                except Exception:
-                    pass
             return call
 
         return bytes_per(1, reject)

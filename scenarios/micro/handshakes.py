@@ -129,7 +129,7 @@ class NoiseProtocol:
         return connected
 
 
-def _framed(message: bytearray) -> bytes:
+def _framed(message: bytes | bytearray) -> bytes:
     return len(message).to_bytes(2, "big") + message
 
 

@@ -108,7 +108,7 @@ def _sqlalchemy(*, poll: bool) -> Maker:
         alive = Alive(setup.stack)
         pools = {
             peer: QueuePool(
-                lambda: _Database(alive),  # type: ignore[arg-type,return-value]
+                lambda: _Database(alive),  # type: ignore[arg-type]
                 pool_size=setup.threads,
                 max_overflow=0,
                 use_lifo=True,
@@ -128,6 +128,37 @@ def _sqlalchemy(*, poll: bool) -> Maker:
     return make
 
 
+class _Idle:
+    """What httpcore's pool asks of a connection; it answers a request at once, and is busy until that is closed."""
+
+    def __init__(self, origin: Any, alive: Alive, answer: Callable[..., Any]) -> None:
+        self.origin, self.alive, self.answer, self.busy = origin, alive, answer, False
+
+    def handle_request(self, request: Any) -> Any:
+        self.busy = True
+        return self.answer(200, content=self)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(())
+
+    def close(self) -> None:
+        self.busy = False
+
+    def can_handle_request(self, origin: Any) -> bool:
+        return bool(origin == self.origin)
+
+    def is_available(self) -> bool:
+        return not self.busy
+
+    is_idle = is_available
+
+    def has_expired(self) -> bool:
+        return self.alive.is_readable()
+
+    def is_closed(self) -> bool:
+        return False
+
+
 def _httpcore(setup: Setup, peers: int) -> tuple[Work, list[Any]]:
     # Walks all connections of all peers at every request and again at every response's end, and polls each idle one
     # (as its HTTP/1.1 connections do when asked whether they have expired); caps, keep-alive expiry, FIFO waiters.
@@ -135,40 +166,12 @@ def _httpcore(setup: Setup, peers: int) -> tuple[Work, list[Any]]:
 
     alive = Alive(setup.stack)
 
-    class Connection(httpcore.ConnectionInterface):
-        def __init__(self, origin: Any) -> None:
-            self.origin, self.busy = origin, False
-
-        def handle_request(self, request: Any) -> Any:
-            self.busy = True
-            return httpcore.Response(200, content=self)
-
-        def __iter__(self) -> Iterator[bytes]:
-            return iter(())
-
-        def close(self) -> None:
-            self.busy = False
-
-        def can_handle_request(self, origin: Any) -> bool:
-            return bool(origin == self.origin)
-
-        def is_available(self) -> bool:
-            return not self.busy
-
-        def is_idle(self) -> bool:
-            return not self.busy
-
-        def has_expired(self) -> bool:
-            return alive.is_readable()
-
-        def is_closed(self) -> bool:
-            return False
-
     class Pool(httpcore.ConnectionPool):
         def create_connection(self, origin: Any) -> Any:
-            return Connection(origin)
+            return _Idle(origin, alive, httpcore.Response)
 
-    pool = Pool(max_connections=max(peers, setup.threads), max_keepalive_connections=max(peers, setup.threads))
+    most = max(peers, setup.threads)
+    pool = Pool(max_connections=most, max_keepalive_connections=most)
     requests = [httpcore.Request("GET", f"http://peer{number}/") for number in range(peers)]
 
     def work(keys: Iterable[Any]) -> None:

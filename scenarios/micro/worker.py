@@ -45,7 +45,14 @@ def catalogue(room: Room) -> dict[str, Any]:
     ]
     env = {variant: dict(values) for variant, values in room.env.items()}
     peers = sorted(room.needs)
-    return {"room": room.name, "about": room.about, "peers": peers, "missing": room.missing(), "env": env, "cases": cases}
+    return {
+        "room": room.name,
+        "about": room.about,
+        "peers": peers,
+        "missing": room.missing(),
+        "env": env,
+        "cases": cases,
+    }
 
 
 def measure(case: Case, build: Builder, threads: int, seconds: float, values: int) -> tuple[Any, dict[str, Any]]:
@@ -79,13 +86,13 @@ def _calibrate(timed: Timed, target: float) -> tuple[list[tuple[int, float]], in
 def _measure_all(room: Room, options: argparse.Namespace) -> pyperf.BenchmarkSuite:
     cases = [case for case in room.cases if options.variant in case.variants and case.slow == options.slow]
     random.Random(options.seed).shuffle(cases)  # where a case meets the heap is chance, not always the same
-    benchmarks = []
+    benchmarks: list[pyperf.Benchmark] = []
     for case in cases:
         (warmups, values), told = measure(
             case, case.variants[options.variant], options.threads, options.seconds, options.values
         )
         metadata = {"name": f"{room.name}: {case.name}", "seed": options.seed, "variant": options.variant, **told}
-        run = pyperf.Run(values, warmups=warmups, metadata=metadata, collect_metadata=not benchmarks)
+        run = pyperf.Run(values, warmups=warmups, metadata=metadata, collect_metadata=True)
         benchmarks.append(pyperf.Benchmark([run]))
     return pyperf.BenchmarkSuite(benchmarks)
 

@@ -1,0 +1,160 @@
+"""The micro suite as a user meets it: rounds of short workers, standard pyperf files, a table, a page.
+
+A round measures every room once: one worker for each variant, in random order, so that on, off and peers meet the same
+weather. Rounds go on until the time is spent. What was measured when the user interrupts is judged and kept.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import random
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from harness.analyse.micro import OFF, ON, CaseResult, Reading, Room, analyse
+from harness.errors import StoreError
+from harness.execute import host
+from harness.execute.micro import ROOMS, Job, catalogue, measure, merge, readings
+from harness.study_file import ROOT
+
+INTERRUPTED = 130
+LEAST_ROUNDS = 7
+"so many unanimous rounds give a bounded 95 % interval, with one to spare"
+SECONDS_PER_ROOM = 20.0
+CASE_SECONDS = 0.03
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the user asked for; `seconds` None: as long as the default takes, but never too few rounds for intervals."""
+
+    rooms: tuple[str, ...]
+    peers: bool
+    threads: int
+    seconds: float | None
+    seed: int
+
+
+def start(wish: Wish, root: Path, command: str, console: Console, now: datetime.datetime) -> int:
+    """Measure, write the run folder, show the table; returns the exit code."""
+    rooms = [catalogue(name) for name in dict.fromkeys(wish.rooms or ROOMS)]
+    _tell_missing(wish, rooms, console)
+    suites: dict[str, Any] = {}
+    found: list[Reading] = []
+    interrupted = False
+    try:
+        with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as bar:
+            task = bar.add_task("starting")
+            for job in jobs(wish, rooms):
+                bar.update(task, description=f"round {job.round + 1}: {job.room}, {job.variant}")
+                suite = measure(job)
+                found += readings(suite, job)
+                merge(suites, f"{job.room}-{job.variant}", suite)
+    except KeyboardInterrupt:
+        interrupted = True
+    if found:
+        results = analyse(rooms, found, wish.seed)
+        folder = _folder(root, now)
+        _write(folder, wish, rooms, results, suites, command, now)
+        _show(results, folder, console)
+    return INTERRUPTED if interrupted else 0
+
+
+def jobs(wish: Wish, rooms: Sequence[Room], clock: Any = time.monotonic) -> Iterator[Job]:
+    """The workers in the order to be run; asks the clock, after the least number of rounds, whether there is time."""
+    chance = random.Random(wish.seed)
+    budget = SECONDS_PER_ROOM * len(rooms) if wish.seconds is None else wish.seconds
+    least = LEAST_ROUNDS if wish.seconds is None else 1
+    began = clock()
+    number, longest = 0, 0.0
+    while number < least or clock() - began + longest < budget:
+        before = clock()
+        yield from _round(wish, rooms, number, chance, slow=False)
+        longest = max(longest, clock() - before)
+        number += 1
+        if number == 1:
+            yield from _round(wish, rooms, 0, chance, slow=True)
+
+
+def _round(wish: Wish, rooms: Sequence[Room], number: int, chance: random.Random, *, slow: bool) -> Iterator[Job]:
+    for room in chance.sample(rooms, len(rooms)):
+        names = [name for name in chosen(room, wish.peers) if _measures(room, name, slow)]
+        for name in chance.sample(names, len(names)):
+            env = room.env.get(name, {})
+            seed = chance.getrandbits(31)
+            yield Job(room.room, name, number, seed, wish.threads, CASE_SECONDS, env, slow)
+
+
+def chosen(room: Room, peers: bool) -> list[str]:
+    """The variants to be measured: ours, and the installed peers if they are wanted."""
+    known = dict.fromkeys(name for case in room.cases for name in case.variants)
+    left_out = room.missing if peers else room.peers
+    return [name for name in known if name not in left_out]
+
+
+def _measures(room: Room, variant: str, slow: bool) -> bool:
+    return any(variant in case.variants and case.slow == slow for case in room.cases)
+
+
+def _tell_missing(wish: Wish, rooms: Iterable[Room], console: Console) -> None:
+    missing = sorted({name for room in rooms for name in room.missing})
+    if wish.peers and missing:
+        console.print(
+            f"not installed, so not measured: {', '.join(missing)} (pip install 'synapsed-bench[peers]')",
+            highlight=False, markup=False, soft_wrap=True,
+        )  # fmt: skip
+
+
+def _folder(root: Path, now: datetime.datetime) -> Path:
+    """A new run folder. `runs/latest` stays with the studies."""
+    stem = f"{now:%Y%m%d-%H%M%S}-micro"
+    for name in (stem, *(f"{stem}-{number}" for number in range(2, 100))):
+        folder = root / name
+        try:
+            (folder / "pyperf").mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise StoreError(f"{folder} cannot be made: {error.strerror or error}") from error
+        return folder
+    raise StoreError(f"{root} holds too many runs of this very second")
+
+
+def _write(
+    folder: Path, wish: Wish, rooms: Sequence[Room], results: Sequence[CaseResult], suites: dict[str, Any],
+    command: str, now: datetime.datetime,
+) -> None:  # fmt: skip
+    from reports import micro as views
+
+    about = views.About(
+        run=folder.name,
+        command=command,
+        started=now.timestamp(),
+        seed=wish.seed,
+        threads=wish.threads,
+        peers=wish.peers,
+    )
+    environment = host.environment(ROOT)
+    try:
+        for name, suite in suites.items():
+            suite.dump(str(folder / "pyperf" / f"{name}.json"), replace=True)
+        (folder / "summary.json").write_bytes(views.summary(results, rooms, environment, about))
+        (folder / "report.html").write_text(views.page(results, rooms, environment, about))
+    except OSError as error:
+        raise StoreError(f"{folder} cannot be written to: {error.strerror or error}") from error
+
+
+def _show(results: Sequence[CaseResult], folder: Path, console: Console) -> None:
+    from reports import micro as views
+
+    console.print(views.terminal(results))
+    console.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True, markup=False)
+    names = f"{folder / 'pyperf'}{os.sep}ROOM-{OFF}.json ROOM-{ON}.json"
+    console.print(f"compare: pyperf compare_to {names}", highlight=False, soft_wrap=True, markup=False)
