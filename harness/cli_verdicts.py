@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -15,12 +17,18 @@ from harness.errors import StoreError
 
 MarkdownOption = Annotated[Path | None, typer.Option(help="Write a Markdown summary to this file.")]
 JunitOption = Annotated[Path | None, typer.Option(help="Write JUnit XML to this file.")]
+RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that holds the runs.")]
 console = Console()
+
+if TYPE_CHECKING:
+    from harness.duel_session import Setting
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
     app.command()(judge)
+    app.command()(gate)
+    app.command()(ab)
 
 
 def judge(
@@ -54,6 +62,64 @@ def judge(
             write(path, view(found, pairs, command_line()))
     console.print(judged_view.on_terminal(found, pairs, command_line()))
     raise typer.Exit(found.exit_code)
+
+
+def gate(
+    base: Annotated[str, typer.Option(metavar="REV", help="The revision to hold against: branch, tag or commit.")],
+    head: Annotated[str, typer.Option(metavar="REV", help="The revision to judge.")] = "HEAD",
+    minutes: Annotated[float, typer.Option(min=0.5, help="Measure for at most this long.")] = 5.0,
+    build: Annotated[
+        bool, typer.Option("--build/--no-build", help="An environment per lock, or the one at hand for both.")
+    ] = True,
+    markdown: MarkdownOption = None,
+    junit: JunitOption = None,
+    runs_folder: RunsOption = Path("runs"),
+) -> None:
+    """Is this revision slower than that one? PASS, FAIL, INCONCLUSIVE or INVALID (exit codes 0, 1, 3, 4)."""
+    from harness import gate_run, revisions
+    from harness.study_file import ROOT
+
+    cache = runs_folder / ".gate"
+    tell = partial(console.print, highlight=False, soft_wrap=True, markup=False)
+    one, other = revisions.prepare(ROOT, cache, (base, head), tell, build=build)
+    notes = ("Uncommitted changes of this checkout are not measured.",) if revisions.dirty(ROOT) else ()
+    setting = _setting("base", "head", cache, runs_folder, (markdown, junit), notes)
+    raise typer.Exit(gate_run.run(one, other, setting, cache=cache, seconds=60.0 * minutes))
+
+
+def ab(
+    file: Annotated[Path, typer.Option("-f", "--locustfile", help="Any Locust file.")],
+    a: Annotated[str, typer.Option("--a", metavar="CMD", help="The program compared against; {port} becomes a port.")],
+    b: Annotated[str, typer.Option("--b", metavar="CMD", help="The program judged.")],
+    ready: Annotated[
+        str, typer.Option(help="line (JSON), port, port:HOST:PORT, url:URL, url:/PATH or pattern:REGEX.")
+    ] = "",
+    users: Annotated[int, typer.Option(min=1, help="Locust users.")] = 16,
+    rate: Annotated[float, typer.Option(min=0.0, help="Arrivals per second; 0 = each user asks again at once.")] = 0.0,
+    seconds: Annotated[float, typer.Option(min=10.0, help="Measure for at most this long.")] = 300.0,
+    request: Annotated[str, typer.Option(help="The request name whose latency counts; by default all.")] = "",
+    errors: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of requests that may fail.")] = 0.0,
+    markdown: MarkdownOption = None,
+    junit: JunitOption = None,
+    runs_folder: RunsOption = Path("runs"),
+) -> None:
+    """Is program b slower than program a? Any Locust file, any server, no study file."""
+    from harness import ab as comparing
+
+    ask = comparing.Ask(file, a, b, ready, users, rate, seconds, request, errors)
+    setting = _setting("a", "b", Path(), runs_folder, (markdown, junit))
+    raise typer.Exit(comparing.run(ask, setting))
+
+
+def _setting(
+    base: str, head: str, directory: Path, runs_folder: Path, files: tuple[Path | None, Path | None],
+    notes: tuple[str, ...] = (),
+) -> Setting:  # fmt: skip
+    from harness.duel_session import Setting
+
+    wanted = tuple((kind, path) for kind, path in zip(("markdown", "junit"), files, strict=True) if path is not None)
+    now = datetime.datetime.now(datetime.UTC)
+    return Setting(directory.absolute(), runs_folder, command_line(), base, head, console, now, wanted, notes)
 
 
 def command_line() -> str:

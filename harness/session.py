@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -25,6 +26,9 @@ from harness.plan import arms, budget
 from harness.study import Study
 from harness.study_file import ROOT
 
+if TYPE_CHECKING:
+    from reports.info import RunInfo
+
 INTERRUPTED = 130
 
 
@@ -34,18 +38,25 @@ def start(
     """Run `study` in a new folder; returns the exit code."""
     budget.forecast(study, arms.layout(study))  # refuse before there is a folder
     with runs.create(root, study.name, now) as store, runs.claimed(store.folder):
-        store.put("study", study)
-        store.put("directory", str(path.resolve().parent))
-        store.put("environment", host.environment(ROOT))
-        store.put("command", command)
-        store.put("started", now.timestamp())
+        record(store, study, path.resolve().parent, command, now)
         return _measure(study, store, console, strict=strict)
+
+
+def record(store: Store, study: Study, directory: Path, command: str, now: datetime.datetime) -> None:
+    """Keep what a run is about, before anything is measured."""
+    store.put("study", study)
+    store.put("directory", str(directory))
+    store.put("environment", host.environment(ROOT))
+    store.put("command", command)
+    store.put("started", now.timestamp())
 
 
 def resume(folder: Path, console: Console, *, strict: bool) -> int:
     """Go on with an interrupted run; returns the exit code."""
     with Store.open(folder) as store, runs.claimed(folder):
         study = store.get("study", Study)
+        if maker := store.find("made_by", str):
+            raise StoreError(f"{folder.name} was made by `{maker}`, whose programs are gone; measure anew")
         was, here = store.get("environment", Environment), host.environment(ROOT)
         if differs := _differs(was, here):
             raise StoreError(f"{folder.name} cannot go on here: {differs}; measure anew")
@@ -132,15 +143,23 @@ def _ended_early(study: Study, store: Store, console: Console, error: BaseExcept
         _write(study, store, measured, analyse(study, measured), console)
     except StoreError as second:  # the disk is still full, say: the rows are there, and the first error counts
         console.print(str(second), highlight=False, soft_wrap=True, markup=False)
-    console.print(f"go on with: synapsed-bench run --resume {_shown(store.folder)}", highlight=False, soft_wrap=True)
+    console.print(f"go on with: synapsed-bench run --resume {shown(store.folder)}", highlight=False, soft_wrap=True)
     if not isinstance(error, BenchError):
         return INTERRUPTED
-    raise MeasurementVoid(f"{error}; what was measured is kept in {_shown(store.folder)}", error.fault) from error
+    raise MeasurementVoid(f"{error}; what was measured is kept in {shown(store.folder)}", error.fault) from error
 
 
 def _write(study: Study, store: Store, measured: Measured, analysis: Analysis, console: Console) -> None:
-    import reports
     from reports import terminal
+
+    info, page = write_report(study, store, measured, analysis)
+    console.print(terminal.result(study, analysis, info))
+    console.print(f"report: {shown(page)}", highlight=False, soft_wrap=True, markup=False)
+
+
+def write_report(study: Study, store: Store, measured: Measured, analysis: Analysis) -> tuple[RunInfo, Path]:
+    """Write report.html and summary.json of a run that has slices. Raises `StoreError`."""
+    import reports
     from reports.info import RunInfo
 
     last = measured.slices[-1]
@@ -160,14 +179,11 @@ def _write(study: Study, store: Store, measured: Measured, analysis: Analysis, c
     try:
         written = reports.write(store.folder, study, analysis, store.get("environment", Environment), info)
     except OSError as error:
-        raise StoreError(
-            f"the report cannot be written to {_shown(store.folder)}: {error.strerror or error}"
-        ) from error
-    console.print(terminal.result(study, analysis, info))
-    console.print(f"report: {_shown(written.html)}", highlight=False, soft_wrap=True, markup=False)
+        raise StoreError(f"the report cannot be written to {shown(store.folder)}: {error.strerror or error}") from error
+    return info, written.html
 
 
-def _shown(path: Path) -> str:
+def shown(path: Path) -> str:
     """`path` as seen from the current folder when it lies in it."""
     path = path.absolute()
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

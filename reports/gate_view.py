@@ -45,14 +45,26 @@ class GateInfo(msgspec.Struct, frozen=True):
 
 def loss(found: MetricDecision) -> str:
     """ "5.1 % worse (4.0 to 6.2 %)": the change with the interval that holds at any stopping time."""
+    ends = interval(found)
+    return size(found) if not ends else f"{size(found)} ({ends})"
+
+
+def interval(found: MetricDecision) -> str:
+    """ "interval 4.0 to 6.2 %", in the terms of `size`; it holds at any stopping time."""
     if math.isnan(found.slowdown):
-        return "nothing measured"
+        return ""
+    if found.low <= 0.0 or math.isinf(found.high):
+        return f"{found.bursts} bursts are too few for an interval"
     sign = 1.0 if found.slowdown >= 1.0 else -1.0
     ends = sorted((sign * (found.low - 1.0), sign * (found.high - 1.0)))
-    size = f"{100.0 * abs(found.slowdown - 1.0):.1f} % {'worse' if sign > 0 else 'better'}"
-    if found.low <= 0.0 or math.isinf(found.high):
-        return f"{size} ({found.bursts} bursts are too few for an interval)"
-    return f"{size} (interval {100.0 * ends[0]:.1f} to {100.0 * ends[1]:.1f} %)"
+    return f"interval {100.0 * ends[0]:.1f} to {100.0 * ends[1]:.1f} %"
+
+
+def size(found: MetricDecision) -> str:
+    """ "5.1 % worse": the change alone, for places where the interval comes later."""
+    if math.isnan(found.slowdown):
+        return "nothing measured"
+    return f"{100.0 * abs(found.slowdown - 1.0):.1f} % {'worse' if found.slowdown >= 1.0 else 'better'}"
 
 
 def sentence(decision: GateDecision, info: GateInfo) -> str:
@@ -73,17 +85,17 @@ def table(decision: GateDecision, info: GateInfo) -> Table:
         base, head = info.values.get(each.name, (math.nan, math.nan))
         unit = METRICS[each.name].unit if each.name in METRICS else "1"
         outcome = "undecided" if each.outcome == "INCONCLUSIVE" else each.outcome
-        counts = f"{each.bursts} / {words.count(each.pairs)}"
-        rows.append(
-            (_noun(each.name), words.quantity(base, unit), words.quantity(head, unit), loss(each), counts, outcome)
-        )
-    headings = ("metric", info.base, info.head, "change (interval)", "bursts / pairs", "verdict")
-    return Table("Gate", headings, tuple(rows), (1, 2, 4))
+        absolute = (words.quantity(base, unit), words.quantity(head, unit))
+        rows.append((_noun(each.name), *absolute, size(each), interval(each).removeprefix("interval "), outcome))
+    headings = ("metric", info.base, info.head, "change", "interval", "verdict")
+    return Table("Gate", headings, tuple(rows), (1, 2, 3, 4))
 
 
 def on_terminal(decision: GateDecision, info: GateInfo) -> RenderableType:
     """Table first, the word last."""
-    parts: list[RenderableType] = [terminal.table(table(decision, info))] if decision.metrics else []
+    parts: list[RenderableType] = [Text(f"{info.title}: {_counts(decision)}")]
+    if decision.metrics:
+        parts.append(terminal.table(table(decision, info)))
     parts += [Text(note, style="dim") for note in info.notes]
     parts.append(Text(sentence(decision, info), style=STYLES[decision.outcome]))
     return Group(*parts)
@@ -98,8 +110,8 @@ def as_markdown(decision: GateDecision, info: GateInfo) -> str:
     if decision.metrics:
         parts.append(markdown.table(table(decision, info)))
     parts += [markdown.escape(note) for note in info.notes]
-    measured = f"Measured for {words.duration(info.seconds)}, both sides interleaved. " if info.seconds else ""
-    parts.append(f"{measured}Repeat it with:\n\n{markdown.fenced(info.command)}")
+    measured = f" measured in {words.duration(info.seconds)}, both sides interleaved" if info.seconds else ""
+    parts.append(f"{_counts(decision)}{measured}. Repeat it with:\n\n{markdown.fenced(info.command)}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -132,6 +144,13 @@ def _cases(decision: GateDecision, info: GateInfo) -> Sequence[xml.Element]:
             xml.SubElement(case, "system-out").text = junit.clean(told)
         cases.append(case)
     return cases
+
+
+def _counts(decision: GateDecision) -> str:
+    if not decision.metrics:
+        return "nothing measured"
+    bursts = max(each.bursts for each in decision.metrics)
+    return f"{words.plural(max(each.pairs for each in decision.metrics), 'pair')} in {words.plural(bursts, 'burst')}"
 
 
 def _noun(name: str) -> str:
