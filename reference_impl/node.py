@@ -27,6 +27,7 @@ from reference_impl.transports.base import Address, Closable, Listener
 from reference_impl.transports.base import MakeSession as MakeProtocol
 
 _READ_BYTES = 256 * 1024
+_RETRY_SECONDS = 0.1
 MakeSession = Callable[[Entrance], Session]
 
 
@@ -97,7 +98,9 @@ class Node:
         self._make_session = make_session
         self._doors: list[Door] = []
         self._servers: list[Closable] = []
+        self._away: list[Door] = []
         self._reopening: asyncio.TimerHandle | None = None
+        self._returning: asyncio.Task[None] | None = None
         self.more_gauges: dict[str, Callable[[], Mapping[str, float]]] = {}
         """Gauges beside the rooms' own, by name."""
         self._housekeeping: asyncio.TimerHandle | None = None
@@ -132,13 +135,22 @@ class Node:
             if timer is not None:
                 timer.cancel()
         self._doors.clear()
+        self._away.clear()
         self._go_away()
 
     def crash(self, seconds: float) -> None:
         """All connections die and nobody listens for `seconds`; then the same addresses do again."""
         self._go_away()
+        self._away = list(self._doors)
+        self._return_in(seconds)
+
+    def _return_in(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()
-        self._reopening = loop.call_later(seconds, lambda: loop.create_task(self._come_back()))
+
+        def begin() -> None:
+            self._returning = loop.create_task(self._come_back())
+
+        self._reopening = loop.call_later(seconds, begin)
 
     def _go_away(self) -> None:
         for server in self._servers:
@@ -147,9 +159,18 @@ class Node:
         self.cleanup.close()
 
     async def _come_back(self) -> None:
-        for door in list(self._doors):
-            server, _ = await door.listener.listen(door.make_session, *door.address, self.settings.backlog)
+        while self._away:
+            door = self._away[-1]
+            try:
+                server, _ = await door.listener.listen(door.make_session, *door.address, self.settings.backlog)
+            except OSError:  # somebody has the port for the moment
+                self._return_in(_RETRY_SECONDS)
+                return
+            if not self._away:  # closed meanwhile
+                server.close()
+                return
             self._servers.append(server)
+            self._away.pop()
 
     def on_close(self, number: int) -> None:
         """The metrics' hook of the guards: connection `number` is being released."""
