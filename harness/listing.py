@@ -11,15 +11,7 @@ from harness import study_file
 from harness.analyse.metrics import METRICS
 from harness.errors import UsageError
 from harness.study import OPTIMIZATIONS
-
-_PURPOSE = {
-    "pooling": "reuse authenticated connections instead of a handshake per request",
-    "cleanup": "release every connection exactly once, whatever ends it",
-    "rate_limit": "bound connections per source address and requests per peer",
-    "circuit_breaker": "stop trying what keeps failing; fall back to the next transport",
-    "buffer_pool": "reuse the buffers of encryption and decryption",
-    "metrics": "count per thread, keep histograms and packed records instead of sample lists",
-}
+from scenarios.load.switches import PURPOSE
 
 
 def table(what: str) -> Table:
@@ -64,7 +56,7 @@ def _has_task(node: ast.ClassDef) -> bool:
 def _optimizations() -> Table:
     out = Table("optimization", "what it does")
     for name in OPTIMIZATIONS:
-        out.add_row(name, _PURPOSE[name])
+        out.add_row(name, PURPOSE[name])
     return out
 
 

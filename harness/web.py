@@ -11,6 +11,7 @@ from harness.errors import UsageError
 from harness.study_file import ROOT
 
 WORKLOADS = ("surge", "steady", "dial")
+USERS = 32
 
 
 def serve(host: str, port: int, extra: Sequence[str]) -> int:
@@ -22,8 +23,9 @@ def serve(host: str, port: int, extra: Sequence[str]) -> int:
         except OSError as error:
             raise UsageError(f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port") from error
     load = ROOT / "scenarios" / "load"
-    files = ",".join(str(load / f"{name}.py") for name in (*WORKLOADS, "web_guard"))
+    files = ",".join(str(load / f"{name}.py") for name in (*WORKLOADS, "web_guard", "web_form"))
     arguments = ["-m", "locust", "-f", files, "--class-picker", "--web-host", host, "--web-port", str(port)]
+    arguments += ["--users", str(USERS), "--spawn-rate", str(USERS)]  # what the form suggests
     sys.stderr.write(f"the web UI is at http://{host}:{port}  (Ctrl-C ends it)\n")
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, *arguments, *extra])

@@ -7,24 +7,31 @@ were asked for (command line, start form), and ended with the test.
 
 from __future__ import annotations
 
+import argparse
 import json
+import logging
 import os
-import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from gevent import GreenletExit
 from locust import events
-from locust.exception import StopTest
 
+from harness.errors import TargetError
+from harness.execute.target import Target
 from reference_impl import assemble
 from reference_impl.dialer import Dialer
 from reference_impl.identity import Identity
 from reference_impl.optimizations import CONTROLS, OPTIMIZATIONS, UnknownOptimization, parse
 from reference_impl.settings import SettingsError
 from reference_impl.transports.base import Peer
+from scenarios.load.switches import PURPOSE
 
 OWN_NODE_PEERS = 256
+READY_SECONDS = 30.0
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -33,10 +40,12 @@ class Session:
 
     peers: tuple[Peer, ...]
     dialer: Dialer
-    node: subprocess.Popen[str] | None
+    node: Target | None
 
 
 _sessions: dict[Any, Session] = {}
+on_failed_start: list[Callable[[str], None]] = []
+"""Told why a test that a web UI asked for cannot start."""
 
 
 def session(environment: Any) -> Session:
@@ -46,34 +55,47 @@ def session(environment: Any) -> Session:
 
 @events.init_command_line_parser.add_listener
 def _add_switches(parser: Any) -> None:
-    enabled = parse(os.environ.get("SYNAPSED_OPTIMIZATIONS", "all").split(","))
-    group = parser.add_argument_group("synapsed-bench switches")
+    try:
+        enabled = parse(_asked())
+    except UnknownOptimization as error:
+        parser.error(f"SYNAPSED_OPTIMIZATIONS: {error}")
     for name in OPTIMIZATIONS:
-        group.add_argument(
+        parser.add_argument(  # not in a group of their own: Locust's start form leaves those out
             f"--{name.replace('_', '-')}",
             type=_boolean,
             default=name in enabled,
             metavar="true|false",
             env_var=f"SYNAPSED_{name.upper()}",
-            help=f"Switch the optimization {name} on, at both ends",
+            help=PURPOSE[name],
         )
+
+
+def _asked() -> list[str]:
+    return os.environ.get("SYNAPSED_OPTIMIZATIONS", "all").split(",")
 
 
 def _boolean(text: str) -> bool:
     try:
         return {"true": True, "1": True, "on": True, "false": False, "0": False, "off": False}[text.lower()]
     except KeyError:
-        raise ValueError(f"{text!r} is neither true nor false") from None
+        raise argparse.ArgumentTypeError(f"{text!r}; expected true or false") from None
 
 
 @events.test_start.add_listener
 def _begin(environment: Any, **_: Any) -> None:
+    """Open the session. Where that fails, a headless Locust ends, and one with a web UI stays as it was."""
     try:
         _sessions[environment] = _open_session(environment.parsed_options)
-    except (OSError, ValueError, UnknownOptimization, SettingsError) as error:
-        sys.stderr.write(f"cannot start: {error}\n")
-        environment.process_exit_code = 2
-        raise StopTest from error
+    except (OSError, ValueError, TargetError, UnknownOptimization, SettingsError) as error:
+        message = f"cannot start: {error}"
+        if environment.web_ui is None:
+            sys.stderr.write(f"{message}\n")
+            sys.stderr.flush()
+            raise SystemExit(2) from error
+        logger.error(message)
+        for tell in on_failed_start:
+            tell(message)
+        raise GreenletExit from error  # ends the greenlet that starts users, and nothing else
     environment.synapsed_gauges = lambda: dialer_gauges(environment)
     environment.synapsed_target_gauges = lambda: node_gauges(environment)
 
@@ -82,56 +104,53 @@ def _begin(environment: Any, **_: Any) -> None:
 def _end(environment: Any, **_: Any) -> None:
     if environment not in _sessions:
         return
-    gauges = dialer_gauges(environment)
-    if environment.web_ui is None and "SYNAPSED_TARGET" not in os.environ:
-        shown = {name: value for name, value in sorted(gauges.items()) if name.startswith("pooling.")}
-        sys.stderr.write(f"pool hit rate {hit_rate(gauges):.1%}; {shown}\n")
+    if _sessions[environment].node is not None:
+        logger.info(_pool_summary(dialer_gauges(environment)))
     _close_session(_sessions.pop(environment))
 
 
 @events.quitting.add_listener
 def _quit(environment: Any, **_: Any) -> None:
+    """Users stop before their node does: Locust quits first, and would count what they then meet as failures."""
     if environment in _sessions:
-        _close_session(_sessions.pop(environment))
+        environment.runner.stop()
 
 
 def _open_session(options: Any) -> Session:
     ready = os.environ.get("SYNAPSED_TARGET")
-    names = os.environ.get("SYNAPSED_OPTIMIZATIONS", "all").split(",")
+    names: Sequence[str] = _asked()
     if options is not None and not ready:
         names = [name for name in names if name in CONTROLS] + [
             name for name in OPTIMIZATIONS if getattr(options, name)
         ]
     settings = json.loads(os.environ.get("SYNAPSED_SETTINGS", "{}"))
     dialer = assemble.dialer(parse(names), Identity.generate(), settings)
-    node = None
-    if ready is None:
-        node, ready = _start_node(names)
+    node = None if ready else _start_node(names)
+    described = node.ready if node else json.loads(ready or "{}")
     peers = tuple(
         Peer(bytes.fromhex(peer["peer_id"]), {name: tuple(where) for name, where in peer["addresses"].items()})
-        for peer in json.loads(ready)["peers"]
+        for peer in described["peers"]
     )
     return Session(peers, dialer, node)
 
 
-def _start_node(names: list[str]) -> tuple[subprocess.Popen[str], str]:
-    node = subprocess.Popen(
-        [sys.executable, "-m", "reference_impl", "--on", ",".join(names) or "none", "--peers", str(OWN_NODE_PEERS)],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert node.stdout is not None
-    ready = node.stdout.readline()
-    if not ready:
-        raise OSError(f"the reference node ended with exit code {node.wait()} before it was ready")
-    return node, ready
+def _start_node(names: Sequence[str]) -> Target:
+    on = ",".join(names) or "none"
+    command = (sys.executable, "-m", "reference_impl", "--on", on, "--peers", str(OWN_NODE_PEERS))
+    node = Target.start(command, {}, ready_timeout=READY_SECONDS, name="node")
+    logger.info("started a reference node (pid %d) with these optimizations on: %s", node.pid, on)
+    return node
 
 
 def _close_session(closing: Session) -> None:
     closing.dialer.close()
     if closing.node is not None:
-        closing.node.terminate()
-        closing.node.wait()
+        closing.node.stop()
+
+
+def _pool_summary(gauges: dict[str, float]) -> str:
+    hits, misses = (round(gauges.get(f"pooling.{name}", 0)) for name in ("hits", "misses"))
+    return f"pool hit rate {hit_rate(gauges):.1%} ({hits:,} connections reused, {misses:,} made anew)"
 
 
 def hit_rate(gauges: dict[str, float]) -> float:

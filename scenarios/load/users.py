@@ -22,6 +22,7 @@ class PeerUser(User):
     """A user with a dialer and peers, numbered from 0; subclasses add tasks."""
 
     abstract = True
+    host = "own-reference-node"  # what Locust's start form shows; the peers are the session's
     wait_time = constant(0)
     _made = 0
 

@@ -31,7 +31,9 @@ def _guard(environment: Any, **_: Any) -> None:
         if origin is not None and urlsplit(origin).netloc != request.host:
             abort(403, f"requests from {origin} are not accepted")
 
-    @environment.web_ui.app.after_request
     def _allow_no_other_origin(response: Response) -> Response:
         response.headers.pop("Access-Control-Allow-Origin", None)
         return response
+
+    # Flask runs these last to first: so ours comes after Locust's, which sets the header
+    environment.web_ui.app.after_request_funcs.setdefault(None, []).insert(0, _allow_no_other_origin)

@@ -1,0 +1,102 @@
+"""No users: what makes Locust's start form speak of workloads and optimizations.
+
+Locust files the switches under folded "Custom parameters", in alphabetical order, and ticks every workload. A newcomer
+must see the switches at once, in the plan's order, know what each workload asks, and start with one of them. And a
+test that cannot start must say so in the form, where Locust would show it as running.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import suppress
+from typing import Any
+
+from flask import Response, jsonify, request
+from gevent.queue import Empty, Queue
+from locust import events
+from locust.runners import STATE_RUNNING, STATE_SPAWNING
+
+from scenarios.load.session import READY_SECONDS, on_failed_start
+
+FIRST = "SurgeUser"
+TITLE = "Optimizations: what is switched on, at both ends"
+_SCRIPT = """
+<script>
+(questions => {
+  const say = (node, text) => { if (node && node.textContent !== text) node.textContent = text; };
+  const explain = row => {
+    const [tick, name, about] = row.cells;
+    if (!name || !about || !(name.textContent in questions)) return;
+    say(about, questions[name.textContent]);
+    const box = tick.querySelector("input");
+    if (row.dataset.seen) return;
+    row.dataset.seen = "yes";
+    if (box.checked && name.textContent !== FIRST) box.click();
+  };
+  const unfold = title => {
+    if (title.childElementCount || title.textContent !== "Custom parameters") return;
+    title.textContent = TITLE;
+    title.closest("button")?.click();
+  };
+  new MutationObserver(() => {
+    document.querySelectorAll("tr").forEach(explain);
+    document.querySelectorAll("button span, button p").forEach(unfold);
+  }).observe(document.getElementById("root"), {childList: true, subtree: true});
+})(QUESTIONS);
+</script>
+</body>"""
+
+
+@events.init.add_listener
+def _speak(environment: Any, **_: Any) -> None:
+    if environment.web_ui is None:
+        return
+    app = environment.web_ui.app
+    app.jinja_env.policies["json.dumps_kwargs"] = {"sort_keys": False}  # the plan's order of the optimizations
+    script = (
+        _SCRIPT.replace("QUESTIONS", json.dumps(_questions(environment)))
+        .replace("TITLE", json.dumps(TITLE))
+        .replace("FIRST", json.dumps(FIRST))
+    )
+
+    @app.after_request
+    def _explain(response: Response) -> Response:
+        if request.endpoint == "locust.index" and response.mimetype == "text/html":
+            response.set_data(response.get_data(as_text=True).replace("</body>", script))
+        return response
+
+
+@events.init.add_listener
+def _answer_for_the_start(environment: Any, **_: Any) -> None:
+    """Let the form's request wait for the outcome of the start it asked for."""
+    if environment.web_ui is None:
+        return
+    outcomes: Queue[str] = Queue()
+    environment.events.test_start.add_listener(lambda **_: outcomes.put(""))
+    on_failed_start.append(outcomes.put)
+    views = environment.web_ui.app.view_functions
+    begin = views["locust.swarm"]
+
+    def swarm() -> Response:
+        running = environment.runner.state in (STATE_RUNNING, STATE_SPAWNING)
+        while not outcomes.empty():
+            outcomes.get()
+        response: Response = begin()
+        if running or not response.get_json()["success"]:
+            return response
+        message = ""
+        with suppress(Empty):  # stopped before it had started
+            message = outcomes.get(timeout=2 * READY_SECONDS)
+        return jsonify(success=False, message=message, host=environment.host) if message else response
+
+    views["locust.swarm"] = swarm
+
+
+def _questions(environment: Any) -> dict[str, str]:
+    """Class name of each workload's user -> the question that its file asks in its first sentence."""
+    asked = {}
+    for name, kind in (environment.available_user_classes or {}).items():
+        sentence = (sys.modules[kind.__module__].__doc__ or "").split("?")[0].replace("\n", " ")
+        asked[name] = f"{sentence}?" if sentence else ""
+    return asked
