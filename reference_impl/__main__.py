@@ -19,7 +19,6 @@ from typing import Any
 import uvloop
 
 from reference_impl import assemble
-from reference_impl.certificates import Authority
 from reference_impl.identity import Identity
 from reference_impl.optimizations import UnknownOptimization, parse
 from reference_impl.settings import SettingsError
@@ -81,6 +80,8 @@ async def _serve(arguments: argparse.Namespace, settings: dict[str, Any]) -> Non
     enabled = parse(arguments.on.split(","))
     transports = _transports(arguments.transports)
     if "tls" in transports and not settings.get("tls", {}).get("authority"):
+        from reference_impl.certificates import Authority
+
         settings["tls"] = {**settings.get("tls", {}), "authority": Authority.generate().pem}
     node = assemble.node(enabled, _identities(arguments.peers, arguments.seed), settings, transports)
     stop = asyncio.Event()

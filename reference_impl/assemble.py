@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from reference_impl.buffer_pool import BUFFER_POOL, Buffers, BufferSettings
-from reference_impl.certificates import Authority
 from reference_impl.circuit_breaker import CIRCUIT_BREAKER, BreakerSettings
 from reference_impl.cleanup import CLEANUP
 from reference_impl.dialer import Dialer
@@ -26,7 +25,7 @@ from reference_impl.transports.base import Listener, Transport
 from reference_impl.transports.memory import MemoryListener, MemoryTransport
 from reference_impl.transports.tcp import TcpSettings, TcpTransport
 from reference_impl.transports.tcp_server import TcpListener
-from reference_impl.transports.tls import TlsListener, TlsSettings, TlsTransport
+from reference_impl.transports.tls_settings import TlsSettings
 
 S = TypeVar("S")
 Tables = Mapping[str, Mapping[str, Any]]
@@ -107,6 +106,9 @@ def _transports(identity: Identity, buffers: Buffers, tables: Tables) -> dict[st
     tcp, tls = _make(TcpSettings, tables, "tcp"), _make(TlsSettings, tables, "tls")
     made: list[Transport] = [TcpTransport(identity, buffers, tcp), MemoryTransport(identity, buffers)]
     if tls.authority:
+        from reference_impl.certificates import Authority
+        from reference_impl.transports.tls import TlsTransport
+
         made.append(TlsTransport(identity, Authority.from_pem(tls.authority), buffers, tcp))
     return {transport.name: transport for transport in made}
 
@@ -115,6 +117,9 @@ def _listener(name: str, buffers: Buffers, tables: Tables) -> Listener:
     if name == "tcp":
         return TcpListener(buffers)
     if name == "tls":
+        from reference_impl.certificates import Authority
+        from reference_impl.transports.tls import TlsListener
+
         given = _make(TlsSettings, tables, "tls").authority
         return TlsListener(Authority.from_pem(given) if given else Authority.generate(), buffers)
     if name == "memory":

@@ -12,7 +12,6 @@ import functools
 import socket
 import ssl
 import time
-from dataclasses import dataclass
 from typing import NoReturn
 
 from reference_impl.buffer_pool import Buffers
@@ -31,19 +30,6 @@ _STEP = 64 * 1024
 _RECORD = 16 * 1024
 _HANDSHAKE_MOST = 32 * 1024
 """Bytes that an unauthenticated peer may make us take; its real flights are about 1 KiB."""
-
-
-@dataclass(frozen=True, slots=True)
-class TlsSettings:
-    """`authority`: PEM of the study's certificate authority, certificate and key. Default empty: a node makes one of
-    its own and states it in its ready line; a dialer without one does not dial TLS.
-    """
-
-    authority: str = ""
-
-    def __post_init__(self) -> None:
-        if self.authority:
-            Authority.from_pem(self.authority)
 
 
 class TlsChannel:

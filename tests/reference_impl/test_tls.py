@@ -18,7 +18,8 @@ from reference_impl.errors import ChannelError, FrameError, HandshakeError, Iden
 from reference_impl.frame import HEAD, MAX_BODY, MAX_SINGLE
 from reference_impl.noise import REKEY_INTERVAL
 from reference_impl.settings import SettingsError
-from reference_impl.transports.tls import TlsAcceptance, TlsChannel, TlsSettings, _Ends
+from reference_impl.transports.tls import TlsAcceptance, TlsChannel, _Ends
+from reference_impl.transports.tls_settings import TlsSettings
 from tests.reference_impl.conftest import AUTHORITY, CLIENT, NODES, RunningNode
 
 NODE = NODES[0]
