@@ -60,7 +60,7 @@ def duel(ask: Ask, policy: Policy = POLICY) -> two_arms.Duel:
         max_error_ratio=ask.max_error_ratio,
     )
     title = f"{shlex.join(b.command)} against {shlex.join(a.command)}"
-    return two_arms.duel("ab", title, (Arm(name=A, target=a), Arm(name=B, target=b)), workload, ask.seconds, policy)
+    return two_arms.duel("ab", title, (Arm(name=A, target=a), Arm(name=B, target=b)), (workload,), ask.seconds, policy)
 
 
 def target(command: str, ready: str, flag: str) -> Target:

@@ -65,14 +65,14 @@ def run(study: Study, store: Store, directory: Path, display: Display, steering:
     layout, steering = arms.layout(study), steering or Steering(study)
     forecast = budget.forecast(study, layout)
     display.forecast(forecast)
-    rates = store.find("rates", Rates)
-    if rates is None:
-        rates = _calibrate(study, layout, directory, display)
-        store.put("rates", rates)
 
     def start(plan: schedule.BurstPlan, cells: Cells) -> burst.BurstPlan:
         return steering.processes(plan, _processes(study, plan.arms, plan.number, cells, directory))
 
+    rates = store.find("rates", Rates)
+    if rates is None:
+        rates = _calibrate(study, layout, start, display)
+        store.put("rates", rates)
     done, spent = store.complete_bursts(), store.find("spent", float) or 0.0
     for plan in schedule.schedule(study, layout, store.next_burst()):
         if not _goes_on(study, layout, forecast, done, spent):
@@ -140,7 +140,7 @@ def _visits(study: Study, plan: schedule.BurstPlan, rates: Rates) -> Iterator[bu
         yield burst.Visit(block.workload, block.block, block.order, times, rate, block.seconds, block.kind)
 
 
-def _calibrate(study: Study, layout: Layout, directory: Path, display: Display) -> Rates:
+def _calibrate(study: Study, layout: Layout, start: Start, display: Display) -> Rates:
     """Half the slower arm's capacity for every open workload that leaves its rate to us, arrivals per second.
 
     The processes that told it are ended: no slice is measured on them.
@@ -151,7 +151,8 @@ def _calibrate(study: Study, layout: Layout, directory: Path, display: Display) 
     for first in range(0, len(names) if wanted else 0, arms.MAX_ARMS):
         some = names[first : first + arms.MAX_ARMS]
         cells = tuple((workload.name, some) for workload in wanted)
-        with burst.running(_processes(study, some, -1, cells, directory), display.step) as live:
+        planned = schedule.BurstPlan(-1, some, swapped=False, blocks=())
+        with burst.running(start(planned, cells), display.step) as live:
             for workload in wanted:
                 half = min(live.capacity(name, workload.name) for name in some) / 2
                 rates[workload.name] = min(half, rates.get(workload.name, half))

@@ -7,14 +7,14 @@ trusted and the measurement is INVALID; and PASS needs the twin shown to be equa
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from harness import gate, pipeline
-from harness.analyse.contrast import Pairs, pair_up, readings
-from harness.analyse.metrics import metric
+from harness.analyse.contrast import Key, Pairs, Value, pair_up, readings
+from harness.analyse.metrics import Metric, metric
 from harness.analyse.records import Analysis
 from harness.analyse.rows import Rows, arrange
 from harness.gate import GateDecision, Policy
@@ -23,19 +23,28 @@ from harness.plan.arms import hidden_name
 from harness.study import Arm, Budget, Design, Study, Target, Workload
 
 BLOCKS = 8
-"""Pairs per burst. Starting six processes costs as much as eight blocks, and simulated with the starts counted eight
-find +3 % in 91 % of gates where four find it in 69 % (pairs of 4.5 %, 300 s), with no false FAIL in either."""
+"""Pairs per burst, shared out among the workloads. Starting six processes costs as much as eight blocks; simulated
+with the starts counted, eight find +3 % in 91 % of gates where four find it in 69 % (pairs of 4.5 %, 300 s)."""
 SLICE_SECONDS = 0.15
 FIXED_WORK = 200
 "requests before the first slice: the gate judges no memory, so they only warm"
 
 
 @dataclass(frozen=True, slots=True)
+class Judged:
+    """One metric on one workload; `label` names it in a decision."""
+
+    label: str
+    metric: Metric
+    workload: Workload
+
+
+@dataclass(frozen=True, slots=True)
 class Duel:
-    """Two arms of a study on its one workload, and what decides between them."""
+    """Two arms of a study, what is judged, and how."""
 
     study: Study
-    metrics: tuple[str, ...]
+    judged: tuple[Judged, ...]
     policy: Policy
 
     @property
@@ -45,31 +54,44 @@ class Duel:
 
 
 def duel(
-    name: str, title: str, arms: tuple[Arm, Arm], workload: Workload, seconds: float, policy: Policy, seed: int = 0
+    name: str, title: str, arms: tuple[Arm, Arm], workloads: tuple[Workload, ...], seconds: float, policy: Policy
 ) -> Duel:
-    """The study of two arms. An open workload's throughput is what it was asked for, so it is not judged."""
+    """The study of two arms on these workloads, measured for at most `seconds`."""
     a, b = arms
-    closed = workload.arrivals == "closed"
-    metrics = ("latency_p50", "throughput", "cpu_per_request") if closed else ("latency_p50", "cpu_per_request")
+    judged = tuple(_judged(workloads))
+    policy = replace(policy, directions={each.label: each.metric.direction for each in judged})
     study = Study(
         name=name,
         title=title,
         question=f"Is {b.name} worse than {a.name}?",
-        seed=seed,
         target=a.target or Target(),
         design=Design(baseline=a.name, treatment=b.name),
         budget=Budget(
             seconds=seconds,
-            blocks=BLOCKS,
+            blocks=max(1, BLOCKS // len(workloads)),
             min_bursts=policy.min_bursts,
             max_bursts=policy.max_bursts,
             memory_requests=FIXED_WORK,
             stop_early=True,
         ),
         arms=(a, b),
-        workloads=(workload,),
+        workloads=workloads,
     )
-    return Duel(study, metrics, policy)
+    return Duel(study, judged, policy)
+
+
+def _judged(workloads: tuple[Workload, ...]) -> Iterator[Judged]:
+    """CPU everywhere; latency where the load is open; throughput where it is closed, for an open one was asked for.
+
+    Latency of a closed workload says the same as its throughput: it is judged only when no workload is open.
+    """
+    several = len(workloads) > 1
+    no_open = all(each.arrivals == "closed" for each in workloads)
+    for workload in workloads:
+        closed = workload.arrivals == "closed"
+        wanted = (("latency_p50", not closed or no_open), ("throughput", closed), ("cpu_per_request", True))
+        for name in (name for name, judged in wanted if judged):
+            yield Judged(f"{name} on {workload.name}" if several else name, metric(name), workload)
 
 
 def decide(asked: Duel, measured: Measured, analysis: Analysis | None = None) -> GateDecision:
@@ -98,10 +120,11 @@ def decide(asked: Duel, measured: Measured, analysis: Analysis | None = None) ->
 
 
 def values(asked: Duel, measured: Measured) -> Mapping[str, tuple[float, float]]:
-    """Absolute medians over slices of both arms, by metric."""
+    """Absolute medians over slices of both arms, by label."""
     rows = arrange(measured)
-    a, b = asked.arms
-    return {name: (_median(asked, rows, name, a), _median(asked, rows, name, b)) for name in asked.metrics}
+    return {
+        each.label: (_median(each, rows, asked.arms[0]), _median(each, rows, asked.arms[1])) for each in asked.judged
+    }
 
 
 class DuelSteering(pipeline.Steering):
@@ -119,17 +142,14 @@ class DuelSteering(pipeline.Steering):
 
 
 def _pairs(asked: Duel, rows: Rows, a: str, b: str) -> Mapping[str, Pairs]:
-    (workload,) = asked.study.workloads
-    found = {}
-    for name in asked.metrics:
-        request = workload.request if metric(name).per_request_name else ""
-        sides = [readings(rows.of(workload.name, arm), metric(name), request).values for arm in (a, b)]
-        found[name] = pair_up(*sides)
-    return found
+    return {each.label: pair_up(_read(each, rows, a), _read(each, rows, b)) for each in asked.judged}
 
 
-def _median(asked: Duel, rows: Rows, name: str, arm: str) -> float:
-    (workload,) = asked.study.workloads
-    found = readings(rows.of(workload.name, arm), metric(name), workload.request).values.values()
-    numbers = [value for value in found if not isinstance(value, str)]
+def _read(judged: Judged, rows: Rows, arm: str) -> Mapping[Key, Value]:
+    request = judged.workload.request if judged.metric.per_request_name else ""
+    return readings(rows.of(judged.workload.name, arm), judged.metric, request).values
+
+
+def _median(judged: Judged, rows: Rows, arm: str) -> float:
+    numbers = [value for value in _read(judged, rows, arm).values() if not isinstance(value, str)]
     return float(np.median(numbers)) if numbers else math.nan

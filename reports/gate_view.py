@@ -83,7 +83,7 @@ def table(decision: GateDecision, info: GateInfo) -> Table:
     rows = []
     for each in decision.metrics:
         base, head = info.values.get(each.name, (math.nan, math.nan))
-        unit = METRICS[each.name].unit if each.name in METRICS else "1"
+        unit = _unit(each.name)
         outcome = "undecided" if each.outcome == "INCONCLUSIVE" else each.outcome
         absolute = (words.quantity(base, unit), words.quantity(head, unit))
         rows.append((_noun(each.name), *absolute, size(each), interval(each).removeprefix("interval "), outcome))
@@ -153,5 +153,12 @@ def _counts(decision: GateDecision) -> str:
     return f"{words.plural(max(each.pairs for each in decision.metrics), 'pair')} in {words.plural(bursts, 'burst')}"
 
 
-def _noun(name: str) -> str:
-    return METRICS[name].noun if name in METRICS else name.replace("_", " ")
+def _noun(label: str) -> str:
+    """A metric of the table in words, with the workload if the label names one; any other label as it is."""
+    name, on, workload = label.partition(" on ")
+    return f"{METRICS[name].noun}{on}{workload}" if name in METRICS else label.replace("_", " ")
+
+
+def _unit(label: str) -> str:
+    name = label.partition(" on ")[0]
+    return METRICS[name].unit if name in METRICS else "1"

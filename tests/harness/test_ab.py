@@ -83,7 +83,7 @@ def test_an_open_rate_and_one_request(file: Path) -> None:
         0.5,
     )
     assert asked.study.budget.seconds == 20.0
-    assert asked.metrics == ("latency_p50", "cpu_per_request")
+    assert [each.label for each in asked.judged] == ["latency_p50", "cpu_per_request"]
     assert asked.study.title == "y against x"
 
 

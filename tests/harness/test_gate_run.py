@@ -29,7 +29,7 @@ from harness.revisions import Revision
 from harness.study_file import ROOT
 
 BURN = "\nimport threading\nthreading.Thread(target=lambda: [None for _ in iter(int, 1)], daemon=True).start()\n"
-SHORT = Policy(alpha_fail=0.1, min_bursts=1, max_bursts=1)
+SHORT = Policy(alpha_fail=0.01, min_bursts=3, max_bursts=3)
 
 
 def a_tree(folder: Path, extra: str = "") -> Path:

@@ -20,9 +20,9 @@ from tests.harness.analyse.synthetic import a_run, changed
 CLOSED = Workload(name="surge", file="surge.py")
 
 
-def asked(workload: Workload = CLOSED, policy: Policy | None = None) -> Duel:
+def asked(*workloads: Workload, policy: Policy | None = None) -> Duel:
     arms = Arm(name="base"), Arm(name="head")
-    return duel("gate", "head against base", arms, workload, 60.0, policy or Policy())
+    return duel("gate", "head against base", arms, workloads or (CLOSED,), 60.0, policy or Policy())
 
 
 def measured(factors: dict[str, float], bursts: int = 30, seed: int = 1) -> Measured:
@@ -78,9 +78,22 @@ def test_a_run_that_is_not_valid_is_no_pass() -> None:
 
 def test_an_open_workload_judges_no_throughput() -> None:
     found = asked(Workload(name="steady", file="steady.py", arrivals="poisson", rate=100.0))
-    assert found.metrics == ("latency_p50", "cpu_per_request")
+    assert [each.label for each in found.judged] == ["latency_p50", "cpu_per_request"]
     assert found.study.budget.blocks == BLOCKS
     assert found.study.budget.stop_early
+
+
+def test_with_both_kinds_of_workload_each_says_what_it_can() -> None:
+    open_one = Workload(name="steady", file="steady.py", arrivals="poisson", rate=500.0)
+    both = asked(CLOSED, open_one)
+    labels = ["throughput on surge", "cpu_per_request on surge", "latency_p50 on steady", "cpu_per_request on steady"]
+    assert [each.label for each in both.judged] == labels
+    assert both.study.budget.blocks == BLOCKS // 2
+    run = a_run(both.study, {"head": 1.1}, 20, sd_pair=0.02)
+    failed = decide(both, run)
+    assert failed.outcome == "FAIL"
+    assert failed.reason.startswith("throughput on surge 1")  # worse by about 10 %: fewer, where more is better
+    assert list(values(both, run)) == labels
 
 
 def test_any_request_counts_when_none_is_named() -> None:
