@@ -135,7 +135,7 @@ def _visits(study: Study, plan: schedule.BurstPlan, rates: Rates) -> Iterator[bu
         times, rate = None, 0.0
         if workload.arrivals != "closed":
             rng = np.random.default_rng((study.seed, plan.number, index))
-            rate = workload.rate or rates[workload.name]
+            rate = workload.rate or rates.get(workload.name, 0.0)  # a shape has rates of its own
             times = tuple(arrivals.offsets(workload, block.seconds, rng, rate).tolist())
         yield burst.Visit(block.workload, block.block, block.order, times, rate, block.seconds, block.kind)
 

@@ -176,9 +176,9 @@ def _lag(subject: Subject) -> Iterator[Check]:
 
 def _offered(subject: Subject) -> Iterator[Check]:
     for workload, arm, rows in _open(subject):
-        intended = sum(row.rate * row.planned for row in rows)
-        if intended > 0.0:
-            share = _started(rows) / intended
+        intended = sum(row.arrivals for row in rows)
+        if intended:
+            share = sum(row.tasks for row in rows) / intended
             yield Check(
                 "offered rate",
                 _status(share >= OFFERED),

@@ -294,6 +294,8 @@ class RunningBurst:
             lag_max=result.lag_max,
             latencies=tuple(Latencies(each.name, each.service, each.lag) for each in result.samples),
             rate=visit.rate,
+            arrivals=len(visit.arrivals or ()),
+            tasks=result.tasks,
             unanswered=tuple(
                 Unanswered(each.name, each.rejected, each.failed, each.seconds) for each in result.unanswered
             ),

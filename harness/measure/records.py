@@ -77,6 +77,10 @@ class Slice(msgspec.Struct, frozen=True):
     latencies: tuple[Latencies, ...]
     rate: float = 0.0
     "intended arrivals per second; 0 in a closed workload"
+    arrivals: int = 0
+    "intended starts of tasks; 0 in a closed workload"
+    tasks: int = 0
+    "tasks that were started; one may make several requests"
     unanswered: tuple[Unanswered, ...] = ()
     "rejected and failed requests by name; a task that failed outside any request has none"
 

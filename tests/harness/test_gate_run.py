@@ -28,8 +28,11 @@ from harness.plan.arms import layout
 from harness.revisions import Revision
 from harness.study_file import ROOT
 
-BURN = "\nimport threading\nthreading.Thread(target=lambda: [None for _ in iter(int, 1)], daemon=True).start()\n"
-SHORT = Policy(alpha_fail=0.01, min_bursts=3, max_bursts=3)
+BURN = """
+import threading, time
+threading.Thread(target=lambda: [time.sleep(0.001) for _ in iter(lambda: sum(range(50_000)), 0)], daemon=True).start()
+"""
+SHORT = Policy(min_bursts=2, max_bursts=2)
 
 
 def a_tree(folder: Path, extra: str = "") -> Path:
@@ -62,7 +65,10 @@ def printed(setting: Setting) -> str:
     return " ".join(setting.console.file.getvalue().split())  # type: ignore[attr-defined]
 
 
-def test_a_slower_revision_fails_by_name_and_size(tmp_path: Path, setting: Callable[..., Setting]) -> None:
+def test_a_slower_revision_fails_by_name_and_size(
+    tmp_path: Path, setting: Callable[..., Setting], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate_run, "WORKLOADS", gate_run.WORKLOADS[:1])
     base, head = a_revision("one", a_tree(tmp_path / "1")), a_revision("two", a_tree(tmp_path / "2", BURN))
     here = setting()
     assert gate_run.run(base, head, here, cache=tmp_path / "cache", policy=SHORT) == 1

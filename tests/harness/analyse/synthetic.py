@@ -71,6 +71,8 @@ def a_stretch(
         lag_max=lag,
         latencies=(Latencies("request", service.tobytes(), late),),
         rate=rate,
+        arrivals=round(rate * seconds),
+        tasks=requests,
     )
 
 

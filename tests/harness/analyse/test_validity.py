@@ -66,7 +66,7 @@ def test_requests_gone_wrong(name: str, fields: dict[str, object], saw: str) -> 
     [
         ("generator CPU", {"cpu_load": 0.19}),
         ("schedule lag", {"lag_max": 0.05}),
-        ("offered rate", {"started": 80, "answered": 80}),
+        ("offered rate", {"tasks": 80}),
     ],
 )
 def test_a_generator_that_cannot_keep_an_open_schedule(name: str, fields: dict[str, object]) -> None:
@@ -76,7 +76,7 @@ def test_a_generator_that_cannot_keep_an_open_schedule(name: str, fields: dict[s
 
 
 def test_offered_rate_needs_a_rate() -> None:
-    assert not found(both(), changed(quiet_run(both()), rate=0.0), "offered rate")
+    assert not found(both(), changed(quiet_run(both()), arrivals=0), "offered rate")
 
 
 def test_declared_errors_and_rejections_are_allowed() -> None:
