@@ -1,4 +1,4 @@
-"""The command line as real processes, and a way to see whatever they leave behind."""
+"""Commands as real processes, and a way to see whatever they leave behind."""
 
 from __future__ import annotations
 
@@ -28,15 +28,20 @@ class Ended(NamedTuple):
     err: str
 
 
+def bench(*arguments: str) -> tuple[str, ...]:
+    """The command line of `synapsed-bench` with these arguments."""
+    return (sys.executable, "-m", "harness.cli", *arguments)
+
+
 class Command:
-    """A running `synapsed-bench`; every process it starts, however deep, inherits its mark."""
+    """A running program; every process it starts, however deep, inherits its mark."""
 
     def __init__(self, *arguments: str, cwd: Path, env: dict[str, str] | None = None) -> None:
         self.mark = uuid.uuid4().hex
         self._out, self._err = (cwd / f"{self.mark}.{name}" for name in ("out", "err"))
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = psutil.Popen(
-                [sys.executable, "-m", "harness.cli", *arguments],
+                arguments,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,

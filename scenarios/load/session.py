@@ -18,6 +18,7 @@ from typing import Any, cast
 
 from gevent import GreenletExit
 from locust import events
+from locust.runners import LocalRunner
 
 from harness.errors import TargetError
 from harness.execute.target import Target
@@ -81,9 +82,18 @@ def _boolean(text: str) -> bool:
         raise argparse.ArgumentTypeError(f"{text!r}; expected true or false") from None
 
 
+@events.init.add_listener
+def _prepare(environment: Any, **_: Any) -> None:
+    """A headless Locust counts its run time from the start of the test: so the node is up before."""
+    if getattr(environment.parsed_options, "headless", False) and isinstance(environment.runner, LocalRunner):
+        _begin(environment)
+
+
 @events.test_start.add_listener
 def _begin(environment: Any, **_: Any) -> None:
     """Open the session. Where that fails, a headless Locust ends, and one with a web UI stays as it was."""
+    if environment in _sessions:
+        return
     try:
         _sessions[environment] = _open_session(environment.parsed_options)
     except (OSError, ValueError, TargetError, UnknownOptimization, SettingsError) as error:

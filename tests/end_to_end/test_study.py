@@ -14,7 +14,7 @@ import pytest
 
 from harness.measure.records import Measured
 from harness.measure.store import FILE, Store
-from tests.end_to_end.processes import Command, Ended, command, run, wait_for
+from tests.processes import Command, Ended, bench, command, run, wait_for
 
 STUDY = """
 name = "tiny"
@@ -90,7 +90,7 @@ class Finished(NamedTuple):
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     cwd = tmp_path_factory.mktemp("undisturbed")
     (cwd / "tiny.toml").write_text(STUDY)
-    ended = run("run", "tiny.toml", cwd=cwd)
+    ended = run(*bench("run", "tiny.toml"), cwd=cwd)
     folder = _folder(cwd)
     return Finished(ended, folder, json.loads((folder / "summary.json").read_bytes()))
 
@@ -126,7 +126,7 @@ def test_reporting_again_gives_the_same_bytes(undisturbed: Finished) -> None:
     before = [file.read_bytes() for file in files]
     for file in files:
         file.unlink()
-    assert run("report", cwd=undisturbed.folder.parent.parent).code == 0
+    assert run(*bench("report"), cwd=undisturbed.folder.parent.parent).code == 0
     assert [file.read_bytes() for file in files] == before
 
 
@@ -174,7 +174,7 @@ def mishaps(tmp_path_factory: pytest.TempPathFactory) -> Mishaps:
 
     def under_load(arguments: tuple[str, ...], disturb: Any) -> Mishap:
         nonlocal rows
-        with command(*arguments, cwd=cwd) as started:
+        with command(*bench(*arguments), cwd=cwd) as started:
             known = len(rows.slices)
             wait_for(lambda: _slices(cwd) >= known + 2 or not started.alive(), started.said)
             disturb(started)
@@ -248,7 +248,7 @@ def test_the_resumed_run_finishes_and_its_report_has_every_pair(mishaps: Mishaps
 
 def test_a_target_that_dies_before_the_first_slice_is_exit_2_and_leaves_no_run(tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(STUDY)
-    with command("run", "tiny.toml", cwd=tmp_path) as started:
+    with command(*bench("run", "tiny.toml"), cwd=tmp_path) as started:
         wait_for(lambda: bool(started.descendants(TARGET)), started.said)
         for process in started.descendants(TARGET):
             process.send_signal(signal.SIGKILL)
@@ -262,7 +262,7 @@ def test_a_target_that_dies_before_the_first_slice_is_exit_2_and_leaves_no_run(t
 
 def test_settings_that_the_target_refuses_are_told_in_its_own_words(tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(STUDY.replace("peers = 8", "peers = 8\nsettings.node.bogus = 1"))
-    ended = run("run", "tiny.toml", cwd=tmp_path)
+    ended = run(*bench("run", "tiny.toml"), cwd=tmp_path)
     assert ended.code == 2
     (line,) = ended.err.splitlines()
     assert "unknown setting node.bogus; expected one of: " in line
