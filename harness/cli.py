@@ -43,6 +43,7 @@ def run(
     off: Annotated[str | None, typer.Option(help="Compare none with all but these.")] = None,
     only: Annotated[str | None, typer.Option(help="Compare none with exactly these.")] = None,
     design: Annotated[str | None, typer.Option(help="on-off, ablation, phases, factorial or sweep.")] = None,
+    depth: Annotated[str | None, typer.Option(help="A depth of the study, such as quick or full.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Seconds to measure, instead of the study's.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of order and arrivals, instead of the study's.")] = None,
     resume: Annotated[
@@ -60,12 +61,12 @@ def run(
     from harness import runs, session, study_file
 
     if resume is not None:
-        if dry_run or any(each is not None for each in (study, on, off, only, design, seconds, seed)):
+        if dry_run or any(each is not None for each in (study, on, off, only, design, depth, seconds, seed)):
             raise UsageError("--resume goes on with the run's own study; expected nothing else but --strict and --runs")
         raise typer.Exit(session.resume(runs.find(runs_folder, resume), console, strict=strict))
     path = study_file.find(study or QUICK)
     wanted = study_file.adjust(
-        study_file.load(path),
+        study_file.load(path, depth),
         on=_names("--on", on),
         off=_names("--off", off),
         only=_names("--only", only),

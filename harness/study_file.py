@@ -11,7 +11,7 @@ from typing import get_args
 import msgspec
 from msgspec.structs import replace
 
-from harness import study_place
+from harness import study_depth, study_place
 from harness.errors import StudyError, UsageError
 from harness.plan.arms import cell_name
 from harness.study import OPTIMIZATIONS, DesignKind, Study
@@ -31,8 +31,8 @@ def find(name: str) -> Path:
     raise StudyError(f"no study {name!r}; expected a study file or one of: {known}")
 
 
-def load(path: Path) -> Study:
-    """The validated study in `path`. Raises `StudyError`."""
+def load(path: Path, depth: str | None = None) -> Study:
+    """The validated study in `path`, at one of its depths if asked. Raises `StudyError`, `UsageError` for no depth."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -46,6 +46,10 @@ def load(path: Path) -> Study:
             raise StudyError(f"{path}:{study_place.line(text, (plural,))}: {plural}: expected [[{singular}]] tables")
         if singular in tables:
             tables[plural] = tables.pop(singular)
+    try:
+        tables = study_depth.at(tables, depth)
+    except StudyError as error:
+        raise StudyError(f"{path}: {error}") from error
     try:
         study = msgspec.convert(tables, Study)
     except msgspec.ValidationError as error:

@@ -65,20 +65,27 @@ def time_per_request(stretch: Slice, request: str) -> float:
 
 
 def descriptors_left(episode: Episode) -> float:
-    """One more than the descriptors that both ends hold beyond those they held idle."""
+    """One more than the descriptors that both ends hold beyond those they held idle; a connection that waits in the
+    pool is no leak, and has one at either end.
+    """
     row = episode.reading
-    return 1.0 + sum(
-        max(0, after.descriptors - idle.descriptors)
+    more = sum(
+        after.descriptors - idle.descriptors
         for after, idle in ((row.target_after, row.target_idle), (row.load_after, row.load_idle))
     )
+    return 1.0 + max(0.0, more - 2.0 * row.load_gauges.get("pooling.idle", 0.0))
 
 
 def registry_left(episode: Episode) -> float:
-    """One more than the connections that both ends' managers still list; the node lists the one that asks."""
+    """One more than the connections that both ends' managers still list, those that wait in the pool apart; the node
+    lists the one that asks.
+    """
     row = episode.reading
     if "node.connections" not in row.gauges or "cleanup.open" not in row.load_gauges:
         raise Unusable("the target or the dialer does not tell its registry")
-    return max(1.0, row.gauges["node.connections"]) + row.load_gauges["cleanup.open"]
+    waiting = row.load_gauges.get("pooling.idle", 0.0)
+    listed = row.gauges["node.connections"] + row.load_gauges["cleanup.open"] - 2.0 * waiting
+    return max(1.0, listed)
 
 
 def told(name: str, plus: float = 0.0) -> Callable[[Episode], float]:

@@ -261,6 +261,9 @@ class RunningBurst:
             arrivals=visit.arrivals,
         )
         with self._blaming(arm):
+            if workload.tasks:
+                exactly = wire.Work(workload.name, workload.tasks, order.quiet, order.planned, arm.pids)
+                return arm.load.work(exactly, watch)
             return arm.load.slice(order, watch)
 
     def _slice(

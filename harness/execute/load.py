@@ -131,10 +131,13 @@ class LoadProcess:
         self._send(wire.Settle(seconds))
         self._answer(wire.Settled, seconds)
 
-    def work(self, order: wire.Work) -> wire.SliceResult:
-        """Exactly `order.tasks` tasks of one workload."""
+    def work(self, order: wire.Work, watch: Callable[[], None] | None = None) -> wire.SliceResult:
+        """Exactly `order.tasks` tasks of one workload; `watch` as in `slice`."""
         self._send(order)
-        return self._answer(wire.SliceResult, order.timeout + order.quiet)
+        timeout = order.timeout + order.quiet
+        if watch is not None:
+            self._watch(watch, time.monotonic() + timeout)
+        return self._answer(wire.SliceResult, timeout)
 
     def gauges(self) -> wire.GaugesAnswer:
         """The gauges the Locust files publish, of target and client; empty when they publish none."""

@@ -1,0 +1,70 @@
+"""What leaks when peers come and go and things go wrong? A seeded share of uses is broken off in every way there is.
+
+The node's fault script (settings table `faults`) refuses, falls silent, resets, corrupts, delays and crashes; the
+users here cancel connects and requests, raise in the middle of a use, and leave handshakes unfinished.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from time import perf_counter
+
+import gevent
+from locust import task
+
+from scenarios.load.episode import EpisodeUser
+from scenarios.load.users import FAILURES
+
+PEERS = 32
+PAYLOAD = os.urandom(256)
+MISFORTUNES = ("cancelled connect", "cancelled request", "raising callback", "unfinished handshake")
+SHARE = float(os.environ.get("CHURN_SHARE", "0.3"))
+"of uses that a misfortune of the user's own strikes"
+CONNECT_SECONDS, REQUEST_SECONDS = 0.0004, 0.0001
+"after which connecting, or a request, is cancelled: in the middle of either"
+
+
+class Cancelled(Exception):
+    """The caller gave up."""
+
+
+class CallbackError(Exception):
+    """The caller's own code failed in the middle of a use; no I/O error."""
+
+
+class ChurnUser(EpisodeUser):
+    """Needs some peer for a moment; sometimes it ends badly."""
+
+    def on_start(self) -> None:
+        super().on_start()
+        self.peers = self.peers[:PEERS]
+
+    @task
+    def use(self) -> None:
+        self.now()
+        peer = self.random.choice(self.peers)
+        fate = self.random.choice(MISFORTUNES) if self.random.random() < SHARE else ""
+        began = perf_counter()
+        try:
+            if fate == "unfinished handshake":
+                self.knock(peer.addresses["tcp"])
+            cancel = gevent.Timeout(CONNECT_SECONDS if fate == "cancelled connect" else None)
+            with cancel, self.dialer.connect(peer) as connection:
+                cancel.close()
+                if fate == "raising callback":
+                    raise CallbackError
+                with gevent.Timeout(REQUEST_SECONDS if fate == "cancelled request" else None):
+                    answer = connection.request(PAYLOAD)
+        except gevent.Timeout:
+            self.report("request", perf_counter() - began, 0, Cancelled(fate))
+        except (*FAILURES, CallbackError) as error:
+            self.report("request", perf_counter() - began, 0, error)
+        else:
+            self.report("request", perf_counter() - began, len(answer))
+
+    @staticmethod
+    def knock(address: tuple[str, int]) -> None:
+        """A stranger who says half a word and leaves."""
+        with socket.create_connection(address, 0.5) as stranger:
+            stranger.sendall(b"\x00\x20" + os.urandom(10))

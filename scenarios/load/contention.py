@@ -1,0 +1,42 @@
+"""What do metrics cost when eight threads record at once? Each task has 8 real threads record 2,000 requests each.
+
+"record" is the time of one recording: the whole task's divided by 16,000.
+"""
+
+from __future__ import annotations
+
+import os
+from time import perf_counter
+
+import gevent
+from gevent.threadpool import ThreadPool
+from locust import task
+
+from reference_impl.metrics import Recorder
+from scenarios.load.users import PeerUser
+
+THREADS = 8
+RECORDINGS = int(os.environ.get("CONTENTION_RECORDINGS", "2000"))
+_pool = ThreadPool(THREADS)
+
+
+class ContentionUser(PeerUser):
+    """Records requests, sends none."""
+
+    fixed_count = 1
+
+    def on_start(self) -> None:
+        super().on_start()
+        self.recorders = [self.dialer.metrics.recorder(bytes(peer), "tcp") for peer in self.peers[:THREADS]]
+
+    @task
+    def record(self) -> None:
+        began = perf_counter()
+        gevent.joinall([_pool.spawn(record_many, each) for each in self.recorders])
+        self.report("record", (perf_counter() - began) / (THREADS * RECORDINGS), 0)
+
+
+def record_many(recorder: Recorder) -> None:
+    """What one thread does."""
+    for _ in range(RECORDINGS):
+        recorder.request(0.001, 1024, 1024)

@@ -1,0 +1,49 @@
+"""What workloads with a memory of time share: a story that begins with the first task, and what they tell at its end.
+
+An episode's Locust file decides by SYNAPSED_SEED, so both arms of a pair meet the same misfortunes.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from time import perf_counter
+from typing import Any
+
+from scenarios.load.users import PeerUser
+
+SEED = int(os.environ.get("SYNAPSED_SEED", "0"))
+
+
+def told(environment: Any) -> dict[str, float]:
+    """Numbers that stand beside the dialer's gauges at the end; write into it."""
+    found: dict[str, float] | None = getattr(environment, "synapsed_told", None)
+    if found is None:
+        found = environment.synapsed_told = {}
+        dialers = environment.synapsed_gauges
+        environment.synapsed_gauges = lambda: {**dialers(), **found}
+    return found
+
+
+class EpisodeUser(PeerUser):
+    """A user whose dialer keeps house after the load, and whose choices follow the episode's seed."""
+
+    abstract = True
+    _began: dict[Any, float] = {}  # noqa: RUF012 - one story per environment
+
+    def on_start(self) -> None:
+        super().on_start()
+        self.random = random.Random(f"{SEED}/{type(self).__name__}/{self.number}")
+        self.environment.synapsed_housekeeping = self.dialer.sweep
+        told(self.environment)
+
+    def now(self) -> float:
+        """Seconds since the first task of any user began; 0 at that very task, which begins the story."""
+        moment = perf_counter()
+        if self.environment not in EpisodeUser._began:
+            EpisodeUser._began[self.environment] = moment
+            self.begin()
+        return moment - EpisodeUser._began[self.environment]
+
+    def begin(self) -> None:
+        """The story begins: called once, by whoever is first."""
