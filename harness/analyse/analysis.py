@@ -16,8 +16,9 @@ from harness.analyse.attribution import attribute
 from harness.analyse.contrast import Contrast, Floats, Readings, Row, judge_contrast, readings
 from harness.analyse.crossover import crossover
 from harness.analyse.metrics import METRICS, Metric, metric
-from harness.analyse.records import Analysis, Attribution, ContrastResult, Crossover, Source, Verdict
+from harness.analyse.records import Analysis, Attribution, ContrastResult, Crossover, Source, TailTest, Verdict
 from harness.analyse.rows import Rows, arrange
+from harness.analyse.tails import tails
 from harness.analyse.validity import Subject, check
 from harness.analyse.verdict import Question, describe, family_confidence, judge
 from harness.measure.records import Measured
@@ -96,6 +97,7 @@ class _Analyst:
             gauges=described.gauges,
             attributions=tuple(self._attributions()),
             crossovers=tuple(self._crossovers(contrasts)),
+            tails=tuple(self._tails()),
         )
 
     def _described(self) -> views.Views:
@@ -126,6 +128,12 @@ class _Analyst:
             found = crossover(sweep, name, own if metric(name).per_request_name else "", contrasts)
             if found is not None:
                 yield found
+
+    def _tails(self) -> Iterator[TailTest]:
+        """Whether tails differ, for every comparison made in segments."""
+        for workload in self.workloads:
+            for comparison in self.layout.on[workload.name]:
+                yield from tails(self.rows, self.study, workload, comparison)
 
     def _contrasts(self) -> Iterator[Contrast]:
         """Every comparison of the design on every workload, metric, kind of stretch and request that was

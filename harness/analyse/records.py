@@ -305,6 +305,28 @@ class Crossover(msgspec.Struct, frozen=True):
     ratios: tuple[Estimate, ...]
 
 
+class TailTest(msgspec.Struct, frozen=True):
+    """Whether arm `b` has more slow requests than arm `a`: exceedances per segment over `threshold` seconds.
+
+    The threshold is the `percentile` of a's slices in the first burst, fixed before any segment. `share_a`,
+    `share_b` are the shares of requests beyond it over all segments; `estimate` is their ratio b/a from pairs of
+    segments with its interval over bursts, `p_value` that of "no difference" by the sign test over bursts.
+    `reasons` counts the pairs left out.
+    """
+
+    workload: str
+    request: str
+    a: str
+    b: str
+    percentile: float
+    threshold: float
+    share_a: float
+    share_b: float
+    estimate: Estimate | None
+    p_value: float
+    reasons: dict[str, int]
+
+
 class Analysis(msgspec.Struct, frozen=True):
     """Everything derived from a run's rows.
 
@@ -340,3 +362,4 @@ class Analysis(msgspec.Struct, frozen=True):
     gauges: tuple[GaugeSeries, ...]
     attributions: tuple[Attribution, ...] = ()
     crossovers: tuple[Crossover, ...] = ()
+    tails: tuple[TailTest, ...] = ()

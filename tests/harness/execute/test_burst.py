@@ -81,6 +81,8 @@ def test_a_burst_yields_its_slices_in_order_then_its_readings(plan: BurstPlan) -
         assert row.cpu_load > 0
     assert [row.answered for row in slices if row.workload == "open"] == [50, 50]
     assert [row.rate for row in slices] == [0, 0, 500, 500, 0, 0]
+    assert [row.arrivals for row in slices] == [0, 0, 50, 50, 0, 0]
+    assert [row.tasks for row in slices] == [row.started for row in slices]
     assert [(row.arm, row.requests, row.burst) for row in readings] == [("none", 100, 3), ("all", 100, 3)]
     for reading in readings:
         assert min(reading.target_idle.uss, reading.target_after.uss, reading.load_idle.uss) > 1 << 20

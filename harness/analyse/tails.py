@@ -1,0 +1,102 @@
+"""Do tails differ? Exceedances per segment over a threshold that was fixed before any segment.
+
+A percentile of one segment is a noisy thing, and the ratio of two even more so; the share of requests beyond a fixed
+threshold counts events instead. The threshold is a percentile of the baseline's slices in the first burst that has
+segments, so no segment has a say in it. Shares are (k + 1/2) / (n + 1), because a segment without any exceedance has
+no logarithm; pairs, bursts and intervals are those of every other contrast.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from harness.analyse.contrast import Floats, Key, Pairs, burst_medians, estimate, median_p_value
+from harness.analyse.metrics import latency_seconds
+from harness.analyse.records import TailTest
+from harness.analyse.rows import Rows
+from harness.analyse.sequential import log_e_path, p_value
+from harness.measure.records import Slice
+from harness.plan.arms import Comparison
+from harness.study import Study, Workload
+
+PERCENTILES = (99.0, 99.9)
+EXPECTED = 10.0
+"requests that must lie beyond a percentile: in the warm-up to fix the threshold, and in a segment to count against it"
+
+
+def tails(rows: Rows, study: Study, workload: Workload, comparison: Comparison) -> Iterator[TailTest]:
+    """The test at every percentile whose threshold the warm-up can fix; none without segments on both arms."""
+    a, b = (rows.of(workload.name, arm, "segment") for arm in (comparison.a, comparison.b))
+    if not a or not b:
+        return
+    warm_up = _warm_up(rows, workload, comparison.a, a[0].burst)
+    for percentile in PERCENTILES:
+        if warm_up.size * (1.0 - percentile / 100.0) >= EXPECTED:
+            threshold = float(np.percentile(warm_up, percentile))
+            yield _test(study, workload, comparison, percentile, threshold, (a, b))
+
+
+def shares(segments: tuple[Slice, ...], request: str, threshold: float) -> dict[Key, tuple[int, int]]:
+    """(exceedances, requests) of each segment by burst and block."""
+    found = {}
+    for segment in segments:
+        latencies = latency_seconds(segment, request)
+        found[segment.burst, segment.block] = int(np.count_nonzero(latencies > threshold)), latencies.size
+    return found
+
+
+def _warm_up(rows: Rows, workload: Workload, arm: str, burst: int) -> Floats:
+    slices = [row for row in rows.of(workload.name, arm) if row.burst == burst]
+    return np.concatenate([np.empty(0), *(latency_seconds(row, workload.request) for row in slices)])
+
+
+def _test(
+    study: Study, workload: Workload, comparison: Comparison, percentile: float, threshold: float,
+    segments: tuple[tuple[Slice, ...], tuple[Slice, ...]],
+) -> TailTest:  # fmt: skip
+    a, b = (shares(each, workload.request, threshold) for each in segments)
+    pairs = _pairs(a, b, EXPECTED / (1.0 - percentile / 100.0))
+    _, medians = burst_medians(pairs)
+    found = estimate(pairs, study.confidence, study.seed, study.budget.stop_early) if medians.size else None
+    return TailTest(
+        workload=workload.name,
+        request=workload.request,
+        a=comparison.a,
+        b=comparison.b,
+        percentile=percentile,
+        threshold=threshold,
+        share_a=_share(a),
+        share_b=_share(b),
+        estimate=found,
+        p_value=_p_value(medians, sequential=study.budget.stop_early),
+        reasons=pairs.reasons,
+    )
+
+
+def _pairs(a: dict[Key, tuple[int, int]], b: dict[Key, tuple[int, int]], needed: float) -> Pairs:
+    bursts: list[int] = []
+    differences: list[float] = []
+    few = 0
+    for key in sorted(a.keys() & b.keys()):
+        (beyond_a, of_a), (beyond_b, of_b) = a[key], b[key]
+        if min(of_a, of_b) < needed - 0.5:  # needed is a quotient: 10 / 0.01 is a little above 1,000
+            few += 1
+            continue
+        bursts.append(key[0])
+        differences.append(math.log((beyond_b + 0.5) / (of_b + 1.0)) - math.log((beyond_a + 0.5) / (of_a + 1.0)))
+    reasons = {f"fewer than {needed:,.0f} requests in a segment": few} if few else {}
+    return Pairs(np.array(bursts, dtype=np.int64), np.array(differences), reasons)
+
+
+def _p_value(medians: Floats, *, sequential: bool) -> float:
+    """Of "as many exceedances on both arms", two-sided."""
+    if not sequential:
+        return median_p_value(medians, 0.0)
+    return min(1.0, 2.0 * min(p_value(log_e_path(medians, 0.0)), p_value(log_e_path(-medians, 0.0))))
+
+
+def _share(found: dict[Key, tuple[int, int]]) -> float:
+    return sum(beyond for beyond, _ in found.values()) / max(1, sum(of for _, of in found.values()))

@@ -1,0 +1,117 @@
+"""Tails compared by exceedances: a known share of slow requests, and what cannot be told."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+import numpy as np
+import pytest
+
+from harness.analyse.analysis import analyse
+from harness.analyse.records import TailTest
+from harness.analyse.rows import arrange
+from harness.analyse.tails import shares, tails
+from harness.measure.records import Burst, Latencies, Measured, Slice
+from harness.plan.arms import Comparison
+from harness.study import Budget, Design, Study, Workload
+from tests.harness.analyse.synthetic import a_stretch, a_study
+
+STEADY = Workload(name="steady", file="steady.py", arrivals="constant", rate=500.0, segment_seconds=10.0)
+COMPARED = Comparison("none", "all", "treatment")
+STUDY = a_study(workloads=(STEADY,), design=Design(hidden=False))
+
+
+def stretch(arm: str, burst: int, block: int, slow: float, requests: int, seed: int) -> Slice:
+    """A share `slow` of the requests take around 50 ms, the others around 1 ms."""
+    rng = np.random.default_rng((seed, burst, block, len(arm)))
+    quick, stalled = rng.lognormal(-7.0, 0.2, requests), rng.lognormal(-3.0, 0.01, requests)
+    service = np.where(rng.random(requests) < slow, stalled, quick).astype("<f4")
+    kind = "slice" if block < 3 else "segment"
+    row = a_stretch(arm, burst=burst, block=block, workload="steady", requests=requests, kind=kind, rate=500.0)  # type: ignore[arg-type]
+    return msgspec.structs.replace(row, latencies=(Latencies("request", service.tobytes()),))
+
+
+def run(slow: dict[str, float], bursts: int = 12, requests: int = 5_000, seed: int = 1) -> Measured:
+    slices = [
+        stretch(arm, burst, block, share, 2_000 if block < 3 else requests, seed)
+        for burst in range(bursts)
+        for arm, share in slow.items()
+        for block in range(5)
+    ]
+    headers = tuple(Burst(number, tuple(slow), 0.0, complete=True) for number in range(bursts))
+    return Measured(headers, tuple(slices), ())
+
+
+def judged(measured: Measured, study: Study = STUDY) -> dict[float, TailTest]:
+    return {each.percentile: each for each in tails(arrange(measured), study, STEADY, COMPARED)}
+
+
+def test_more_slow_requests_are_found_with_their_ratio() -> None:
+    found = judged(run({"none": 0.015, "all": 0.045}))[99.0]
+    assert found.estimate is not None
+    ratio = found.share_b / found.share_a
+    assert 2.0 < found.estimate.low < ratio < found.estimate.high
+    assert (found.estimate.bursts, found.estimate.pairs) == (12, 24)
+    assert found.p_value == pytest.approx(2 / 2**12)
+    assert 0.0 < found.share_a < found.share_b <= 0.05
+    assert 0.001 < found.threshold <= 0.051
+
+
+def test_equal_tails_are_not_told_apart() -> None:
+    wrong = sum(judged(run({"none": 0.01, "all": 0.01}, seed=seed))[99.0].p_value < 0.05 for seed in range(60))
+    assert wrong <= 8  # P(Binomial(60, 0.05) > 8) = 0.3 %
+
+
+def test_sequential_p_values_and_intervals_hold_at_any_time() -> None:
+    early = msgspec.structs.replace(STUDY, budget=Budget(stop_early=True))
+    measured = run({"none": 0.015, "all": 0.045})
+    fixed, anytime = judged(measured)[99.0], judged(measured, early)[99.0]
+    assert anytime.p_value > fixed.p_value
+    assert anytime.p_value < 0.05
+    assert anytime.estimate is not None
+    assert anytime.estimate.method == "sequential"
+
+
+def test_the_threshold_is_fixed_before_any_segment() -> None:
+    slices, other = run({"none": 0.01, "all": 0.01}), run({"none": 0.2, "all": 0.4})
+    mixed = [row for row in slices.slices if row.kind == "slice"] + [
+        row for row in other.slices if row.kind == "segment"
+    ]
+    found = judged(msgspec.structs.replace(slices, slices=tuple(mixed)))
+    assert {each.threshold for each in found.values()} == {each.threshold for each in judged(slices).values()}
+    first = np.concatenate(
+        [
+            row.latencies[0].latency_seconds()
+            for row in slices.slices
+            if (row.burst, row.arm, row.kind) == (0, "none", "slice")
+        ]
+    )
+    assert found[99.0].threshold == pytest.approx(np.percentile(first.astype(float), 99.0))
+
+
+def test_a_segment_without_exceedance_has_a_share_all_the_same() -> None:
+    found = judged(run({"none": 0.0, "all": 0.02}))[99.0]
+    none = run({"none": 0.0, "all": 0.02})
+    counted = shares(arrange(none).of("steady", "none", "segment"), "request", 0.04)
+    assert set(counted.values()) == {(0, 5_000)}
+    assert found.estimate is not None
+    assert math.isfinite(found.estimate.ratio)
+
+
+def test_too_few_requests_resolve_no_tail() -> None:
+    few = judged(run({"none": 0.01, "all": 0.01}, requests=900))[99.0]
+    assert few.estimate is None
+    assert few.p_value == 1.0
+    assert few.reasons == {"fewer than 1,000 requests in a segment": 24}
+    assert 99.9 not in judged(run({"none": 0.01, "all": 0.01}))  # 6,000 requests of warm-up cannot fix it
+
+
+def test_segments_on_one_arm_are_no_comparison() -> None:
+    assert judged(run({"none": 0.01})) == {}
+
+
+def test_the_analysis_carries_them() -> None:
+    found = analyse(STUDY, run({"none": 0.015, "all": 0.045})).tails
+    assert [(each.a, each.b, each.percentile) for each in found] == [("none", "all", 99.0)]
+    assert analyse(STUDY, Measured((), (), ())).tails == ()
