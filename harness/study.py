@@ -103,7 +103,7 @@ class Workload(_Record, frozen=True, kw_only=True):
     episode_seconds: float = 0.0
     "length of an episode; 0 = the workload is measured in slices"
     tasks: int = 0
-    "what an episode consists of, when not of a length: exactly so many tasks, in at most episode_seconds"
+    "what an episode consists of, when not of a length: exactly so many tasks, in about episode_seconds"
     settle_seconds: float = 0.0
     "what housekeeping gets after an episode, before readings are taken"
     settings: dict[str, dict[str, Any]] = {}

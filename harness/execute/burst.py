@@ -84,6 +84,8 @@ class Step(msgspec.Struct, frozen=True):
     block: int = 0
 
 
+PATIENCE = 10.0
+"times its expected length that an episode of so many tasks may take"
 Progress = Callable[[Step], None]
 
 
@@ -262,7 +264,8 @@ class RunningBurst:
         )
         with self._blaming(arm):
             if workload.tasks:
-                exactly = wire.Work(workload.name, workload.tasks, order.quiet, order.planned, arm.pids)
+                limit = PATIENCE * order.planned
+                exactly = wire.Work(workload.name, workload.tasks, order.quiet, limit, arm.pids)
                 return arm.load.work(exactly, watch)
             return arm.load.slice(order, watch)
 
