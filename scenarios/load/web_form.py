@@ -42,7 +42,7 @@ _SCRIPT = """
   new MutationObserver(() => {
     document.querySelectorAll("tr").forEach(explain);
     document.querySelectorAll("button span, button p").forEach(unfold);
-  }).observe(document.getElementById("root"), {childList: true, subtree: true});
+  }).observe(document.body, {childList: true, subtree: true});
 })(QUESTIONS);
 </script>
 </body>"""
@@ -64,6 +64,9 @@ def _speak(environment: Any, **_: Any) -> None:
     def _explain(response: Response) -> Response:
         if request.endpoint == "locust.index" and response.mimetype == "text/html":
             response.set_data(response.get_data(as_text=True).replace("</body>", script))
+        # Locust's page stops asking once it has seen "cleanup", and would wait for the end of it for ever
+        if request.endpoint == "locust.request_stats":
+            response.set_data(response.get_data().replace(b'"state": "cleanup"', b'"state": "running"'))
         return response
 
 

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import socket
+import sys
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from reference_impl.optimizations import OPTIMIZATIONS
-from tests.processes import Command, bench, command, wait_for
+from tests.processes import Command, bench, command, run, wait_for
 
 CHROMIUM = shutil.which("chromium")
 LABELS = ("Pooling", "Cleanup", "Rate Limit", "Circuit Breaker", "Buffer Pool", "Metrics")
@@ -193,6 +194,25 @@ def test_a_node_that_cannot_start_is_told_in_the_form(tmp_path: Path, page: Page
         said = web.started.said()
     assert said.count("cannot start: ") == 2
     assert "Traceback" not in said
+
+
+STOPPING = """
+import sys
+import locust
+from locust.env import Environment
+from scenarios.load import surge, web_form
+environment = Environment(user_classes=[surge.SurgeUser], events=locust.events)
+runner = environment.create_local_runner()
+web_ui = environment.create_web_ui("127.0.0.1", 0, delayed_start=True)
+environment.events.init.fire(environment=environment, runner=runner, web_ui=web_ui)
+runner.state = "cleanup"
+print(web_ui.app.test_client().get("/stats/requests").get_json()["state"])
+"""
+
+
+def test_the_page_is_not_left_in_the_state_in_which_it_stops_asking(tmp_path: Path) -> None:
+    ended = run(sys.executable, "-c", STOPPING, cwd=tmp_path)
+    assert (ended.code, ended.out) == (0, "running\n"), ended.err
 
 
 def test_a_test_survives_its_node_and_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
