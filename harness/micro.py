@@ -28,7 +28,7 @@ INTERRUPTED = 130
 LEAST_ROUNDS = 7
 "so many unanimous rounds give a bounded 95 % interval, with one to spare"
 SECONDS_PER_ROOM = 20.0
-CASE_SECONDS = 0.03
+VALUE_SECONDS = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,20 +76,20 @@ def jobs(wish: Wish, rooms: Sequence[Room], clock: Any = time.monotonic) -> Iter
     number, longest = 0, 0.0
     while number < least or clock() - began + longest < budget:
         before = clock()
-        yield from _round(wish, rooms, number, chance, slow=False)
+        yield from _round(wish, rooms, number, chance, memory=False)
         longest = max(longest, clock() - before)
         number += 1
         if number == 1:
-            yield from _round(wish, rooms, 0, chance, slow=True)
+            yield from _round(wish, rooms, 0, chance, memory=True)
 
 
-def _round(wish: Wish, rooms: Sequence[Room], number: int, chance: random.Random, *, slow: bool) -> Iterator[Job]:
+def _round(wish: Wish, rooms: Sequence[Room], number: int, chance: random.Random, *, memory: bool) -> Iterator[Job]:
     for room in chance.sample(rooms, len(rooms)):
-        names = [name for name in chosen(room, wish.peers) if _measures(room, name, slow)]
+        names = [name for name in chosen(room, wish.peers) if _measures(room, name, memory)]
         for name in chance.sample(names, len(names)):
             env = room.env.get(name, {})
             seed = chance.getrandbits(31)
-            yield Job(room.room, name, number, seed, wish.threads, CASE_SECONDS, env, slow)
+            yield Job(room.room, name, number, seed, wish.threads, VALUE_SECONDS, env, memory)
 
 
 def chosen(room: Room, peers: bool) -> list[str]:
@@ -99,8 +99,8 @@ def chosen(room: Room, peers: bool) -> list[str]:
     return [name for name in known if name not in left_out]
 
 
-def _measures(room: Room, variant: str, slow: bool) -> bool:
-    return any(variant in case.variants and case.slow == slow for case in room.cases)
+def _measures(room: Room, variant: str, memory: bool) -> bool:
+    return any(variant in case.variants and (case.unit == "byte") == memory for case in room.cases)
 
 
 def _tell_missing(wish: Wish, rooms: Iterable[Room], console: Console) -> None:

@@ -37,13 +37,12 @@ class Goal(msgspec.Struct, frozen=True):
 
 
 class Case(msgspec.Struct, frozen=True):
-    """One operation as its script declares it; `slow` ones are measured in one round only."""
+    """One operation as its script declares it, or one thing whose bytes are counted, in one round only."""
 
     name: str
     variants: tuple[str, ...]
     goals: tuple[Goal, ...] = ()
     unit: Unit = "second"
-    slow: bool = False
 
 
 class Room(msgspec.Struct, frozen=True):

@@ -24,7 +24,7 @@ _PATIENCE = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One worker: the cases of `room` in `variant`, each for about `seconds`, or only the slow ones."""
+    """One worker: the cases of `room` in `variant`, each value over about `seconds`, or only its memory."""
 
     room: str
     variant: str
@@ -33,7 +33,7 @@ class Job:
     threads: int
     seconds: float
     env: Mapping[str, str]
-    slow: bool = False
+    memory: bool = False
 
 
 def catalogue(room: str) -> Room:
@@ -52,7 +52,7 @@ def measure(job: Job) -> pyperf.BenchmarkSuite:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "worker.json"
         options = {"--out": out, "--seed": job.seed, "--threads": job.threads, "--seconds": job.seconds}
-        arguments = [str(each) for option in options.items() for each in option] + ["--slow"] * job.slow
+        arguments = [str(each) for option in options.items() for each in option] + ["--memory"] * job.memory
         _, words = _run([*_WORKER, "measure", job.room, job.variant, *arguments], job.env)
         if not out.exists():  # written at the very end
             raise TargetError(f"the worker of {job.room}, {job.variant} measured nothing: {words}")

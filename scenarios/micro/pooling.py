@@ -237,7 +237,7 @@ ROOM = Room(
             f"{ONE}, threads",
             {key: _many_threads(make) for key, make in (TWINS | LIBRARIES | HTTPCORE).items()},
             (Goal(800 / 2716, "urllib3", "800 ns where urllib3 takes 2,716 on one thread", ONE),),
-            weight=2.0,
+            weight=5.0,
         ),
     ),
     needs={"urllib3": "urllib3", "sqlalchemy": "sqlalchemy", "httpcore": "httpcore"},

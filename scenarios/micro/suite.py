@@ -52,14 +52,15 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One operation. `slow` cases take seconds and are measured once a run; `weight` scales the time of the others."""
+    """One operation, or one thing whose bytes are counted. Memory is counted once a run, since that takes seconds and
+    does not vary; the values of timed cases span `weight` times the usual stretch, and are as many fewer.
+    """
 
     name: str
     variants: Mapping[str, Builder]
     goals: tuple[Goal, ...] = ()
     unit: Literal["second", "byte"] = "second"
     weight: float = 1.0
-    slow: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """One short worker: measures the cases of one room in one variant and writes them as a pyperf suite.
 
 `python -m scenarios.micro.worker catalogue ROOM` prints what there is to measure, as JSON. Values are the mean cost of
-one operation over a stretch of loops; the loops that calibrate are kept as pyperf's warm-ups. Each run carries CPU
+one operation over a stretch of loops, short enough that most stretches are not preempted on a busy machine; the loops
+that calibrate are kept as pyperf's warm-ups. Each run carries CPU
 seconds and page faults per operation of this process in its metadata.
 """
 
@@ -25,6 +26,9 @@ from scenarios.micro.suite import Builder, Case, Room, Setup, Timed
 ROOMS = ("pooling", "cleanup", "rate_limit", "circuit_breaker", "buffer_pool", "metrics", "channel", "calm")
 
 
+LEAST_VALUES = 3
+
+
 def room_of(name: str) -> Room:
     """The room's cases, from its script."""
     room: Room = importlib.import_module(f"scenarios.micro.{name}").ROOM
@@ -39,7 +43,6 @@ def catalogue(room: Room) -> dict[str, Any]:
             "variants": list(case.variants),
             "goals": [dataclasses.asdict(goal) for goal in case.goals],
             "unit": case.unit,
-            "slow": case.slow,
         }
         for case in room.cases
     ]
@@ -56,14 +59,15 @@ def catalogue(room: Room) -> dict[str, Any]:
 
 
 def measure(case: Case, build: Builder, threads: int, seconds: float, values: int) -> tuple[Any, dict[str, Any]]:
-    """(warm-ups, values, metadata) of one case in about `seconds`; an operation longer than that is done twice."""
+    """((warm-ups, values), metadata) of one case: `values` stretches of about `seconds` each; an operation that takes
+    longer than a stretch is done twice in all.
+    """
     with ExitStack() as stack:
         timed = build(Setup(threads, stack))
         if case.unit == "byte":
             return ((), [timed(1)]), {"unit": "byte", "loops": 1}
-        warmups, loops = _calibrate(timed, seconds * case.weight / values)
-        if warmups[-1][1] > seconds * case.weight:
-            values = 1
+        warmups, loops = _calibrate(timed, seconds * case.weight)
+        values = max(LEAST_VALUES, round(values / case.weight)) if loops > 1 else 1
         faults, cpu = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, time.process_time()
         found = [timed(loops) / loops for _ in range(values)]
         cpu = time.process_time() - cpu
@@ -84,7 +88,9 @@ def _calibrate(timed: Timed, target: float) -> tuple[list[tuple[int, float]], in
 
 
 def _measure_all(room: Room, options: argparse.Namespace) -> pyperf.BenchmarkSuite:
-    cases = [case for case in room.cases if options.variant in case.variants and case.slow == options.slow]
+    cases = [
+        case for case in room.cases if options.variant in case.variants and (case.unit == "byte") == options.memory
+    ]
     random.Random(options.seed).shuffle(cases)  # where a case meets the heap is chance, not always the same
     benchmarks: list[pyperf.Benchmark] = []
     for case in cases:
@@ -108,9 +114,9 @@ def main(argv: list[str] | None = None) -> None:
     one.add_argument("--out", required=True)
     one.add_argument("--seed", type=int, default=0)
     one.add_argument("--threads", type=int, default=8)
-    one.add_argument("--seconds", type=float, default=0.06, help="of measuring, for each case")
-    one.add_argument("--values", type=int, default=3)
-    one.add_argument("--slow", action="store_true", help="only the slow cases instead of the others")
+    one.add_argument("--seconds", type=float, default=0.001, help="of one value")
+    one.add_argument("--values", type=int, default=15)
+    one.add_argument("--memory", action="store_true", help="count bytes instead of measuring time")
     options = parser.parse_args(argv)
     room = room_of(options.room)
     if options.action == "catalogue":
