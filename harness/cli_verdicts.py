@@ -29,6 +29,7 @@ def register(app: typer.Typer) -> None:
     app.command()(judge)
     app.command()(gate)
     app.command()(ab)
+    app.command()(doctor)
 
 
 def judge(
@@ -109,6 +110,25 @@ def ab(
     ask = comparing.Ask(file, a, b, ready, users, rate, seconds, request, errors)
     setting = _setting("a", "b", Path(), runs_folder, (markdown, junit))
     raise typer.Exit(comparing.run(ask, setting))
+
+
+def doctor(
+    minutes: Annotated[float, typer.Option(min=0.0, max=60.0, help="Measure equal arms for this long; 0 = not.")] = 1.0,
+) -> None:
+    """Is this machine fit to measure on? What it looks like, what it can prove, how often it would cry wolf."""
+    from harness import doctor as examining
+    from harness.display import RunDisplay
+    from reports import doctor_view
+
+    found = examining.machine()
+    console.print(doctor_view.findings(found))
+    if minutes:
+        with RunDisplay(console, 60.0 * minutes) as display:
+            equal = examining.equal(60.0 * minutes, display)
+        console.print(doctor_view.equal(equal))
+        found += examining.findings(equal)
+    console.print(doctor_view.answer(found))
+    raise typer.Exit(0 if examining.fit(found) else 1)
 
 
 def _setting(

@@ -96,14 +96,13 @@ def _judged(workloads: tuple[Workload, ...]) -> Iterator[Judged]:
 
 def decide(asked: Duel, measured: Measured, analysis: Analysis | None = None) -> GateDecision:
     """The gate's word on the rows so far; with the `analysis`, its validity checks have their say."""
-    rows = arrange(measured)
     a, b = asked.arms
     twin = hidden_name(a)
     checks = analysis.checks if analysis is not None else ()
     void = next((f"{each.name}: {each.saw} ({each.where})" for each in checks if each.status == "invalid"), "")
-    decision = gate.decide(_pairs(asked, rows, a, b), asked.policy, void)
-    forth = gate.decide(_pairs(asked, rows, a, twin), asked.policy)
-    back = gate.decide(_pairs(asked, rows, twin, a), asked.policy)
+    decision = gate.decide(pairs(asked, measured, a, b), asked.policy, void)
+    forth = gate.decide(pairs(asked, measured, a, twin), asked.policy)
+    back = gate.decide(pairs(asked, measured, twin, a), asked.policy)
     if decision.outcome == "INVALID":
         return decision
     for one, (first, second) in ((forth, (a, twin)), (back, (twin, a))):
@@ -141,7 +140,9 @@ class DuelSteering(pipeline.Steering):
         return self.decision.final
 
 
-def _pairs(asked: Duel, rows: Rows, a: str, b: str) -> Mapping[str, Pairs]:
+def pairs(asked: Duel, measured: Measured, a: str, b: str) -> Mapping[str, Pairs]:
+    """The pairs of two arms (log ratios b/a), by label."""
+    rows = arrange(measured)
     return {each.label: pair_up(_read(each, rows, a), _read(each, rows, b)) for each in asked.judged}
 
 

@@ -1,0 +1,227 @@
+"""Is this machine fit to measure on? What can be seen of it, and what equal arms say when they are measured here.
+
+The second part is the honest one: two equal arms of the reference node go through the same engine as everything
+else. Their pairs tell what this machine can prove in how many minutes, and how often the gate would cry wolf here.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+from msgspec.structs import replace
+from scipy import stats
+
+from harness import pipeline, two_arms
+from harness.analyse import resample
+from harness.analyse.contrast import Pairs, burst_medians, median_interval
+from harness.execute import host
+from harness.gate import Policy
+from harness.measure.store import Store
+from harness.study import OPTIMIZATIONS, Arm, Design, Target, Workload
+
+MINUTES = (1.0, 5.0, 20.0)
+POWER = 0.8
+CONFIDENCE = 0.95
+LOAD_PER_CORE = 0.3
+BUSY_SHARE = 0.2
+"of one core, beyond which another process is in the way"
+RESOLUTION = 1e-6
+OVERSHOOT = 0.001
+NAPS = 200
+EFFECTS = (0.0, 0.03, 0.05)
+RESAMPLED = 2_000
+MIN_BURSTS = 6
+"fewer give no interval"
+ARMS = ("first", "second")
+WORKLOADS = (
+    Workload(name="surge", file="scenarios/load/surge.py", slice_seconds=two_arms.SLICE_SECONDS),
+    Workload(
+        name="steady", file="scenarios/load/steady.py", arrivals="poisson", users=64,
+        slice_seconds=two_arms.SLICE_SECONDS,
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing about the machine: what was seen, whether it is `fine`, and what to do if it is not."""
+
+    name: str
+    fine: bool
+    saw: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Provable:
+    """What equal arms show about one metric.
+
+    `low`, `high` is the interval of their ratio (should contain 1), `burst_sd` the standard deviation of burst
+    medians, `effects` the smallest effect that MINUTES of measuring prove with probability POWER (shares).
+    """
+
+    label: str
+    low: float
+    high: float
+    burst_sd: float
+    pair_sd: float
+    effects: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Equal:
+    """Equal arms, measured: `bursts` of `burst_seconds` each, per metric what can be proved, and resampled gates."""
+
+    bursts: int
+    burst_seconds: float
+    metrics: tuple[Provable, ...]
+    gates: Mapping[float, resample.Outcomes]
+    gate_bursts: int
+
+
+def machine(nap: Callable[[float], None] = time.sleep, clock: Callable[[], float] = time.perf_counter) -> list[Finding]:
+    """What can be seen from outside in about a second."""
+    return [*_processor(), *_clock(), _timer(nap, clock), *_others()]
+
+
+def _processor() -> Iterator[Finding]:
+    cores = len(host.cores())
+    yield Finding("cores", cores >= 2, f"{cores} usable", "target and load need a core each")
+    load = os.getloadavg()[0]
+    fine = load <= LOAD_PER_CORE * cores
+    yield Finding(
+        "load average", fine, f"{load:.2f} over the last minute", "end what else is running, then wait a minute"
+    )
+    steal = psutil.cpu_times().steal if hasattr(psutil.cpu_times(), "steal") else 0.0
+    share = steal / max(1.0, sum(psutil.cpu_times()))
+    yield Finding(
+        "stolen time", share < 0.01, f"{share:.2%} of all CPU time since boot", "a neighbour on the host takes it"
+    )
+    governors = {path.read_text().strip() for path in _frequency_files("scaling_governor")}
+    if governors:
+        saw = f"governor {', '.join(sorted(governors))}"
+        yield Finding("CPU frequency", governors <= {"performance"}, saw, "cpupower frequency-set -g performance")
+    else:
+        yield Finding("CPU frequency", True, "not visible here (virtual machine, or fixed)")
+
+
+def _frequency_files(name: str) -> list[Path]:
+    return sorted(Path("/sys/devices/system/cpu").glob(f"cpu[0-9]*/cpufreq/{name}"))
+
+
+def _clock() -> Iterator[Finding]:
+    resolution = time.get_clock_info("perf_counter").resolution
+    source = Path("/sys/devices/system/clocksource/clocksource0/current_clocksource")
+    name = source.read_text().strip() if source.is_file() else "not told"
+    saw = f"source {name}, resolution {1e9 * resolution:.3g} ns"
+    yield Finding("clock", resolution <= RESOLUTION, saw, "choose a finer clock source (tsc)")
+
+
+def _timer(nap: Callable[[float], None], clock: Callable[[], float]) -> Finding:
+    """How late a sleep of 1 ms ends: what schedules open arrivals."""
+    late = []
+    for _ in range(NAPS):
+        began = clock()
+        nap(0.001)
+        late.append(clock() - began - 0.001)
+    middle, worst = np.percentile(late, (50.0, 99.0)).tolist()
+    saw = f"sleeps of 1 ms end {1e6 * middle:.0f} us late, 1 in 100 by {1e3 * worst:.2g} ms or more"
+    return Finding("timer", middle <= OVERSHOOT, saw, "open arrivals start late here; closed workloads do not care")
+
+
+def _others(watched: float = 0.5) -> Iterator[Finding]:
+    """Other processes that keep a core from the measurement."""
+    own = os.getpid()
+    before = _cpu_times(own)
+    time.sleep(watched)
+    busy = [(seconds - before[pid][1], name) for pid, (name, seconds) in _cpu_times(own).items() if pid in before]
+    found = sorted((each for each in busy if each[0] > BUSY_SHARE * watched), reverse=True)
+    saw = ", ".join(f"{name} {spent / watched:.0%}" for spent, name in found[:4]) or "none above a fifth of a core"
+    yield Finding("other busy processes", not found, saw, "end them, or measure where nothing else runs")
+
+
+def _cpu_times(but: int) -> dict[int, tuple[str, float]]:
+    times = {}
+    for process in psutil.process_iter(["name", "cpu_times"]):
+        spent = process.info["cpu_times"]
+        if spent is not None and process.pid != but:
+            times[process.pid] = (process.info["name"] or "?", spent.user + spent.system)
+    return times
+
+
+def question(seconds: float, min_bursts: int = MIN_BURSTS) -> two_arms.Duel:
+    """Two equal arms of the reference node, all optimizations on; their contrast is the A/A itself."""
+    a, b = (Arm(name=name, optimizations=OPTIMIZATIONS, target=Target(peers=8)) for name in ARMS)
+    asked = two_arms.duel("doctor", "equal arms on this machine", (a, b), WORKLOADS, seconds, Policy())
+    study = asked.study
+    budget = replace(study.budget, min_bursts=min_bursts, stop_early=False)
+    study = replace(study, budget=budget, design=Design(baseline=a.name, treatment=b.name, hidden=False))
+    return two_arms.Duel(study, asked.judged, asked.policy)
+
+
+def equal(seconds: float, display: pipeline.Display, min_bursts: int = MIN_BURSTS) -> Equal:
+    """Measure equal arms for about `seconds`, but at least so many bursts. Raises `TargetError` or `LoadError`; leaves nothing behind."""
+    asked = question(seconds, min_bursts)
+    with tempfile.TemporaryDirectory(prefix="synapsed-doctor-") as folder, Store.create(Path(folder) / "run") as store:
+        pipeline.run(asked.study, store, Path(folder), display)
+        measured = store.measured()
+        spent = store.get("spent", float)
+    bursts = sum(each.complete for each in measured.bursts)
+    return judge(two_arms.pairs(asked, measured, *asked.arms), spent / bursts, asked.policy)
+
+
+def judge(pairs: Mapping[str, Pairs], burst_seconds: float, policy: Policy) -> Equal:
+    """What pairs of equal arms say, measured in bursts of `burst_seconds`. Pure."""
+    metrics = tuple(_provable(label, each, burst_seconds) for label, each in pairs.items())
+    gate_bursts = max(policy.min_bursts, round(MINUTES[1] * 60.0 / burst_seconds))
+    found = {
+        effect: resample.gates(pairs, policy, effect=effect, bursts=gate_bursts, runs=RESAMPLED, seed=1)
+        for effect in EFFECTS
+    }
+    return Equal(
+        max(np.unique(each.bursts).size for each in pairs.values()), burst_seconds, metrics, found, gate_bursts
+    )
+
+
+def _provable(label: str, pairs: Pairs, burst_seconds: float) -> Provable:
+    _, medians = burst_medians(pairs)
+    low, high = median_interval(medians, CONFIDENCE)
+    sd = float(np.std(medians, ddof=1))
+    effects = tuple(smallest_effect(sd, 60.0 * minutes / burst_seconds) for minutes in MINUTES)
+    return Provable(label, math.exp(low), math.exp(high), sd, float(np.std(pairs.differences, ddof=1)), effects)
+
+
+def smallest_effect(burst_sd: float, bursts: float, power: float = POWER) -> float:
+    """The effect (a share) that the median of `bursts` burst medians shows at CONFIDENCE with probability `power`.
+
+    As in `plan.budget.resolution`, the median of normal values has sqrt(pi/2) times the standard error of their
+    mean. Infinite when so few bursts give no interval at all.
+    """
+    if bursts < math.ceil(1.0 - math.log2(1.0 - CONFIDENCE)):
+        return math.inf
+    reach = float(stats.norm.ppf(0.5 + CONFIDENCE / 2.0) + stats.norm.ppf(power))
+    return math.expm1(reach * math.sqrt(math.pi / 2.0) * burst_sd / math.sqrt(bursts))
+
+
+def findings(found: Equal) -> Iterator[Finding]:
+    """Equal arms as findings beside those of the machine."""
+    for each in found.metrics:
+        told = f"equal arms differ by {100 * (each.low - 1):+.1f} to {100 * (each.high - 1):+.1f} %"
+        if not math.isfinite(each.high):
+            told = f"{found.bursts} bursts are too few for an interval"
+        margin = Policy().margins.passing
+        fine = each.low <= 1.0 + margin and each.high >= 1.0 - margin
+        yield Finding(f"A/A: {each.label}", fine, told, "measure on a quieter machine")
+
+
+def fit(found: Sequence[Finding]) -> bool:
+    """Whether nothing is in the way."""
+    return all(each.fine for each in found)

@@ -1,0 +1,133 @@
+"""The doctor: what it sees, what it says about equal arms, and a real A/A on the reference node."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+
+import numpy as np
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from harness import doctor
+from harness.analyse.contrast import Pairs
+from harness.analyse.records import Analysis
+from harness.cli import app
+from harness.doctor import MINUTES, RESAMPLED, Equal, Finding, findings, fit, judge, machine, smallest_effect
+from harness.execute.burst import Step
+from harness.gate import Policy
+from harness.plan.budget import Forecast
+from reports import doctor_view
+
+
+def some_pairs(sd: float = 0.02, bursts: int = 20, shift: float = 0.0) -> dict[str, Pairs]:
+    rng = np.random.default_rng(1)
+    numbers = np.repeat(np.arange(bursts), 4)
+    return {
+        name: Pairs(numbers, shift + rng.normal(0.0, sd, numbers.size), {}) for name in ("latency_p50", "throughput")
+    }
+
+
+def shown(renderable: object) -> str:
+    console = Console(file=io.StringIO(), width=120)
+    console.print(renderable)
+    return str(console.file.getvalue())  # type: ignore[attr-defined]
+
+
+class Silent:
+    """A display nobody looks at; counts the bursts."""
+
+    def __init__(self) -> None:
+        self.bursts = 0
+
+    def forecast(self, expected: Forecast) -> None: ...
+
+    def step(self, step: Step) -> None: ...
+
+    def burst_done(self, number: int, spent: float, left: float, so_far: Analysis) -> None:
+        self.bursts += 1
+
+
+def test_the_machine_is_described_whatever_it_is() -> None:
+    found = {each.name: each for each in machine()}
+    assert {"cores", "load average", "clock", "timer", "CPU frequency", "other busy processes"} <= found.keys()
+    assert all(each.saw for each in found.values())
+    assert all(each.remedy for each in found.values() if not each.fine)
+
+
+def test_a_late_timer_is_told() -> None:
+    ticks = itertools.count()
+    late = {each.name: each for each in machine(nap=lambda seconds: None, clock=lambda: next(ticks) * 0.01)}["timer"]
+    assert not late.fine
+    assert "9000 us late" in late.saw
+
+
+def test_quiet_equal_arms_can_prove_little_things() -> None:
+    found = judge(some_pairs(), 5.0, Policy())
+    assert (found.bursts, found.gate_bursts) == (20, 60)
+    for each in found.metrics:
+        assert each.low < 1.0 < each.high
+        assert each.burst_sd < each.pair_sd
+        assert list(each.effects) == sorted(each.effects, reverse=True)
+        assert each.effects[1] == pytest.approx(smallest_effect(each.burst_sd, 60.0))
+    assert found.gates[0.0].fail.count == 0
+    assert found.gates[0.05].fail.count == RESAMPLED
+    assert fit(list(findings(found)))
+
+
+def test_the_smallest_effect_is_found_with_the_power_it_names() -> None:
+    rng = np.random.default_rng(2)
+    sd, bursts, runs = 0.03, 25, 4_000
+    effect = math.log1p(smallest_effect(sd, bursts))
+    medians = np.median(rng.normal(effect, sd, (runs, bursts)), axis=1)
+    edge = 1.96 * math.sqrt(math.pi / 2.0) * sd / math.sqrt(bursts)
+    assert (medians > edge).mean() == pytest.approx(0.8, abs=0.03)
+    assert smallest_effect(sd, 5) == math.inf
+
+
+def test_arms_that_differ_make_the_machine_unfit() -> None:
+    found = list(findings(judge(some_pairs(shift=0.08), 5.0, Policy())))
+    assert not fit(found)
+    assert all("equal arms differ by +" in each.saw and each.remedy for each in found)
+    few = judge(some_pairs(bursts=3), 5.0, Policy())
+    assert all("too few" in each.saw and each.fine for each in findings(few))
+
+
+def test_the_view_says_what_was_found() -> None:
+    text = shown(doctor_view.equal(judge(some_pairs(), 5.0, Policy())))
+    assert "no change" in text
+    assert "first metric 5 % worse" in text
+    assert "0.00 % (0.00-0.18)" in text
+    few = shown(doctor_view.equal(judge(some_pairs(bursts=3), 15.0, Policy())))
+    assert "not bounded" in few
+    assert "too short" in few
+    bad = [Finding("cores", False, "1 usable", "more"), Finding("clock", True, "fine")]
+    assert "Not at its best for measuring: cores." in shown(doctor_view.answer(bad))
+    assert "more" in shown(doctor_view.findings(bad))
+    assert "fit to measure on" in shown(doctor_view.answer(bad[1:]))
+
+
+def test_equal_arms_through_the_engine() -> None:
+    display = Silent()
+    asked = doctor.question(1.0).study
+    assert [arm.optimizations for arm in asked.arms] == [asked.arms[0].optimizations] * 2
+    found: Equal = doctor.equal(1.0, display, min_bursts=2)
+    assert found.bursts == display.bursts == 2
+    assert found.burst_seconds > 0.5
+    labels = [each.label for each in found.metrics]
+    assert labels == [
+        "throughput on surge",
+        "cpu_per_request on surge",
+        "latency_p50 on steady",
+        "cpu_per_request on steady",
+    ]
+    assert len(found.metrics[0].effects) == len(MINUTES)
+
+
+def test_the_command_without_measuring() -> None:
+    result = CliRunner().invoke(app, ["doctor", "--minutes", "0"])
+    assert result.exit_code in (0, 1)
+    assert "load average" in result.output
+    assert ("fit to measure" in result.output) == (result.exit_code == 0)
