@@ -48,7 +48,11 @@ workload = "surge"
 metric = "throughput"
 at_least = 1.05
 """
+SHORT = STUDY.partition("[[expectation]]")[0].replace("_bursts = 3", "_bursts = 1")
+"""Without a question to decide, one burst will do."""
 TARGET, LOAD = "reference_impl", "harness.execute.worker"
+pytestmark = pytest.mark.timeout(300)
+"""Each fixture is a sequence of real runs; on a loaded machine these take their time."""
 
 
 def _folder(cwd: Path) -> Path:
@@ -169,7 +173,7 @@ def _kill(started: Command, part: str) -> None:
 @pytest.fixture(scope="module")
 def mishaps(tmp_path_factory: pytest.TempPathFactory) -> Mishaps:
     cwd = tmp_path_factory.mktemp("mishaps")
-    (cwd / "tiny.toml").write_text(STUDY)
+    (cwd / "tiny.toml").write_text(SHORT)
     rows = NOTHING
 
     def under_load(arguments: tuple[str, ...], disturb: Any) -> Mishap:
@@ -238,16 +242,18 @@ def test_the_resumed_run_finishes_and_its_report_has_every_pair(mishaps: Mishaps
     summary = json.loads((mishaps.folder / "summary.json").read_bytes())
     assert finished.ended.code == (0 if summary["valid"] else 4), finished.ended
     assert finished.reported
-    assert [burst.complete for burst in finished.after.bursts] == [False] * 4 + [True] * 3
+    assert [burst.complete for burst in finished.after.bursts] == [False] * 4 + [True]
     blocks = [(row.burst, row.block) for row in finished.after.slices]
     pairs = sum(blocks.count(each) == 2 for each in set(blocks))
-    assert pairs >= 4 + 3 * 3
-    (verdict,) = summary["verdicts"]
-    assert verdict["outcome"] in ("MET", "MISSED")
+    assert pairs >= 4 + 3
+    (throughput,) = (each for each in summary["contrasts"] if each["metric"] == "throughput")
+    assert (throughput["estimate"]["pairs"], throughput["unusable"]) == (pairs, 0)
+    assert summary["complete"] is True
+    assert summary["interrupted"] == 4
 
 
 def test_a_target_that_dies_before_the_first_slice_is_exit_2_and_leaves_no_run(tmp_path: Path) -> None:
-    (tmp_path / "tiny.toml").write_text(STUDY)
+    (tmp_path / "tiny.toml").write_text(SHORT)
     with command(*bench("run", "tiny.toml"), cwd=tmp_path) as started:
         wait_for(lambda: bool(started.descendants(TARGET)), started.said)
         for process in started.descendants(TARGET):
@@ -261,7 +267,7 @@ def test_a_target_that_dies_before_the_first_slice_is_exit_2_and_leaves_no_run(t
 
 
 def test_settings_that_the_target_refuses_are_told_in_its_own_words(tmp_path: Path) -> None:
-    (tmp_path / "tiny.toml").write_text(STUDY.replace("peers = 8", "peers = 8\nsettings.node.bogus = 1"))
+    (tmp_path / "tiny.toml").write_text(SHORT.replace("peers = 8", "peers = 8\nsettings.node.bogus = 1"))
     ended = run(*bench("run", "tiny.toml"), cwd=tmp_path)
     assert ended.code == 2
     (line,) = ended.err.splitlines()
