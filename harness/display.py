@@ -67,6 +67,7 @@ class RunDisplay:
     def burst_done(self, number: int, spent: float, left: float, so_far: Analysis) -> None:
         """The estimates after this burst."""
         self._spent, self._since = spent, self._clock()
+        left = max(left, self._seconds - spent)  # the fewest bursts may need more than the budget
         if self._console.is_terminal:
             self._estimates = _table(so_far)
             return

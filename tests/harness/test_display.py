@@ -108,5 +108,7 @@ def test_a_resumed_run_starts_where_it_stopped() -> None:
     shorter = RunDisplay(out, 100.0, clock=clock)
     shorter.forecast(Forecast(bursts=9, burst_seconds=20.0, seconds=180.0, proofs=()))
     assert "measuring for about 3:00 min" in text(out)  # the fewest bursts need more than the budget
+    shorter.burst_done(4, 100.0, 0.0, analyse(a_study(), a_run(a_study(), {}, bursts=2)))
+    assert "burst 5 done, about 1:20 min to go" in text(out)
     assert "60%" in rendered(display)
     assert "about 40 s to go" in rendered(display)
