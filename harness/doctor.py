@@ -168,7 +168,10 @@ def question(seconds: float, min_bursts: int = MIN_BURSTS) -> two_arms.Duel:
 
 
 def equal(seconds: float, display: pipeline.Display, min_bursts: int = MIN_BURSTS) -> Equal:
-    """Measure equal arms for about `seconds`, but at least so many bursts. Raises `TargetError` or `LoadError`; leaves nothing behind."""
+    """Measure equal arms for about `seconds`, but at least so many bursts; leaves nothing behind.
+
+    Raises `TargetError` or `LoadError`.
+    """
     asked = question(seconds, min_bursts)
     with tempfile.TemporaryDirectory(prefix="synapsed-doctor-") as folder, Store.create(Path(folder) / "run") as store:
         pipeline.run(asked.study, store, Path(folder), display)
