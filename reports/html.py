@@ -14,7 +14,7 @@ from jinja2 import PackageLoader, StrictUndefined
 from harness.analyse.records import Analysis, Check, Verdict
 from harness.measure.records import Environment
 from harness.study import Study
-from reports import bars, charts, context, forest, tables, words
+from reports import bars, charts, context, flags, forest, tables, words
 from reports.charts import Chart
 from reports.info import RunInfo
 from reports.tables import Table
@@ -79,6 +79,9 @@ def render(study: Study, analysis: Analysis, environment: Environment, info: Run
         day=words.moment(info.started),
         broken=broken(analysis),
         questions=questions(study, analysis),
+        flag_tables=tuple(flags.flag_tables(study, analysis)),
+        ranking=flags.ranking(study, analysis),
+        priorities=flags.PRIORITIES,
         estimates=tuple(_estimates(analysis)),
         attributions=tuple(_attributions(analysis)),
         crossovers=tuple(_crossovers(analysis)),

@@ -14,7 +14,9 @@ from harness.analyse.records import (
     Check,
     CpuShare,
     FlagEffect,
+    GaugeSeries,
     LatencyCurve,
+    LeakSlope,
     MemoryRow,
     SummaryValue,
 )
@@ -23,7 +25,7 @@ from reports.summary import SUMMARY_VERSION, Contrast, Crossover, Estimate, Summ
 
 RECORDS: tuple[type[msgspec.Struct], ...] = (
     *(Summary, Verdict, Contrast, Estimate, Check, Crossover, Attribution, FlagEffect),
-    *(ArmSummary, SummaryValue, LatencyCurve, CpuShare, MemoryRow, Environment),
+    *(ArmSummary, SummaryValue, LatencyCurve, CpuShare, MemoryRow, GaugeSeries, LeakSlope, Environment),
 )
 
 

@@ -17,7 +17,9 @@ from harness.analyse.records import (
     Check,
     ContrastResult,
     CpuShare,
+    GaugeSeries,
     LatencyCurve,
+    LeakSlope,
     MemoryRow,
 )
 from harness.analyse.records import Crossover as Crossing
@@ -150,6 +152,8 @@ class Summary(msgspec.Struct, frozen=True):
     contrasts: tuple[Contrast, ...]
     attributions: tuple[Attribution, ...]
     crossovers: tuple[Crossover, ...]
+    leaks: tuple[LeakSlope, ...]
+    gauges: tuple[GaugeSeries, ...]
     summaries: tuple[ArmSummary, ...]
     curves: tuple[LatencyCurve, ...]
     cpu: tuple[CpuShare, ...]
@@ -189,6 +193,8 @@ def summarise(study: Study, analysis: Analysis, environment: Environment, info: 
         contrasts=tuple(_contrast(analysis, each) for each in analysis.contrasts),
         attributions=analysis.attributions,
         crossovers=tuple(_crossover(each) for each in analysis.crossovers),
+        leaks=analysis.leaks,
+        gauges=analysis.gauges,
         summaries=analysis.summaries,
         curves=analysis.curves,
         cpu=analysis.cpu,

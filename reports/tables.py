@@ -221,6 +221,7 @@ def gauges(analysis: Analysis) -> Table:
     rows = tuple(
         (
             each.name,
+            each.workload or "slices",
             each.arm,
             each.end,
             words.number(each.values[0]),
@@ -231,8 +232,27 @@ def gauges(analysis: Analysis) -> Table:
         for each in analysis.gauges
         if each.values
     )
-    headings = ("gauge", "arm", "end", "first burst", "median", "last burst", "bursts")
-    return Table("The target's and the dialer's own gauges, at the end of each burst", headings, rows, (3, 4, 5, 6))
+    headings = ("gauge", "workload", "arm", "end", "first burst", "median", "last burst", "bursts")
+    return Table("The target's and the dialer's own gauges, at the end of each burst", headings, rows, (4, 5, 6, 7))
+
+
+def leaks(analysis: Analysis) -> Table:
+    """How memory grows within episodes."""
+    rows = tuple(
+        (
+            each.workload,
+            each.arm,
+            each.end,
+            words.quantity(each.slope, "B"),
+            f"{words.quantity(each.low, 'B')}{words.EN_DASH}{words.quantity(each.high, 'B')}"
+            if each.low is not None and each.high is not None
+            else f"not bounded: {each.episodes} episodes are too few",
+            words.count(each.episodes),
+        )
+        for each in analysis.leaks
+    )
+    headings = ("workload", "arm", "end", "per 1,000 requests", "interval", "episodes")
+    return Table("Growth of memory (USS) within episodes, start-up left out", headings, rows, (3, 4, 5))
 
 
 def sweep(found: Crossover, caption: str) -> Table:

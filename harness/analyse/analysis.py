@@ -97,6 +97,7 @@ class _Analyst:
             gauges=described.gauges,
             attributions=tuple(self._attributions()),
             crossovers=tuple(self._crossovers(contrasts)),
+            leaks=tuple(views.leaks(self.rows, self.study.confidence)),
             tails=tuple(self._tails()),
         )
 

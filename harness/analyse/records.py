@@ -244,13 +244,30 @@ class ArmSummary(msgspec.Struct, frozen=True):
 
 
 class GaugeSeries(msgspec.Struct, frozen=True):
-    """A gauge the target (`end` "target") or the dialer ("load") keeps itself, at the end of each burst."""
+    """A gauge the target (`end` "target") or the dialer ("load") keeps itself, at the end of each burst of slices, or
+    of each episode of `workload`.
+    """
 
     arm: str
     end: Literal["target", "load"]
     name: str
     bursts: tuple[int, ...]
     values: tuple[float, ...]
+    workload: str = ""
+
+
+class LeakSlope(msgspec.Struct, frozen=True):
+    """How the USS of one end grows within episodes: bytes per 1,000 answered requests, the median over `episodes` with
+    its interval at the study's confidence; no ends when the episodes are too few to bound it.
+    """
+
+    workload: str
+    arm: str
+    end: Literal["target", "load"]
+    slope: float
+    low: float | None
+    high: float | None
+    episodes: int
 
 
 class FlagEffect(msgspec.Struct, frozen=True):
@@ -362,4 +379,5 @@ class Analysis(msgspec.Struct, frozen=True):
     gauges: tuple[GaugeSeries, ...]
     attributions: tuple[Attribution, ...] = ()
     crossovers: tuple[Crossover, ...] = ()
+    leaks: tuple[LeakSlope, ...] = ()
     tails: tuple[TailTest, ...] = ()

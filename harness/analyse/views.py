@@ -6,16 +6,19 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from harness.analyse.contrast import Value, readings
+from harness.analyse.contrast import Value, median_interval, readings
+from harness.analyse.episodes import slope
 from harness.analyse.metrics import METRICS, latency_seconds, metric, service_seconds, throughput
 from harness.analyse.records import (
     ArmSummary,
     CpuShare,
     GaugeSeries,
     LatencyCurve,
+    LeakSlope,
     MemoryRow,
     SeriesPoint,
     Source,
@@ -26,6 +29,7 @@ from harness.analyse.rows import Rows
 from harness.measure.records import ArmReading, Slice, Stretch
 from harness.study import Workload
 
+ENDS: tuple[Literal["target", "load"], ...] = ("target", "load")
 KINDS: tuple[Stretch, ...] = ("slice", "segment", "episode")
 PERCENTILES = (1.0, 5.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 95.0)
 TAILS = ((99.0, "latency_p99"), (99.9, "latency_p999"))
@@ -60,7 +64,15 @@ def describe_arms(
             *(stretch_summary(rows, each, arm, requests[each.name]) for each, arm in cells),
             *(reading_summary(arm, found) for arm, found in held),
         ),
-        gauges=tuple(gauge for arm, found in held for gauge in gauges(arm, found)),
+        gauges=(
+            *(gauge for arm, found in held for gauge in gauges(arm, found)),
+            *(
+                gauge
+                for (_, arm), found in rows.episodes.items()
+                if arm in arms
+                for gauge in gauges(arm, [each.reading for each in found])
+            ),
+        ),
     )
 
 
@@ -187,8 +199,22 @@ def _summary(values: Iterable[Value], name: str, request: str, source: Source) -
         yield SummaryValue(name, request, metric(name).unit, source, middle, low, high, len(usable))
 
 
+def leaks(rows: Rows, confidence: float) -> Iterator[LeakSlope]:
+    """The slope of memory within episodes, of every workload, arm and end that has moments enough."""
+    for (workload, arm), found in rows.episodes.items():
+        for end in ENDS:
+            slopes = np.array([slope(each, end) for each in found])
+            slopes = slopes[np.isfinite(slopes)]
+            if slopes.size:
+                low, high = median_interval(slopes, confidence)
+                bounded = math.isfinite(low) and math.isfinite(high)
+                ends = {"low": low, "high": high} if bounded else {"low": None, "high": None}
+                yield LeakSlope(workload, arm, end, float(np.median(slopes)), **ends, episodes=slopes.size)
+
+
 def gauges(arm: str, found: Sequence[ArmReading]) -> Iterator[GaugeSeries]:
     """The gauges that target and dialer keep themselves, burst by burst, by name."""
+    workload = found[0].workload if found else ""
     for end, attribute in (("target", "gauges"), ("load", "load_gauges")):
         held: dict[str, list[tuple[int, float]]] = {}
         for row in found:
@@ -196,7 +222,7 @@ def gauges(arm: str, found: Sequence[ArmReading]) -> Iterator[GaugeSeries]:
                 held.setdefault(name, []).append((row.burst, value))
         for name, points in sorted(held.items()):
             bursts, values = zip(*points, strict=True)
-            yield GaugeSeries(arm, "target" if end == "target" else "load", name, bursts, values)
+            yield GaugeSeries(arm, "target" if end == "target" else "load", name, bursts, values, workload)
 
 
 def _total(rows: Sequence[Slice], field: str) -> int:

@@ -23,8 +23,6 @@ _pool = ThreadPool(THREADS)
 class ContentionUser(PeerUser):
     """Records requests, sends none."""
 
-    fixed_count = 1
-
     def on_start(self) -> None:
         super().on_start()
         self.recorders = [self.dialer.metrics.recorder(bytes(peer), "tcp") for peer in self.peers[:THREADS]]

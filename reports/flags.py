@@ -1,0 +1,154 @@
+"""The main table: every optimization on every workload, taken out of all of them and put in alone. Pure.
+
+One metric stands for a workload: that of its first expectation, else its throughput (closed) or median latency (open).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from harness.analyse.records import Analysis, ContrastResult, Role
+from harness.plan.arms import PHASES, cell_name, workloads
+from harness.study import OPTIMIZATIONS, Study, Workload
+from reports import words
+
+Tone = Literal["better", "worse", "unclear", "absent"]
+PRIORITIES = {
+    "pooling": "high",
+    "cleanup": "high",
+    "rate_limit": "medium",
+    "circuit_breaker": "medium",
+    "buffer_pool": "medium",
+    "metrics": "low",
+}
+"what the plan says each is worth"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One comparison: the change, its interval, and whether the optimization pays ("better") or harms ("worse")."""
+
+    effect: str
+    interval: str
+    tone: Tone
+
+
+@dataclass(frozen=True, slots=True)
+class FlagTable:
+    """`columns` are workloads with the metric that stands for each; rows have a name, what the plan thinks of it, and
+    a cell per column.
+    """
+
+    anchor: str
+    caption: str
+    columns: tuple[tuple[str, str], ...]
+    rows: tuple[tuple[str, str, tuple[Cell, ...]], ...]
+
+
+ABSENT = Cell("not measured", "", "absent")
+
+
+def flag_tables(study: Study, analysis: Analysis) -> Iterator[FlagTable]:
+    """What each flag is worth among all, alone, and in the plan's order; only what the design compared."""
+    asked: tuple[tuple[str, Role, str, Sequence[tuple[str, tuple[str, str]]]], ...] = (
+        (
+            "flags-without",
+            "without",
+            "All but one: what is lost without it (the change from all six)",
+            [(flag, ("all", cell_name(set(OPTIMIZATIONS) - {flag}))) for flag in OPTIMIZATIONS],
+        ),
+        (
+            "flags-alone",
+            "single",
+            "One alone: the change from none",
+            [(flag, ("none", flag)) for flag in OPTIMIZATIONS],
+        ),
+        ("flags-phases", "step", "The plan's order: what each step adds to the one before", list(_steps())),
+    )
+    for anchor, role, caption, pairs in asked:
+        found = [each for each in analysis.contrasts if each.role == role]
+        if found:
+            yield _table(study, analysis, (anchor, caption), pairs, loses=role == "without")
+
+
+def ranking(study: Study, analysis: Analysis) -> tuple[str, ...]:
+    """The flags by measured benefit alone (mean of the log ratios in the good direction), the most useful first."""
+    worth: dict[str, list[float]] = {}
+    for workload in workloads(study):
+        name, request = stands_for(study, workload)
+        lower = words.metric_info(analysis, name).direction == "lower"
+        for flag in OPTIMIZATIONS:
+            found = _found(analysis, ("none", flag), workload.name, (name, request))
+            if found is not None and found.estimate is not None:
+                worth.setdefault(flag, []).append(float(np.log(found.estimate.ratio)) * (-1.0 if lower else 1.0))
+    return tuple(sorted(worth, key=lambda flag: -float(np.mean(worth[flag]))))
+
+
+def stands_for(study: Study, workload: Workload) -> tuple[str, str]:
+    """(metric, request) of a workload in the table."""
+    for each in study.expectations:
+        if each.workload == workload.name and "[" not in workload.name:
+            return each.metric, each.request
+    return ("throughput", "") if workload.arrivals == "closed" else ("latency_p50", workload.request)
+
+
+def _steps() -> Iterator[tuple[str, tuple[str, str]]]:
+    enabled: set[str] = set()
+    for added in PHASES:
+        before = cell_name(enabled)
+        enabled |= set(added)
+        yield "+ " + ", ".join(added), (before, cell_name(enabled))
+
+
+def _table(
+    study: Study,
+    analysis: Analysis,
+    title: tuple[str, str],
+    pairs: Sequence[tuple[str, tuple[str, str]]],
+    *,
+    loses: bool,
+) -> FlagTable:
+    chosen = [(each, stands_for(study, each)) for each in workloads(study)]
+    rows = tuple(
+        (
+            name,
+            PRIORITIES.get(name, ""),
+            tuple(_cell(analysis, pair, workload.name, metric, loses=loses) for workload, metric in chosen),
+        )
+        for name, pair in pairs
+    )
+    columns = tuple((each.name, words.metric_words(analysis, *metric)) for each, metric in chosen)
+    return FlagTable(*title, columns, rows)
+
+
+def _cell(analysis: Analysis, pair: tuple[str, str], workload: str, metric: tuple[str, str], *, loses: bool) -> Cell:
+    found = _found(analysis, pair, workload, metric)
+    if found is None:
+        return ABSENT
+    if found.estimate is None:
+        return Cell("not measurable", found.problem, "absent")
+    sense = words.sense(found.estimate, words.metric_info(analysis, metric[0]).direction)
+    if loses:
+        sense = {"better": "worse", "worse": "better"}.get(sense, sense)  # type: ignore[assignment]
+    tone: Tone = "unclear" if sense == "neutral" else sense
+    if not found.estimate.bounded:
+        return Cell(words.effect(found.estimate), "too few bursts for an interval", "unclear")
+    return Cell(words.effect(found.estimate), words.interval(found.estimate), tone)
+
+
+def _found(analysis: Analysis, pair: tuple[str, str], workload: str, metric: tuple[str, str]) -> ContrastResult | None:
+    name, request = metric
+    return next(
+        (
+            each
+            for each in analysis.contrasts
+            if (each.a, each.b, each.metric) == (*pair, name)
+            and (each.workload == workload or (each.source == "reading" and not each.workload))
+            and (not request or each.request == request)
+        ),
+        None,
+    )

@@ -1,0 +1,128 @@
+"""Workloads with a memory of time, in a load process against a real node: names, outcomes, and nothing lost."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from harness.execute.load import LoadProcess, LoadSpec
+from harness.execute.target import Target
+from harness.execute.wire import GaugesAnswer, OpenSlice, SliceResult, Work, WorkloadFile
+from harness.study_file import ROOT
+
+QUICK = {"connect_timeout": 0.2, "request_timeout": 0.2}
+OUTAGE = {"OUTAGE_BEGINS": "0.1", "OUTAGE_LASTS": "0.4", "OUTAGE_GRACE": "0.1"}
+ALL = "pooling,cleanup,rate_limit,circuit_breaker,buffer_pool,metrics"
+
+
+@contextmanager
+def loaded(
+    name: str, on: str, users: int, env: dict[str, str] | None = None, **settings: object
+) -> Iterator[LoadProcess]:
+    """A load process with one workload, in front of a node with the same switches."""
+    both = {"SYNAPSED_OPTIMIZATIONS": on, "SYNAPSED_SETTINGS": json.dumps(settings), **(env or {})}
+    with Target.start((sys.executable, "-m", "reference_impl", "--peers", "8"), both, ready_timeout=30.0) as target:
+        path = str(ROOT / "scenarios" / "load" / f"{name}.py")
+        spec = LoadSpec(
+            "test", (WorkloadFile("w", path, users),), {**both, "SYNAPSED_TARGET": json.dumps(target.ready)}
+        )
+        with LoadProcess.start(spec) as load:
+            yield load
+
+
+def played(load: LoadProcess, seconds: float) -> SliceResult:
+    return load.slice(OpenSlice("w", planned=seconds, quiet=0.0, drain=2.0, targets=()))
+
+
+def by_name(result: SliceResult) -> dict[str, int]:
+    return {each.name: len(each.service) // 4 for each in result.samples}
+
+
+def lost(result: SliceResult) -> int:
+    """Requests that are not both counted once and told by name."""
+    told = sum(each.rejected + each.failed for each in result.unanswered)
+    return abs(result.rejected + sum(result.failed.values()) - told) + abs(
+        result.answered - sum(by_name(result).values())
+    )
+
+
+def settled(load: LoadProcess, seconds: float) -> GaugesAnswer:
+    load.settle(seconds)
+    return load.gauges()
+
+
+def test_a_flood_is_counted_by_the_node_as_it_is_by_the_attacker() -> None:
+    limits = {"max_requests_per_second": 50.0, "burst_size": 20}
+    with loaded("flood", ALL, 8, {"FLOOD_SECONDS": "1.0"}, rate_limit=limits, source_limit=limits) as load:
+        result = played(load, 1.0)
+        gauges = load.gauges().target
+    names = by_name(result)
+    assert names["request"] > 0
+    assert 20 <= names["abuse"] <= 20 + 50 * 1.0 + 1
+    assert 20 <= names["sybil"] <= 20 + 50 * 1.0 + 1
+    refused = {each.name: (each.rejected, each.failed) for each in result.unanswered}
+    assert refused["abuse"][0] > 0
+    assert refused["sybil"][1] == gauges["node.refused"] > 0
+    assert result.rejected == sum(each for each, _ in refused.values()) == gauges["rate_limit.rejected"]
+    asks_for_gauges = 1
+    assert names["request"] + names["abuse"] + asks_for_gauges == gauges["rate_limit.admitted"]
+    assert lost(result) == 0
+
+
+@pytest.mark.parametrize(("on", "leaks"), [("cleanup", False), ("none", True)])
+def test_churn_leaks_only_without_cleanup(on: str, leaks: bool) -> None:
+    faults = {"rules": [{"kind": "reset", "share": 0.05}, {"kind": "corrupt", "share": 0.05}]}
+    node = {"tick": 0.1, "handshake_timeout": 0.2}
+    with loaded("churn", on, 4, {"SYNAPSED_SEED": "3"}, tcp=QUICK, node=node, faults=faults) as load:
+        result = played(load, 1.0)
+        gauges = settled(load, 0.4)
+    assert result.answered > 50
+    assert {"Cancelled", "CallbackError", "ChannelError"} <= set(result.failed)
+    assert (gauges.load["cleanup.open"] > 0) == leaks
+    assert (gauges.target["node.connections"] > 1) == leaks
+    assert lost(result) == 0
+    assert result.started == result.tasks
+
+
+def test_an_outage_costs_attempts_and_ends() -> None:
+    with loaded("outage", "circuit_breaker", 8, OUTAGE, tcp=QUICK, circuit_breaker={"timeout": 0.1}) as load:
+        result = played(load, 1.6)
+        told = load.gauges().load
+    assert {"request", "struck", "after"} <= set(by_name(result))
+    assert told["outage.wasted"] >= 1
+    assert 0 < told["outage.recovery"] < 1.6
+    assert told["outage.at_return"] >= 0
+    assert lost(result) == 0
+
+
+def test_every_client_of_the_mesh_asks_exactly_once() -> None:
+    with loaded("mesh", ALL, 4, {"MESH_CLIENTS": "50"}) as load:
+        result = load.work(Work("w", tasks=50, quiet=0.0, timeout=30.0, targets=()))
+        gauges = settled(load, 0.0)
+    assert by_name(result) == {"request": 50}
+    assert gauges.load["mesh.clients"] == 50
+    assert gauges.load["mesh.snapshot"] > 0
+    assert gauges.target["metrics.series"] >= 50
+
+
+@pytest.mark.parametrize("mix", ["echo", "upload,download"])
+def test_bulk_transfers_whole_messages(mix: str) -> None:
+    with loaded("bulk", "buffer_pool", 2, {"BULK_SIZE": "100000", "BULK_MIX": mix}) as load:
+        result = load.work(Work("w", tasks=3, quiet=0.0, timeout=30.0, targets=()))
+    assert set(by_name(result)) == set(mix.split(","))
+    assert result.answered == 3 * 8
+    assert not result.failed
+
+
+@pytest.mark.parametrize(
+    ("name", "request_name"), [("soak", "request"), ("contention", "record"), ("distant", "connect")]
+)
+def test_the_others_answer_under_their_names(name: str, request_name: str) -> None:
+    with loaded(name, "metrics", 2, {"DISTANT_RTT": "0.001", "CONTENTION_RECORDINGS": "10"}) as load:
+        result = load.work(Work("w", tasks=5, quiet=0.0, timeout=30.0, targets=()))
+    assert by_name(result) == {request_name: 5}
+    assert not result.failed
