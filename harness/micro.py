@@ -1,7 +1,8 @@
 """The micro suite as a user meets it: rounds of short workers, standard pyperf files, a table, a page.
 
 A round measures every room once: one worker for each variant, in random order, so that on, off and peers meet the same
-weather. Rounds go on until the time is spent. What was measured when the user interrupts is judged and kept.
+weather. Rounds go on until the time is spent. Every worker is kept as soon as it is done; what was measured when the
+user interrupts is judged.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ def start(wish: Wish, root: Path, command: str, console: Console, now: datetime.
     """Measure, write the run folder, show the table; returns the exit code."""
     rooms = [catalogue(name) for name in dict.fromkeys(wish.rooms or ROOMS)]
     _tell_missing(wish, rooms, console)
+    folder: Path | None = None
     suites: dict[str, Any] = {}
     found: list[Reading] = []
     interrupted = False
@@ -55,14 +57,15 @@ def start(wish: Wish, root: Path, command: str, console: Console, now: datetime.
             for job in jobs(wish, rooms):
                 bar.update(task, description=f"round {job.round + 1}: {job.room}, {job.variant}")
                 suite = measure(job)
+                folder = folder or _folder(root, now)
                 found += readings(suite, job)
-                merge(suites, f"{job.room}-{job.variant}", suite)
+                merge(suites, name := f"{job.room}-{job.variant}", suite)
+                _keep(suites[name], folder / "pyperf" / f"{name}.json")
     except KeyboardInterrupt:
         interrupted = True
-    if found:
+    if folder is not None:
         results = analyse(rooms, found, wish.seed)
-        folder = _folder(root, now)
-        _write(folder, wish, rooms, results, suites, command, now)
+        _write(folder, wish, rooms, results, command, now)
         _show(results, folder, console)
     return INTERRUPTED if interrupted else 0
 
@@ -127,9 +130,17 @@ def _folder(root: Path, now: datetime.datetime) -> Path:
     raise StoreError(f"{root} holds too many runs of this very second")
 
 
+def _keep(suite: Any, path: Path) -> None:
+    """Write the suite as it stands: whatever ends this process, the workers so far are kept."""
+    try:
+        suite.dump(str(path), replace=True)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
 def _write(
-    folder: Path, wish: Wish, rooms: Sequence[Room], results: Sequence[CaseResult], suites: dict[str, Any],
-    command: str, now: datetime.datetime,
+    folder: Path, wish: Wish, rooms: Sequence[Room], results: Sequence[CaseResult], command: str,
+    now: datetime.datetime,
 ) -> None:  # fmt: skip
     from reports import micro as views
 
@@ -143,8 +154,6 @@ def _write(
     )
     environment = host.environment(ROOT)
     try:
-        for name, suite in suites.items():
-            suite.dump(str(folder / "pyperf" / f"{name}.json"), replace=True)
         (folder / "summary.json").write_bytes(views.summary(results, rooms, environment, about))
         (folder / "report.html").write_text(views.page(results, rooms, environment, about))
     except OSError as error:

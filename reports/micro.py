@@ -92,11 +92,11 @@ def _table(caption: str, results: Iterable[CaseResult], unit: str) -> Table:
 def goals(results: Iterable[CaseResult]) -> Table:
     """Every goal with its verdict."""
     rows = tuple(
-        (f"{each.room}: {each.case}", _goal_words(each, one), _measured(each, one), one.outcome)
+        (f"{each.room}: {each.case}", one.outcome, _measured(each, one), _goal_words(each, one))
         for each in results
         for one in each.goals
     )
-    return Table("Goals", ("case", "goal", "measured", "verdict"), rows)
+    return Table("Goals", ("case", "verdict", "measured", "goal"), rows)
 
 
 def _goal_words(result: CaseResult, shown: GoalResult) -> str:
@@ -157,14 +157,14 @@ def _nested(table: Table) -> Grid:
     for name, first, *more in table.rows:
         if name:
             grid.add_row(Text(name, style="bold"), *("" for _ in more))
-        grid.add_row(Text(f"  {first}"), *(Text(cell, style=STYLES.get(cell, "")) for cell in more))
+        grid.add_row(Text(f"  {first}", style=STYLES.get(first, "")), *map(Text, more))
     return grid
 
 
 def _grid(table: Table) -> Grid:
     grid = _empty(table.caption, table.headings, table.numbers)
     for row in table.rows:
-        grid.add_row(*(Text(cell) for cell in row))
+        grid.add_row(*map(Text, row))
     return grid
 
 

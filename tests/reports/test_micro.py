@@ -55,7 +55,7 @@ def test_the_time_table_compares_on_with_each_other_variant() -> None:
 
 
 def test_goals_say_bound_measurement_and_verdict() -> None:
-    said = {row[1]: row[2:] for row in micro.goals(RESULTS).rows}
+    said = {row[3]: (row[2], row[1]) for row in micro.goals(RESULTS).rows}
     assert said["at most \u00d7\u202f0.400 of peer: as told"][1] == "MET"
     assert said["at most \u00d7\u202f9.00 of peer (other)"] == ("\u2013", "NOT MEASURED")
     assert said["at most 80\u202fB"][1] == "INCONCLUSIVE"
