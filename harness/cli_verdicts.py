@@ -117,6 +117,7 @@ def doctor(
 ) -> None:
     """Is this machine fit to measure on? What it looks like, what it can prove, how often it would cry wolf."""
     from harness import doctor as examining
+    from harness import fitness
     from harness.display import RunDisplay
     from reports import doctor_view
 
@@ -126,9 +127,9 @@ def doctor(
         with RunDisplay(console, 60.0 * minutes) as display:
             equal = examining.equal(60.0 * minutes, display)
         console.print(doctor_view.equal(equal))
-        found += examining.findings(equal)
+        found += fitness.findings(equal)
     console.print(doctor_view.answer(found))
-    raise typer.Exit(0 if examining.fit(found) else 1)
+    raise typer.Exit(0 if fitness.fit(found) else 1)
 
 
 def _setting(

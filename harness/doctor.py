@@ -6,38 +6,29 @@ else. Their pairs tell what this machine can prove in how many minutes, and how 
 
 from __future__ import annotations
 
-import math
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import psutil
 from msgspec.structs import replace
-from scipy import stats
 
 from harness import pipeline, two_arms
-from harness.analyse import resample
-from harness.analyse.contrast import Pairs, burst_medians, median_interval
 from harness.execute import host
+from harness.fitness import Equal, Finding, judge
 from harness.gate import Policy
 from harness.measure.store import Store
 from harness.study import OPTIMIZATIONS, Arm, Design, Target, Workload
 
-MINUTES = (1.0, 5.0, 20.0)
-POWER = 0.8
-CONFIDENCE = 0.95
 LOAD_PER_CORE = 0.3
 BUSY_SHARE = 0.2
 "of one core, beyond which another process is in the way"
 RESOLUTION = 1e-6
 OVERSHOOT = 0.001
 NAPS = 200
-EFFECTS = (0.0, 0.03, 0.05)
-RESAMPLED = 2_000
 MIN_BURSTS = 6
 "fewer give no interval"
 ARMS = ("first", "second")
@@ -48,43 +39,6 @@ WORKLOADS = (
         slice_seconds=two_arms.SLICE_SECONDS,
     ),
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing about the machine: what was seen, whether it is `fine`, and what to do if it is not."""
-
-    name: str
-    fine: bool
-    saw: str
-    remedy: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Provable:
-    """What equal arms show about one metric.
-
-    `low`, `high` is the interval of their ratio (should contain 1), `burst_sd` the standard deviation of burst
-    medians, `effects` the smallest effect that MINUTES of measuring prove with probability POWER (shares).
-    """
-
-    label: str
-    low: float
-    high: float
-    burst_sd: float
-    pair_sd: float
-    effects: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Equal:
-    """Equal arms, measured: `bursts` of `burst_seconds` each, per metric what can be proved, and resampled gates."""
-
-    bursts: int
-    burst_seconds: float
-    metrics: tuple[Provable, ...]
-    gates: Mapping[float, resample.Outcomes]
-    gate_bursts: int
 
 
 def machine(nap: Callable[[float], None] = time.sleep, clock: Callable[[], float] = time.perf_counter) -> list[Finding]:
@@ -179,52 +133,3 @@ def equal(seconds: float, display: pipeline.Display, min_bursts: int = MIN_BURST
         spent = store.get("spent", float)
     bursts = sum(each.complete for each in measured.bursts)
     return judge(two_arms.pairs(asked, measured, *asked.arms), spent / bursts, asked.policy)
-
-
-def judge(pairs: Mapping[str, Pairs], burst_seconds: float, policy: Policy) -> Equal:
-    """What pairs of equal arms say, measured in bursts of `burst_seconds`. Pure."""
-    metrics = tuple(_provable(label, each, burst_seconds) for label, each in pairs.items())
-    gate_bursts = max(policy.min_bursts, round(MINUTES[1] * 60.0 / burst_seconds))
-    found = {
-        effect: resample.gates(pairs, policy, effect=effect, bursts=gate_bursts, runs=RESAMPLED, seed=1)
-        for effect in EFFECTS
-    }
-    return Equal(
-        max(np.unique(each.bursts).size for each in pairs.values()), burst_seconds, metrics, found, gate_bursts
-    )
-
-
-def _provable(label: str, pairs: Pairs, burst_seconds: float) -> Provable:
-    _, medians = burst_medians(pairs)
-    low, high = median_interval(medians, CONFIDENCE)
-    sd = float(np.std(medians, ddof=1))
-    effects = tuple(smallest_effect(sd, 60.0 * minutes / burst_seconds) for minutes in MINUTES)
-    return Provable(label, math.exp(low), math.exp(high), sd, float(np.std(pairs.differences, ddof=1)), effects)
-
-
-def smallest_effect(burst_sd: float, bursts: float, power: float = POWER) -> float:
-    """The effect (a share) that the median of `bursts` burst medians shows at CONFIDENCE with probability `power`.
-
-    As in `plan.budget.resolution`, the median of normal values has sqrt(pi/2) times the standard error of their
-    mean. Infinite when so few bursts give no interval at all.
-    """
-    if bursts < math.ceil(1.0 - math.log2(1.0 - CONFIDENCE)):
-        return math.inf
-    reach = float(stats.norm.ppf(0.5 + CONFIDENCE / 2.0) + stats.norm.ppf(power))
-    return math.expm1(reach * math.sqrt(math.pi / 2.0) * burst_sd / math.sqrt(bursts))
-
-
-def findings(found: Equal) -> Iterator[Finding]:
-    """Equal arms as findings beside those of the machine."""
-    for each in found.metrics:
-        told = f"equal arms differ by {100 * (each.low - 1):+.1f} to {100 * (each.high - 1):+.1f} %"
-        if not math.isfinite(each.high):
-            told = f"{found.bursts} bursts are too few for an interval"
-        margin = Policy().margins.passing
-        fine = each.low <= 1.0 + margin and each.high >= 1.0 - margin
-        yield Finding(f"A/A: {each.label}", fine, told, "measure on a quieter machine")
-
-
-def fit(found: Sequence[Finding]) -> bool:
-    """Whether nothing is in the way."""
-    return all(each.fine for each in found)

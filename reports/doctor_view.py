@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from harness.analyse.resample import Rate
-from harness.doctor import CONFIDENCE, MINUTES, POWER, Equal, Finding
+from harness.fitness import CONFIDENCE, MINUTES, POWER, Equal, Finding
 from reports import terminal, words
 from reports.tables import Table
 

@@ -15,8 +15,9 @@ from harness import doctor
 from harness.analyse.contrast import Pairs
 from harness.analyse.records import Analysis
 from harness.cli import app
-from harness.doctor import MINUTES, RESAMPLED, Equal, Finding, findings, fit, judge, machine, smallest_effect
+from harness.doctor import machine
 from harness.execute.burst import Step
+from harness.fitness import MINUTES, RESAMPLED, Equal, Finding, findings, fit, judge, smallest_effect
 from harness.gate import Policy
 from harness.plan.budget import Forecast
 from reports import doctor_view
