@@ -229,9 +229,9 @@ _TABLE = (
         "page faults per request",
         "faults",
         "lower",
-        "Page faults of target and load per answered request.",
+        "Page faults of the target per answered request; one is added to each stretch, as there may be none at all.",
         _STRETCHES,
-        _per_answered(lambda stretch: float(stretch.page_faults)),
+        _per_answered(lambda stretch: stretch.page_faults + 1.0),
     ),
     Metric(
         "error_ratio",
