@@ -63,7 +63,7 @@ def setting(folder: Path) -> Setting:
     return Setting(folder, folder / "runs", "again", "a", "b", console, now)
 
 
-@pytest.mark.parametrize("ready", ["", "pattern:listening", "url:/"])
+@pytest.mark.parametrize("ready", ["", "url:/"])
 def test_a_slower_program_fails_with_its_size(file: Path, ready: str) -> None:
     ask = Ask(file, "python server.py {port} 0", "python server.py {port} 0.002", ready=ready, users=4)
     here = setting(file.parent)
