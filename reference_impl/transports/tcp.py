@@ -10,7 +10,7 @@ import time
 import weakref
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from reference_impl import settings as check
 from reference_impl.buffer_pool import Buffers
@@ -20,6 +20,7 @@ from reference_impl.errors import FrameError, HandshakeError
 from reference_impl.identity import Identity
 from reference_impl.noise import Bytes
 from reference_impl.transports.base import Address, Channel
+from reference_impl.transports.waiting import Receiver, receiver
 
 _READ_BYTES = 65_536
 
@@ -51,12 +52,13 @@ class TcpLink:
     the link unusable instead of handing its late answer to the next request.
     """
 
-    __slots__ = ("__weakref__", "_channel", "_poll", "_recv", "_send", "_sendall", "_socket", "_turn")
+    __slots__ = ("__weakref__", "_channel", "_poll", "_recv", "_recv_into", "_send", "_sendall", "_socket", "_turn")
 
-    def __init__(self, connected: socket.socket, channel: Channel) -> None:
+    def __init__(self, connected: socket.socket, channel: Channel, reading: Receiver | None = None) -> None:
+        reading = reading or connected
         self._socket = connected
         self._channel = channel
-        self._recv = connected.recv
+        self._recv, self._recv_into = reading.recv, reading.recv_into
         self._send = connected.send
         self._sendall = connected.sendall
         self._turn: deque[None] = deque((None,))
@@ -74,7 +76,7 @@ class TcpLink:
             raise RuntimeError("link is in use, or an earlier exchange over it was cut short") from None
         wire = self._channel.seal(kind, body)
         if isinstance(wire, bytes):
-            sent = self._send(wire)  # nearly always all of it; gevent's sendall costs several calls more
+            sent = self._send(wire)  # `_send_all`, written out
             if sent < len(wire):
                 self._sendall(wire[sent:])
         else:
@@ -87,23 +89,20 @@ class TcpLink:
 
     def _receive(self) -> Message:
         inbox = self._channel.inbox
-        while True:
+        data = self._recv(_READ_BYTES)
+        messages = inbox.feed(data) if data else _ended()
+        while not messages:
             space = inbox.space()
             if space is None:
                 data = self._recv(_READ_BYTES)
-                if not data:
-                    raise ConnectionResetError("peer closed the connection before it answered")
-                messages = inbox.feed(data)
+                messages = inbox.feed(data) if data else _ended()
             else:
                 with space:
-                    size = self._socket.recv_into(space.view)
-                    if not size:
-                        raise ConnectionResetError("peer closed the connection in the middle of its answer")
-                    messages = inbox.feed(space.view[:size])
-            if messages:
-                if len(messages) > 1:
-                    raise FrameError("peer sent more than the answer that was asked for")
-                return messages[0]
+                    size = self._recv_into(space.view)
+                    messages = inbox.feed(space.view[:size]) if size else _ended()
+        if len(messages) > 1:
+            raise FrameError("peer sent more than the answer that was asked for")
+        return messages[0]
 
     def is_idle_and_alive(self) -> bool:
         if self._poll is None:
@@ -114,6 +113,10 @@ class TcpLink:
     def wipe(self) -> None:
         self._turn.clear()
         self._channel.close()
+
+
+def _ended() -> NoReturn:
+    raise ConnectionResetError("peer closed the connection before its answer was complete")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +150,12 @@ class TcpTransport:
 
     def secure(self, resource: socket.socket, peer_id: bytes) -> TcpLink:
         initiation = Initiation(self._identity, peer_id)
-        resource.sendall(initiation.first)
+        _send_all(resource, initiation.first)
         last, channel = initiation.finish(
             _receive_exactly(resource, SECOND_BYTES, self._settings.connect_timeout), self._buffers
         )
-        resource.sendall(last)
-        resource.settimeout(self._settings.request_timeout)
-        return TcpLink(resource, channel)
+        _send_all(resource, last)
+        return TcpLink(resource, channel, receiver(resource, self._settings.request_timeout))
 
 
 def _connect(address: Address, timeout: float) -> socket.socket:
@@ -170,6 +172,13 @@ def _connect(address: Address, timeout: float) -> socket.socket:
         connected.close()
         raise
     return connected
+
+
+def _send_all(connected: socket.socket, data: bytes) -> None:
+    """`send` nearly always takes all of a small message; gevent's `sendall` costs several calls more."""
+    sent = connected.send(data)
+    if sent < len(data):
+        connected.sendall(data[sent:])
 
 
 def _receive_exactly(connected: socket.socket, size: int, timeout: float) -> bytes:

@@ -24,6 +24,7 @@ from reference_impl.noise import REKEY_INTERVAL, Bytes
 from reference_impl.transports.base import Accept, Address, Closable, MakeSession
 from reference_impl.transports.tcp import TcpLink, TcpSettings, TcpTransport
 from reference_impl.transports.tcp_server import listen_on_socket
+from reference_impl.transports.waiting import receiver
 
 _STEP = 64 * 1024
 """A BIO never shrinks, so it is never given more than this at once."""
@@ -257,5 +258,5 @@ class TlsTransport(TcpTransport):
         if found != peer_id:  # and our own certificate, which waits in the BIO, is never sent
             raise IdentityError(f"peer is {found.hex()[:16]}..., expected {peer_id.hex()[:16]}...")
         resource.sendall(ends.outgoing.read())
-        resource.settimeout(self._settings.request_timeout)
-        return TcpLink(resource, TlsChannel(found, ends, self._buffers))
+        reading = receiver(resource, self._settings.request_timeout)
+        return TcpLink(resource, TlsChannel(found, ends, self._buffers), reading)

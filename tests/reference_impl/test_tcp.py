@@ -1,0 +1,42 @@
+"""Connecting: numeric addresses, host names, and nobody there."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from reference_impl.buffer_pool import Allocating, BufferSettings
+from reference_impl.identity import Identity
+from reference_impl.transports.tcp import TcpSettings, TcpTransport
+
+
+@pytest.fixture
+def listening() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server
+
+
+@pytest.fixture
+def transport() -> TcpTransport:
+    return TcpTransport(Identity.generate(), Allocating(BufferSettings()), TcpSettings(connect_timeout=20))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_an_address_may_be_numeric_or_a_name(transport: TcpTransport, listening: socket.socket, host: str) -> None:
+    port = listening.getsockname()[1]
+    with transport.open((host, port)) as connected:
+        assert connected.getpeername() == ("127.0.0.1", port)
+        assert connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert connected.gettimeout() == 20
+
+
+def test_nobody_there_is_an_error_and_no_descriptor_lost(transport: TcpTransport, listening: socket.socket) -> None:
+    address = listening.getsockname()
+    listening.close()
+    before = len(os.listdir("/dev/fd"))
+    with pytest.raises(ConnectionRefusedError):
+        transport.open(address)
+    assert len(os.listdir("/dev/fd")) == before
