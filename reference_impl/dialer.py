@@ -19,7 +19,7 @@ from reference_impl.cleanup import Cleanup, Guard
 from reference_impl.metrics import Metrics, Recorder
 from reference_impl.noise import Bytes
 from reference_impl.pooling import Lease, Pool
-from reference_impl.service import ECHO, SINK, SIZE, SOURCE, STATS, check_answer
+from reference_impl.service import ECHO, OK, SINK, SIZE, SOURCE, STATS, refuse
 from reference_impl.transports.base import Link, Peer, Transport
 
 Key = tuple[bytes, str]
@@ -54,7 +54,10 @@ class Connection:
         Raises `OSError` (and its `ChannelError`) when the connection is lost, `Rejected` when the peer's limiter
         refuses.
         """
-        with self.exchange(ECHO, payload) as message:
+        message = self.exchange(ECHO, payload)
+        if type(message.body) is bytes:  # its own already: nothing is borrowed
+            return message.body
+        with message:
             return bytes(message.body)
 
     def upload(self, payload: Bytes) -> int:
@@ -76,11 +79,9 @@ class Connection:
         began = _clock()
         message = self._link.exchange(kind, payload)
         self._recorder.request(_clock() - began, len(payload), len(message.body))
-        try:
-            check_answer(message.kind, message.body)
-        except BaseException:
-            message.release()
-            raise
+        if message.kind != OK:
+            with message:
+                refuse(message.kind, message.body)
         return message
 
     def is_alive(self) -> bool:
@@ -97,11 +98,10 @@ class Loan:
     """A connection on loan: `with` gives it, leaving the block gives it back or has it closed when it broke."""
 
     __slots__ = ("_dialer", "_lease", "connection")
-
-    def __init__(self, dialer: Dialer, lease: Lease[Connection]) -> None:
-        self._dialer = dialer
-        self._lease = lease
-        self.connection = lease.connection
+    # Filled in by `Dialer.connect`: an __init__ would cost a tenth of lending and taking back.
+    _dialer: Dialer
+    _lease: Lease[Connection]
+    connection: Connection
 
     def __enter__(self) -> Connection:
         return self.connection
@@ -110,7 +110,7 @@ class Loan:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         connection = self.connection
-        if connection.usable:
+        if connection._link.usable:
             self._dialer.attempts.succeeded(connection.key)
             self._dialer.pool.checkin(self._lease)
             return
@@ -151,7 +151,10 @@ class Dialer:
         """
         if _clock() >= self._sweep_due:
             self.sweep()
-        return Loan(self, self.pool.checkout(peer))
+        loan = Loan()
+        loan._lease = lease = self.pool.checkout(peer)
+        loan._dialer, loan.connection = self, lease.connection
+        return loan
 
     def _establish(self, peer: Peer) -> Connection:
         keys = [(bytes(peer), name) for name in peer.addresses if name in self._transports]

@@ -52,6 +52,15 @@ class PooledInbox:
         return self._acquire(_READ_AHEAD) if self._message is not None else None
 
     def feed(self, data: Bytes) -> list[Message]:
+        if self._message is None and self._partial is None and not self._odd:
+            size = len(data) - LENGTH_BYTES
+            if size > 0 and data[0] << 8 | data[1] == size:  # what nearly every read is: one whole record
+                plaintext = self._cipher.decrypt(data[LENGTH_BYTES:])
+                kind, size = parse_head(plaintext)
+                if size <= MAX_SINGLE:
+                    return [Message(kind, plaintext[HEAD_BYTES:])]
+                self._begin(kind, size)
+                return []
         messages: list[Message] = []
         if self._odd:
             data = self._odd + data
@@ -92,8 +101,7 @@ class PooledInbox:
             if size <= MAX_SINGLE:
                 messages.append(Message(kind, plaintext[HEAD_BYTES:]))
             else:
-                self._kind, self._at = kind, 0
-                self._message = self._acquire(size, secret=True)
+                self._begin(kind, size)
             return
         view, start = message.view, self._at
         stop = start + check_body_record(len(ciphertext), len(view) - start)
@@ -102,6 +110,11 @@ class PooledInbox:
         if stop == len(view):
             self._message = None
             messages.append(Message(self._kind, view, message))
+
+    def _begin(self, kind: int, size: int) -> None:
+        """Start a message whose body comes in records of its own."""
+        self._kind, self._at = kind, 0
+        self._message = self._acquire(size, secret=True)
 
     def close(self) -> None:
         for buffer in (self._message, self._partial):

@@ -42,7 +42,8 @@ class CipherState:
         self._key = bytearray(key)
         self._aead: AESGCM | None = AESGCM(key)
         self._interval = rekey_interval
-        self._limit = min(nonce + rekey_interval, MAX_NONCE)
+        limit = nonce + rekey_interval
+        self._limit = min(MAX_NONCE, limit)
         self.nonce = nonce
 
     def encrypt(self, plaintext: Bytes, associated: bytes | None = None) -> bytes:
@@ -115,8 +116,8 @@ class Handshake:
     Raises `HandshakeError` on anything unexpected; the handshake is dead from then on.
     """
 
-    __slots__ = ("_cipher", "_ephemeral", "_initiator", "_key_chain", "_remote_ephemeral", "_static", "_static_public",
-                 "_step", "hash", "remote_static")  # fmt: skip
+    __slots__ = ("_aead", "_ephemeral", "_initiator", "_key_chain", "_nonce", "_remote_ephemeral", "_static",
+                 "_static_public", "_step", "hash", "remote_static")  # fmt: skip
 
     def __init__(
         self,
@@ -132,7 +133,8 @@ class Handshake:
         self._static_public = static_public
         self._ephemeral = ephemeral
         self._remote_ephemeral: X25519PublicKey | None = None
-        self._cipher: CipherState | None = None
+        self._aead: AESGCM | None = None  # of the newest key, which serves one or two messages
+        self._nonce = 0
         self._step = 0
         self.remote_static = b""
         # The protocol name has 28 bytes: shorter than a hash, so it is padded (section 5.2, Initialize).
@@ -176,6 +178,9 @@ class Handshake:
             rest = self._read_static(message)
             self._mix_dh(self._ephemeral, X25519PublicKey.from_public_bytes(self.remote_static))
             return self._decrypt_and_hash(rest)
+        except InvalidTag as error:
+            self._step = -1
+            raise HandshakeError("handshake message failed authentication") from error
         except (ChannelError, ValueError) as error:
             self._step = -1
             raise HandshakeError(f"handshake message failed: {error}") from error
@@ -185,9 +190,7 @@ class Handshake:
         if not self.done:
             raise HandshakeError("split before the handshake is done")
         first, second = _hkdf(self._key_chain, b"")
-        if self._cipher is not None:
-            self._cipher.wipe()
-        self._ephemeral = self._cipher = None
+        self._ephemeral = self._aead = None
         self._key_chain = b""
         self._step = -1
         initiator, responder = CipherState(first), CipherState(second)
@@ -226,17 +229,23 @@ class Handshake:
         if private is None or public is None:
             raise HandshakeError("handshake message out of turn")
         self._key_chain, key = _hkdf(self._key_chain, private.exchange(public))
-        self._cipher = CipherState(key)
+        self._aead = AESGCM(key)
+        self._nonce = 0
 
     def _encrypt_and_hash(self, plaintext: bytes) -> bytes:
-        data = plaintext if self._cipher is None else self._cipher.encrypt(plaintext, self.hash)
+        data = plaintext if self._aead is None else self._aead.encrypt(self._next_nonce(), plaintext, self.hash)
         self._mix_hash(data)
         return data
 
     def _decrypt_and_hash(self, data: bytes) -> bytes:
-        plaintext = data if self._cipher is None else self._cipher.decrypt(data, self.hash)
+        plaintext = data if self._aead is None else self._aead.decrypt(self._next_nonce(), data, self.hash)
         self._mix_hash(data)
         return plaintext
+
+    def _next_nonce(self) -> bytes:
+        nonce = self._nonce
+        self._nonce = nonce + 1
+        return nonce.to_bytes(12, "big")
 
 
 def _hkdf(chaining_key: bytes, material: bytes) -> tuple[bytes, bytes]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from reference_impl.errors import Rejected, RemoteError
 from reference_impl.frame import MAX_BODY
@@ -59,10 +59,8 @@ def rejection(retry_after: float) -> tuple[int, bytes]:
     return REJECTED, SECONDS.pack(retry_after)
 
 
-def check_answer(kind: int, body: Bytes) -> None:
+def refuse(kind: int, body: Bytes) -> NoReturn:
     """Raise `Rejected` or `RemoteError` for an answer that is not OK."""
-    if kind == OK:
-        return
     if kind == REJECTED and len(body) == SECONDS.size:
         raise Rejected(SECONDS.unpack(body)[0])
     if kind == ERROR:

@@ -104,6 +104,9 @@ class Recorder:
             name: str = "",
             response_time: float = 0.0,
             exception: BaseException | None = None,
+            request_type: str = "",
+            response_length: int = 0,
+            context: Any = None,
             **rest: Any,
         ) -> None:
             if self._on:
@@ -119,6 +122,7 @@ class Recorder:
                     if self._lags is not None:
                         self._lags.setdefault(name, array("d")).append(current_lag())
             if handlers:
+                rest.update(request_type=request_type, response_length=response_length, context=context)
                 dispatch(reverse=reverse, name=name, response_time=response_time, exception=exception, **rest)
 
         hook.fire = fire
