@@ -1,6 +1,7 @@
 """The main table: every optimization on every workload, taken out of all of them and put in alone. Pure.
 
-One metric stands for a workload: that of its first expectation, else its throughput (closed) or median latency (open).
+One metric stands for a workload: that of its first expectation about its load, else throughput (closed) or median
+latency (open).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from harness.analyse.metrics import METRICS
 from harness.analyse.records import Analysis, ContrastResult, Role
 from harness.plan.arms import PHASES, cell_name, workloads
 from harness.study import OPTIMIZATIONS, Study, Workload
@@ -76,7 +78,9 @@ def flag_tables(study: Study, analysis: Analysis) -> Iterator[FlagTable]:
 
 
 def ranking(study: Study, analysis: Analysis) -> tuple[str, ...]:
-    """The flags by measured benefit alone (mean of the log ratios in the good direction), the most useful first."""
+    """The flags by measured benefit alone (mean of the log ratios in the good direction, 0 where no difference is shown), the most
+    useful first; empty when none is shown.
+    """
     worth: dict[str, list[float]] = {}
     for workload in workloads(study):
         name, request = stands_for(study, workload)
@@ -84,14 +88,19 @@ def ranking(study: Study, analysis: Analysis) -> tuple[str, ...]:
         for flag in OPTIMIZATIONS:
             found = _found(analysis, ("none", flag), workload.name, (name, request))
             if found is not None and found.estimate is not None:
-                worth.setdefault(flag, []).append(float(np.log(found.estimate.ratio)) * (-1.0 if lower else 1.0))
+                shown = not found.estimate.low <= 1.0 <= found.estimate.high
+                benefit = float(np.log(found.estimate.ratio)) * (-1.0 if lower else 1.0) if shown else 0.0
+                worth.setdefault(flag, []).append(benefit)
+    if not any(each for values in worth.values() for each in values):
+        return ()
     return tuple(sorted(worth, key=lambda flag: -float(np.mean(worth[flag]))))
 
 
 def stands_for(study: Study, workload: Workload) -> tuple[str, str]:
     """(metric, request) of a workload in the table."""
     for each in study.expectations:
-        if each.workload == workload.name and "[" not in workload.name:
+        after_work = METRICS[each.metric].after_work and not workload.is_episode
+        if each.workload == workload.name and not after_work and METRICS[each.metric].sources:
             return each.metric, each.request
     return ("throughput", "") if workload.arrivals == "closed" else ("latency_p50", workload.request)
 

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
-from scenarios.load.users import PeerUser
+import gevent
+
+from scenarios.load.users import FAILURES, PeerUser
 
 SEED = int(os.environ.get("SYNAPSED_SEED", "0"))
 
@@ -20,9 +23,20 @@ def told(environment: Any) -> dict[str, float]:
     found: dict[str, float] | None = getattr(environment, "synapsed_told", None)
     if found is None:
         found = environment.synapsed_told = {}
-        dialers = environment.synapsed_gauges
+        dialers, nodes = environment.synapsed_gauges, environment.synapsed_target_gauges
         environment.synapsed_gauges = lambda: {**dialers(), **found}
+        environment.synapsed_target_gauges = lambda: persistently(nodes)
     return found
+
+
+def persistently(ask: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """The answer of a node that plays faults: asked again until none strikes. Raises the last failure after 100."""
+    for _ in range(99):
+        try:
+            return ask()
+        except FAILURES:
+            gevent.sleep(0.05)
+    return ask()
 
 
 class EpisodeUser(PeerUser):
