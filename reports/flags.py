@@ -78,8 +78,9 @@ def flag_tables(study: Study, analysis: Analysis) -> Iterator[FlagTable]:
 
 
 def ranking(study: Study, analysis: Analysis) -> tuple[str, ...]:
-    """The flags by measured benefit alone (mean of the log ratios in the good direction, 0 where no difference is shown), the most
-    useful first; empty when none is shown.
+    """The flags by what they bring alone, the most useful first; empty when nothing is shown.
+
+    The mean of the log ratios in the good direction, 0 where the interval contains no change.
     """
     worth: dict[str, list[float]] = {}
     for workload in workloads(study):
