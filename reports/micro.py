@@ -61,7 +61,10 @@ def ratio_words(shown: Estimate | None) -> str:
     """A ratio with its interval: "x 0.16 (0.15-0.17)"."""
     if shown is None:
         return words.ABSENT
-    ends = f"{words.number(shown.low)}{words.EN_DASH}{words.number(shown.high)}" if shown.bounded else "not bounded"
+    if shown.bursts == 1:
+        ends = "one round"
+    else:
+        ends = f"{words.number(shown.low)}{words.EN_DASH}{words.number(shown.high)}" if shown.bounded else "not bounded"
     return f"\u00d7{words.THIN}{words.number(shown.ratio)} ({ends})"
 
 

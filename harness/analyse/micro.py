@@ -162,7 +162,10 @@ def _judge(columns: Mapping[tuple[str, str, str], Column], room: Room, case: Cas
     found = ratio(columns.get((room.room, goal.case or case.name, goal.against), {}), ours, seed)
     if found is None:
         return GoalResult(goal, "NOT MEASURED")
-    return GoalResult(goal, outcome(found.low, found.high, goal.bound), found.ratio, found.low, found.high)
+    low, high = found.low, found.high
+    if case.unit == "byte" and found.bursts == 1:
+        low = high = found.ratio  # counted, not timed
+    return GoalResult(goal, outcome(low, high, goal.bound), found.ratio, low, high)
 
 
 def _judge_value(ours: Column, case: Case, goal: Goal) -> GoalResult:

@@ -119,9 +119,19 @@ ROOM = Room(
     "channel",
     __doc__,
     (
-        Case("handshake, both ends in memory", {name: _both_ends(scheme) for name, scheme in SCHEMES.items()}, FASTER),
+        Case(
+            "handshake, both ends in memory",
+            {name: _both_ends(scheme) for name, scheme in SCHEMES.items()},
+            FASTER,
+            weight=5.0,
+        ),
         *(
-            Case(f"handshake over loopback, {label}", {name: _over_loopback(name, clock) for name in SCHEMES}, FASTER)
+            Case(
+                f"handshake over loopback, {label}",
+                {name: _over_loopback(name, clock) for name in SCHEMES},
+                FASTER,
+                weight=5.0,
+            )
             for clock, label in (
                 ("wall", "wall time"),
                 ("dialing", "CPU of the dialing side"),

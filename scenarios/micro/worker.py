@@ -26,7 +26,9 @@ from scenarios.micro.suite import Builder, Case, Room, Setup, Timed
 ROOMS = ("pooling", "cleanup", "rate_limit", "circuit_breaker", "buffer_pool", "metrics", "channel", "calm")
 
 
-LEAST_VALUES = 3
+LEAST_VALUES = 5
+LONG = 0.1
+"an operation of more seconds is done twice in all"
 
 
 def room_of(name: str) -> Room:
@@ -59,15 +61,13 @@ def catalogue(room: Room) -> dict[str, Any]:
 
 
 def measure(case: Case, build: Builder, threads: int, seconds: float, values: int) -> tuple[Any, dict[str, Any]]:
-    """((warm-ups, values), metadata) of one case: `values` stretches of about `seconds` each; an operation that takes
-    longer than a stretch is done twice in all.
-    """
+    """((warm-ups, values), metadata) of one case: `values` stretches of about `seconds` each."""
     with ExitStack() as stack:
         timed = build(Setup(threads, stack))
         if case.unit == "byte":
             return ((), [timed(1)]), {"unit": "byte", "loops": 1}
         warmups, loops = _calibrate(timed, seconds * case.weight)
-        values = max(LEAST_VALUES, round(values / case.weight)) if loops > 1 else 1
+        values = max(LEAST_VALUES, round(values / case.weight)) if warmups[-1][1] <= LONG else 1
         faults, cpu = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, time.process_time()
         found = [timed(loops) / loops for _ in range(values)]
         cpu = time.process_time() - cpu

@@ -83,6 +83,10 @@ def test_absolute_goals_count_bytes_once_and_time_often() -> None:
     counted = judged(column("on", [76.0]), goals=(Goal(80), Goal(70)), unit="byte")
     assert [each.outcome for each in counted.goals] == ["MET", "MISSED"]
     assert counted.goals[0].low == counted.goals[0].high == 76.0
+    beside = judged(
+        column("peer", [152.0]), column("on", [76.0]), goals=(Goal(0.6, "peer"), Goal(0.4, "peer")), unit="byte"
+    )
+    assert [each.outcome for each in beside.goals] == ["MET", "MISSED"]
     timed = judged(column("on", [76.0]), goals=(Goal(80),))
     assert timed.goals[0].outcome == "INCONCLUSIVE"
     assert judged(column("on", [76.0] * 7), goals=(Goal(80),)).goals[0].outcome == "MET"
