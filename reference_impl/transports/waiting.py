@@ -38,13 +38,14 @@ class _GeventReceiver:
         self._hub = connected.hub
         # The socket's own watcher, so that closing the socket ends the wait.
         self._readable = connected._read_event
-        self._timer = self._hub.loop.timer(seconds)
+        # Repeating, and wound up by `again`: libev's stop keeps what is left, and a new start would go on from there.
+        self._timer = self._hub.loop.timer(seconds, seconds)
         self._recv, self._recv_into = connected.recv, connected.recv_into
 
     def recv(self, size: int) -> bytes:
         # `_wait`, written out. `update`: a limit counts from now, not from when the loop last looked at its clock.
         timer = self._timer
-        timer.start(self._current().throw, TimeoutError, "timed out", update=True)
+        timer.again(self._current().throw, TimeoutError, "timed out", update=True)
         try:
             self._hub.wait(self._readable)
         finally:
@@ -57,7 +58,7 @@ class _GeventReceiver:
 
     def _wait(self) -> None:
         timer = self._timer
-        timer.start(self._current().throw, TimeoutError, "timed out", update=True)
+        timer.again(self._current().throw, TimeoutError, "timed out", update=True)
         try:
             self._hub.wait(self._readable)
         finally:

@@ -48,6 +48,16 @@ def test_bytes_that_come_in_time_are_received_again_and_again(ends: tuple[Any, A
     assert reading.recv(100) == b""
 
 
+def test_waits_that_end_in_time_do_not_add_up_to_the_limit(ends: tuple[Any, Any]) -> None:
+    here, there = ends
+    limit = 0.2
+    reading = receiver(here, limit)
+    began = time.perf_counter()
+    while time.perf_counter() - began < 1.5 * limit:  # real waits: the limit is measured by the loop's own clock
+        gevent.spawn_later(limit / 20, there.sendall, b"x")
+        assert reading.recv(1) == b"x"
+
+
 def test_silence_is_a_timeout_and_the_next_wait_has_its_own_limit(ends: tuple[Any, Any]) -> None:
     here, there = ends
     reading = receiver(here, SHORT)
