@@ -229,9 +229,9 @@ _TABLE = (
         "page faults per request",
         "faults",
         "lower",
-        "Page faults of the target per answered request; one is added to each stretch, as there may be none at all.",
+        "Page faults of the target per answered request; a stretch without any counts as one, so that it has a ratio.",
         _STRETCHES,
-        _per_answered(lambda stretch: stretch.page_faults + 1.0),
+        _per_answered(lambda stretch: float(max(1, stretch.page_faults))),
     ),
     Metric(
         "error_ratio",

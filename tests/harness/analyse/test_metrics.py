@@ -53,7 +53,7 @@ STRETCH = Slice(
         ("cpu_per_request", 0.1),
         ("cpu_target_per_request", 0.075),
         ("cpu_load_per_request", 0.025),
-        ("page_faults_per_request", 2.75),
+        ("page_faults_per_request", 2.5),
         ("error_ratio", 0.25),
         ("rejection_ratio", 0.125),
     ],
