@@ -67,6 +67,7 @@ def claimed(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # a child forked at the wrong moment may still hold a copy
         os.close(descriptor)
 
 

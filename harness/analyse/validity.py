@@ -29,6 +29,8 @@ LAG_SHARE = 0.10
 AA_MARGIN = 0.03
 "equal arms must not differ by more"
 AA_METRICS = ("latency_p50", "throughput", "cpu_per_request")
+DEFERRED_MARGIN = 0.03
+"apart by less, segments and slices agree: near-constant metrics have intervals of no width"
 DRIFT_MARGIN = 0.10
 "change from the first to the last block of a burst that still counts as steady"
 CHECK_CONFIDENCE = 0.999
@@ -257,13 +259,16 @@ def _deferred(subject: Subject) -> Iterator[Check]:
         other = sliced.get(key(segment))
         if segment.source != "segment" or other is None or not segment.estimate or not other.estimate:
             continue
-        apart = segment.estimate.low > other.estimate.high or segment.estimate.high < other.estimate.low
+        margin = 1.0 + DEFERRED_MARGIN
+        apart = (
+            segment.estimate.low > margin * other.estimate.high or margin * segment.estimate.high < other.estimate.low
+        )
         yield Check(
             "segments agree with slices",
             _status(not apart),
             f"{segment.metric} on {segment.workload}, {segment.b} against {segment.a}",
             f"ratio {segment.estimate.ratio:.3g} in segments, {other.estimate.ratio:.3g} in slices",
-            "intervals overlap",
+            f"intervals at most {DEFERRED_MARGIN:.0%} apart",
             "costs fall between the slices (sweeps, garbage collection): trust the segments",
         )
 
