@@ -23,15 +23,16 @@ check: .venv/test
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"{sys.executable} is Python {sys.version.split()[0]}; synapsed-bench needs 3.11 or newer (make PYTHON=python3.x ...)")'
 	@echo "setting up .venv (once, about a minute)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
 	@touch $@
 
 .venv/test: .venv/bench requirements-dev.lock
 	@echo "adding what the tests need"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes -r requirements-dev.lock
 	@touch $@
 
+# Set-up installs exactly what the locks name (--no-deps): pip may otherwise ask for an unpinned `package[extra]` and stop.
 # Needs uv (pip install uv). Both files pin the same versions, with hashes and without the address of any index.
 LOCK = uv pip compile --quiet pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
   --no-emit-find-links --no-header --no-annotate

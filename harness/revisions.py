@@ -92,7 +92,7 @@ def _environment(cache: Path, tree: Path, tell: Tell) -> str:
         tell(f"building the environment of {tree.name[:10]} from its {LOCK} (once, about a minute)")
         _build([sys.executable, "-m", "venv", str(folder)])
         pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        _build([*pip, "--require-hashes", "-r", str(lock)])
+        _build([*pip, "--no-deps", "--require-hashes", "-r", str(lock)])
         (folder / _DONE).touch()
     return str(python)
 
