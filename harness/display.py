@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from rich.console import Console, Group
@@ -12,9 +12,12 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from harness.analyse.records import Analysis, Verdict
+from harness.analyse.records import Verdict
 from harness.execute.burst import Step
 from harness.plan.budget import Forecast
+
+SHOWN = 4
+"verdicts in a line of a log"
 
 
 class RunDisplay:
@@ -64,14 +67,17 @@ class RunDisplay:
             self._since = self._clock()
         self._step = Text(" ".join(filter(None, (step.doing, step.workload, f"on {step.arm}" if step.arm else ""))))
 
-    def burst_done(self, number: int, spent: float, left: float, so_far: Analysis) -> None:
-        """The estimates after this burst."""
+    def burst_done(self, number: int, spent: float, left: float, so_far: Sequence[Verdict]) -> None:
+        """The verdicts so far: estimates with their intervals, once there are bursts enough for one."""
         self._spent, self._since = spent, self._clock()
         left = max(left, self._seconds - spent)  # the fewest bursts may need more than the budget
         if self._console.is_terminal:
             self._estimates = _table(so_far)
             return
-        shown = "".join(f"; {_line(verdict)}" for verdict in so_far.verdicts[:4])
+        shown = "".join(f"; {_line(verdict)}" for verdict in so_far[:SHOWN])
+        estimates = [each.contrast.estimate for each in so_far if each.contrast and each.contrast.estimate]
+        if estimates and not any(each.bounded for each in estimates):
+            shown += "; too few bursts for intervals yet"
         self._console.print(
             f"burst {number + 1} done, about {_duration(left)} to go{shown}",
             highlight=False,
@@ -101,13 +107,13 @@ def _line(verdict: Verdict) -> str:
     estimate = verdict.contrast.estimate if verdict.contrast else None
     if estimate is None:
         return f"{name}: nothing yet"
-    interval = f"{estimate.low:.3g} to {estimate.high:.3g}" if estimate.bounded else "too few bursts for an interval"
-    return f"{name}: x {estimate.ratio:.3g} ({interval})"
+    interval = f" ({estimate.low:.3g} to {estimate.high:.3g})" if estimate.bounded else ""
+    return f"{name}: x {estimate.ratio:.3g}{interval}"
 
 
-def _table(so_far: Analysis) -> Table:
+def _table(so_far: Sequence[Verdict]) -> Table:
     table = Table("question", "against", "ratio so far", "interval", "claimed", box=None, padding=(0, 2, 0, 0))
-    for verdict in so_far.verdicts:
+    for verdict in so_far:
         estimate = verdict.contrast.estimate if verdict.contrast else None
         claimed = f"{'at most' if verdict.side == 'at_most' else 'at least'} x {verdict.bound:g}"
         ratio, interval = "-", "-"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from rich.text import Text
 
 from harness import pipeline, runs, session
 from harness.analyse.analysis import analyse
-from harness.analyse.records import Analysis
+from harness.analyse.records import Verdict
 from harness.display import RunDisplay
 from harness.errors import BenchError, MeasurementVoid, StoreError, UsageError
 from harness.gate import EXIT_CODES, GateDecision, MetricDecision, Policy
@@ -115,7 +115,7 @@ class DuelDisplay(RunDisplay):
         super().__init__(console, steering.asked.study.budget.seconds)
         self._steering = steering
 
-    def burst_done(self, number: int, spent: float, left: float, so_far: Analysis) -> None:
+    def burst_done(self, number: int, spent: float, left: float, so_far: Sequence[Verdict]) -> None:
         """Show where the decision stands."""
         decision = self._steering.decision
         super().burst_done(number, spent, left, so_far)

@@ -7,7 +7,7 @@ interrupted anywhere goes on where it stopped.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from harness.analyse.analysis import analyse, interim
-from harness.analyse.records import Analysis
+from harness.analyse.records import Analysis, Verdict
 from harness.errors import TargetError
 from harness.execute import burst
 from harness.execute.launch import arm_plan
@@ -36,7 +36,7 @@ class Display(Protocol):
 
     def forecast(self, expected: budget.Forecast) -> None: ...
     def step(self, step: burst.Step) -> None: ...
-    def burst_done(self, number: int, spent: float, left: float, so_far: Analysis) -> None: ...
+    def burst_done(self, number: int, spent: float, left: float, so_far: Sequence[Verdict]) -> None: ...
 
 
 class Steering:
@@ -84,7 +84,7 @@ def run(study: Study, store: Store, directory: Path, display: Display, steering:
         left = max(0.0, study.budget.seconds - spent)
         measured = store.measured()
         decided = done >= study.budget.min_bursts and steering.decided(measured)
-        display.burst_done(plan.number, spent, left, analyse(study, measured))
+        display.burst_done(plan.number, spent, left, interim(study, measured))
         if decided:
             break
     return analyse(study, store.measured())

@@ -21,10 +21,10 @@ from harness.analyse.records import (
     SummaryValue,
 )
 from harness.measure.records import Environment
-from reports.summary import SUMMARY_VERSION, Contrast, Crossover, Estimate, Summary, Verdict
+from reports.summary import SUMMARY_VERSION, Contrast, Crossover, Estimate, Summary, Tail, Verdict
 
 RECORDS: tuple[type[msgspec.Struct], ...] = (
-    *(Summary, Verdict, Contrast, Estimate, Check, Crossover, Attribution, FlagEffect),
+    *(Summary, Verdict, Contrast, Estimate, Check, Crossover, Tail, Attribution, FlagEffect),
     *(ArmSummary, SummaryValue, LatencyCurve, CpuShare, MemoryRow, GaugeSeries, LeakSlope, Environment),
 )
 

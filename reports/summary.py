@@ -21,6 +21,7 @@ from harness.analyse.records import (
     LatencyCurve,
     LeakSlope,
     MemoryRow,
+    TailTest,
 )
 from harness.analyse.records import Crossover as Crossing
 from harness.analyse.records import Estimate as Measured
@@ -115,6 +116,27 @@ class Crossover(msgspec.Struct, frozen=True):
     ratios: tuple[Estimate, ...]
 
 
+class Tail(msgspec.Struct, frozen=True):
+    """Whether arm `b` has more slow requests than arm `a`: exceedances per segment over `threshold` seconds.
+
+    The threshold is the `percentile` of a's slices in the first burst, fixed before any segment was measured.
+    `share_a`, `share_b` are the shares of requests beyond it, `estimate` their ratio b/a, `p_value` that of "no
+    difference". `reasons` counts the pairs of segments left out.
+    """
+
+    workload: str
+    request: str
+    a: str
+    b: str
+    percentile: float
+    threshold: float
+    share_a: float
+    share_b: float
+    estimate: Estimate | None
+    p_value: float
+    reasons: dict[str, int]
+
+
 class Summary(msgspec.Struct, frozen=True):
     """The whole file. `version` is the version of this schema.
 
@@ -152,6 +174,7 @@ class Summary(msgspec.Struct, frozen=True):
     contrasts: tuple[Contrast, ...]
     attributions: tuple[Attribution, ...]
     crossovers: tuple[Crossover, ...]
+    tails: tuple[Tail, ...]
     leaks: tuple[LeakSlope, ...]
     gauges: tuple[GaugeSeries, ...]
     summaries: tuple[ArmSummary, ...]
@@ -193,6 +216,7 @@ def summarise(study: Study, analysis: Analysis, environment: Environment, info: 
         contrasts=tuple(_contrast(analysis, each) for each in analysis.contrasts),
         attributions=analysis.attributions,
         crossovers=tuple(_crossover(each) for each in analysis.crossovers),
+        tails=tuple(_tail(each) for each in analysis.tails),
         leaks=analysis.leaks,
         gauges=analysis.gauges,
         summaries=analysis.summaries,
@@ -258,6 +282,22 @@ def _crossover(found: Crossing) -> Crossover:
         pays_above=found.pays_above,
         values=found.values,
         ratios=tuple(_stated(each) for each in found.ratios),
+    )
+
+
+def _tail(found: TailTest) -> Tail:
+    return Tail(
+        workload=found.workload,
+        request=found.request,
+        a=found.a,
+        b=found.b,
+        percentile=found.percentile,
+        threshold=found.threshold,
+        share_a=found.share_a,
+        share_b=found.share_b,
+        estimate=_estimate(found.estimate),
+        p_value=found.p_value,
+        reasons=found.reasons,
     )
 
 

@@ -255,6 +255,36 @@ def leaks(analysis: Analysis) -> Table:
     return Table("Growth of memory (USS) within episodes, start-up left out", headings, rows, (3, 4, 5))
 
 
+def tails(analysis: Analysis) -> Table:
+    """Which arm has more slow requests, from segments: shares beyond a threshold fixed before them."""
+    rows = tuple(
+        (
+            f"{each.workload}: {each.request}",
+            f"{each.b} against {each.a}",
+            f"p{each.percentile:g} = {words.quantity(each.threshold, 's')}",
+            f"{words.number(100.0 * each.share_a)}{words.THIN}%",
+            f"{words.number(100.0 * each.share_b)}{words.THIN}%",
+            words.change(each.estimate) if each.estimate is not None else "no pair of segments",
+            f"{each.p_value:.2g}",
+            ", ".join(f"{count} {reason}" for reason, count in each.reasons.items()),
+        )
+        for each in analysis.tails
+    )
+    headings = (
+        "requests",
+        "compared",
+        "beyond",
+        "before",
+        "after",
+        "change (interval)",
+        "p of no difference",
+        "left out",
+    )
+    return Table(
+        "Tails: share of requests slower than a threshold fixed before the segments", headings, rows, (3, 4, 5, 6)
+    )
+
+
 def sweep(found: Crossover, caption: str) -> Table:
     """The ratio at each value of a sweep's parameter."""
     rows = tuple(

@@ -27,7 +27,7 @@ from scipy import stats
 from harness import gate, pipeline, two_arms
 from harness.analyse import resample
 from harness.analyse.contrast import Pairs, readings
-from harness.analyse.records import Analysis, Direction
+from harness.analyse.records import Direction, Verdict
 from harness.analyse.resample import Rate, rate
 from harness.analyse.rows import arrange
 from harness.doctor import WORKLOADS
@@ -221,7 +221,7 @@ class Progress:
     def step(self, step: Step) -> None:
         """Not shown."""
 
-    def burst_done(self, number: int, spent: float, left: float, so_far: Analysis) -> None:
+    def burst_done(self, number: int, spent: float, left: float, so_far: Sequence[Verdict]) -> None:
         """Say how far it is."""
         sys.stderr.write(f"{self._name}: burst {number + 1}, {left:.0f} s to go\n")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 
 from harness import doctor
 from harness.analyse.contrast import Pairs
-from harness.analyse.records import Analysis
+from harness.analyse.records import Verdict
 from harness.cli import app
 from harness.doctor import machine
 from harness.execute.burst import Step
@@ -47,7 +48,7 @@ class Silent:
 
     def step(self, step: Step) -> None: ...
 
-    def burst_done(self, number: int, spent: float, left: float, so_far: Analysis) -> None:
+    def burst_done(self, number: int, spent: float, left: float, so_far: Sequence[Verdict]) -> None:
         self.bursts += 1
 
 

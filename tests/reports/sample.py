@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from harness.analyse.analysis import analyse
-from harness.analyse.records import Analysis, Attribution, Crossover, FlagEffect
+from harness.analyse.records import Analysis, Attribution, Crossover, FlagEffect, TailTest
 from harness.measure.records import ArmReading, Burst, Environment, Latencies, Measured, Memory, Slice, Stretch
 from harness.plan.arms import layout
 from harness.plan.schedule import burst
@@ -173,6 +173,28 @@ def swept() -> Analysis:
     )
     never = msgspec.structs.replace(crossing, at=None, low=0.0, pays_above=None, ratios=ratios[2:] * 2)
     return msgspec.structs.replace(small(), crossovers=(crossing, never))
+
+
+def tailed() -> Analysis:
+    """The small sample with tails: one pair of arms that was measured in segments, one without a usable pair."""
+    estimate = next(each.estimate for each in sample().contrasts if each.estimate is not None)
+    found = TailTest(
+        workload="steady",
+        request="request",
+        a="none",
+        b="all",
+        percentile=99.0,
+        threshold=0.0042,
+        share_a=0.0101,
+        share_b=0.0034,
+        estimate=msgspec.structs.replace(estimate, ratio=0.34, low=0.3, high=0.39),
+        p_value=0.00012,
+        reasons={},
+    )
+    short = msgspec.structs.replace(
+        found, a="first-day-reuse", estimate=None, p_value=1.0, reasons={"fewer than 1,000 requests in a segment": 4}
+    )
+    return msgspec.structs.replace(small(), tails=(found, short))
 
 
 def measured(study: Study, bursts: int) -> Measured:

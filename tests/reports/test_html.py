@@ -13,7 +13,7 @@ from harness.study import Study
 from reports import RunInfo, html
 from reports.words import THIN, change
 from tests.reports import page
-from tests.reports.sample import ENVIRONMENT, INFO, STUDY, attributed, invalid, sample, small, swept
+from tests.reports.sample import ENVIRONMENT, INFO, STUDY, attributed, invalid, sample, small, swept, tailed
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=\"alert('2')\">&amp;$x_2$ {{ 7*7 }} \u4f60\u597d"
 
@@ -142,6 +142,17 @@ def test_a_sweep_says_from_where_on_it_pays() -> None:
     assert "no crossover between 64 and 1 048 576" in plain
     assert plain.count("message_bytes = 16 384") == 8, "two sweeps, two widths, drawn and described"
     assert "crossovers" not in rendered(small())
+
+
+def test_tails_say_what_they_were_held_to() -> None:
+    shown = page.read(rendered(tailed()))
+    (section,) = (each for each in shown.all("section") if each.attributes.get("id") == "latency")
+    plain = section.text.replace(THIN, " ")
+    assert "p99 = 4.20 ms" in plain
+    assert "1.01 %" in plain
+    assert "\u221266.0 % (61.0\u201370.0 %)" in plain
+    assert "4 fewer than 1,000 requests in a segment" in plain
+    assert "Tails:" not in rendered(small())
 
 
 def test_an_invalid_run_is_marked_on_top_and_shows_no_green() -> None:

@@ -13,7 +13,7 @@ from rich.console import Console, RenderableType
 import reports
 from harness.analyse.records import Verdict
 from reports import context, junit, markdown, schema, summary, tables, terminal, words
-from tests.reports.sample import ENVIRONMENT, INFO, STUDY, invalid, sample, small, swept
+from tests.reports.sample import ENVIRONMENT, INFO, STUDY, invalid, sample, small, swept, tailed
 
 CUT = msgspec.structs.replace(INFO, complete=False)
 
@@ -71,6 +71,13 @@ def test_an_open_end_of_a_crossover_is_null_in_the_summary() -> None:
     assert (first["at"], first["low"], first["high"], first["pays_above"]) == (2400.0, 1100.0, None, True)
     assert second["at"] is None
     assert len(first["ratios"]) == len(first["values"]) == 4
+
+
+def test_tails_travel_with_their_threshold_and_interval() -> None:
+    first, second = json.loads(summary.encode(STUDY, tailed(), ENVIRONMENT, INFO))["tails"]
+    assert (first["percentile"], first["threshold"], first["estimate"]["ratio"]) == (99.0, 0.0042, 0.34)
+    assert second["estimate"] is None
+    assert second["reasons"] == {"fewer than 1,000 requests in a segment": 4}
 
 
 def test_the_documented_schema_is_current() -> None:
