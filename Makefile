@@ -7,11 +7,8 @@ BIN := .venv/bin
 bench: .venv/bench
 	@$(BIN)/synapsed-bench run quick
 
-# One interpreter each: a relay test waits for ever in a process that has run tests of bursts before (not yet explained).
 test: check
-	$(BIN)/python -m pytest tests/reference_impl
-	$(BIN)/python -m pytest tests/harness tests/naive tests/scenarios tests/reports
-	$(BIN)/python -m pytest tests/end_to_end
+	$(BIN)/python -m pytest
 
 check: .venv/test
 	$(BIN)/ruff check .
