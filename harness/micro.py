@@ -50,12 +50,15 @@ def start(wish: Wish, root: Path, command: str, console: Console, now: datetime.
     folder: Path | None = None
     suites: dict[str, Any] = {}
     found: list[Reading] = []
-    interrupted = False
+    interrupted, begun = False, 0
     try:
         with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as bar:
             task = bar.add_task("starting")
             for job in jobs(wish, rooms):
                 bar.update(task, description=f"round {job.round + 1}: {job.room}, {job.variant}")
+                if job.round + 1 > begun and not console.is_terminal:
+                    begun = job.round + 1
+                    console.print(f"round {begun} begins; {_wanted(wish, len(rooms))}", highlight=False)
                 suite = measure(job)
                 folder = folder or _folder(root, now)
                 found += readings(suite, job)
@@ -70,10 +73,20 @@ def start(wish: Wish, root: Path, command: str, console: Console, now: datetime.
     return INTERRUPTED if interrupted else 0
 
 
+def _budget(wish: Wish, rooms: int) -> float:
+    return SECONDS_PER_ROOM * rooms if wish.seconds is None else wish.seconds
+
+
+def _wanted(wish: Wish, rooms: int) -> str:
+    """How long it goes on."""
+    least = f", at least {LEAST_ROUNDS} rounds" if wish.seconds is None else ""
+    return f"as many as fit into {_budget(wish, rooms):.0f} s{least}"
+
+
 def jobs(wish: Wish, rooms: Sequence[Room], clock: Any = time.monotonic) -> Iterator[Job]:
     """The workers in the order to be run; asks the clock, after the least number of rounds, whether there is time."""
     chance = random.Random(wish.seed)
-    budget = SECONDS_PER_ROOM * len(rooms) if wish.seconds is None else wish.seconds
+    budget = _budget(wish, len(rooms))
     least = LEAST_ROUNDS if wish.seconds is None else 1
     began = clock()
     number, longest = 0, 0.0

@@ -56,6 +56,8 @@ class Sweep(_Record, frozen=True, kw_only=True):
     workload: str
     parameter: str
     values: tuple[float | str, ...]
+    metric: str = ""
+    "whose crossover is sought; empty = median latency, throughput and CPU per request"
 
 
 class Design(_Record, frozen=True, kw_only=True):

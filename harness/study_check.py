@@ -162,6 +162,8 @@ def _design(study: Study) -> Iterator[Problem]:
         yield ("design", "treatment"), f"is {design.treatment!r} like the baseline; expected another arm"
     if study.design.sweep and design.kind != "sweep":
         yield ("design", "sweep"), f'stands beside kind "{design.kind}"; expected kind = "sweep"'
+    if design.sweep and design.sweep.metric and design.sweep.metric not in METRICS:
+        yield ("design", "sweep"), f"metric is {design.sweep.metric!r}; expected one of: {', '.join(METRICS)}"
     if design.kind == "sweep":
         try:
             arms.workloads(study)

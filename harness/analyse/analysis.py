@@ -120,12 +120,12 @@ class _Analyst:
                     yield found
 
     def _crossovers(self, contrasts: Sequence[ContrastResult]) -> Iterator[Crossover]:
-        """Where the treatment starts to pay, for the metrics people ask for first; only a sweep can say."""
+        """Where the treatment starts to pay, for the sweep's metric or those people ask for first."""
         sweep = self.study.design.sweep
         if self.study.design.kind != "sweep" or sweep is None:
             return
         own = next(each.request for each in self.study.workloads if each.name == sweep.workload)
-        for name in HEADLINE:
+        for name in (sweep.metric,) if sweep.metric else HEADLINE:
             found = crossover(sweep, name, own if metric(name).per_request_name else "", contrasts)
             if found is not None:
                 yield found

@@ -67,11 +67,14 @@ def _around(at: float | None, ends: Sequence[float | None]) -> tuple[float, floa
 
 
 def _swept(sweep: Sweep, name: str, request: str, contrasts: Sequence[ContrastResult]) -> list[tuple[float, Estimate]]:
-    """(value, treatment's estimate) in ascending order of value, bounded ones only."""
+    """(value, treatment's estimate) in ascending order of value, bounded ones only, from what a workload consists of:
+    slices, or episodes and what was read after them.
+    """
     by_workload = {
         each.workload: each.estimate
         for each in contrasts
-        if (each.role, each.metric, each.request, each.source) == ("treatment", name, request, "slice")
+        if (each.role, each.metric, each.request) == ("treatment", name, request)
+        and each.source != "segment"
         and each.estimate
         and each.estimate.bounded
     }

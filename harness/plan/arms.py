@@ -25,6 +25,8 @@ MAX_ARMS = 4
 CONTROLS = ("first-day-reuse",)
 PHASES = (("pooling", "cleanup"), ("rate_limit", "circuit_breaker"), ("buffer_pool",), ("metrics",))
 "the plan's order of work"
+_COUNTS = ("users", "tasks")
+"fields of a workload that a sweep may set and that are whole numbers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,15 +271,18 @@ def variant_name(sweep: Sweep, value: float | str) -> str:
 
 
 def _text(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:g}"
+    """As a study file says it: a whole number without a point, for files that read it with `int`."""
+    if isinstance(value, str):
+        return value
+    return str(int(value)) if float(value).is_integer() else repr(value)
 
 
 def _variant(workload: Workload, sweep: Sweep, value: float | str) -> Workload:
     name = variant_name(sweep, value)
-    if sweep.parameter not in ("users", "rate", "slice_seconds"):
+    if sweep.parameter not in (*_COUNTS, "rate", "slice_seconds"):
         env = {**workload.env, sweep.parameter: _text(value)}
         return msgspec.structs.replace(workload, name=name, env=env)
     if isinstance(value, str):
         raise StudyError(f"sweep over {sweep.parameter} needs numbers, not {value!r}")
-    typed: float | int = int(value) if sweep.parameter == "users" else value
+    typed: float | int = int(value) if sweep.parameter in _COUNTS else value
     return msgspec.structs.replace(workload, name=name, **{sweep.parameter: typed})

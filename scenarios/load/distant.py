@@ -1,32 +1,45 @@
-"""What does a connection cost when the peer is far away? Like dial, over a link that adds DISTANT_RTT seconds.
+"""What does a connection cost when the peer is far away? Like dial; a link adds DISTANT_RTT seconds (0: there is none).
 
-"connect" is having the connection, new or reused; with DISTANT_WHOLE=1 it is "dial": that and the first answer too.
+"connect" is having the connection, new or reused; "dial" is that and the first answer together. Which peer is needed
+follows Zipf's law over 64 of them. With DISTANT_REUSE, a share from 0 to 1, that share of dials goes to 16
+acquaintances by the same law and the rest to strangers, each met once.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Iterator
 from time import perf_counter
 from typing import Any
 
 from locust import events, task
 
+from reference_impl.transports.base import Peer
 from scenarios.load.episode import EpisodeUser
 from scenarios.load.link import Link
 from scenarios.load.session import session
 from scenarios.load.users import FAILURES, zipf
 
 RTT = float(os.environ.get("DISTANT_RTT", "0.01"))
-WHOLE = os.environ.get("DISTANT_WHOLE", "") == "1"
+REUSE = float(os.environ.get("DISTANT_REUSE", "-1"))
 PEERS = 64
+ACQUAINTANCES = 16
 PAYLOAD = os.urandom(64)
 
 _links: dict[Any, Link] = {}
+_reached: dict[Any, tuple[Peer, ...]] = {}
+_strangers: dict[Any, Iterator[Peer]] = {}
 
 
 @events.test_start.add_listener
 def _lay(environment: Any, **_: Any) -> None:
-    _links[environment] = Link(session(environment).peers[:PEERS], RTT)
+    peers = session(environment).peers
+    peers = peers if REUSE >= 0 else peers[:PEERS]
+    _reached[environment] = peers
+    if RTT:
+        _links[environment] = Link(peers, RTT)
+        _reached[environment] = _links[environment].peers
 
 
 @events.test_stop.add_listener
@@ -41,19 +54,29 @@ class DistantUser(EpisodeUser):
 
     def on_start(self) -> None:
         super().on_start()
-        self.peers = _links[self.environment].peers
-        self.weights = zipf(len(self.peers))
+        peers = _reached[self.environment]
+        self.known = peers[:ACQUAINTANCES] if REUSE >= 0 else peers
+        self.weights = zipf(len(self.known))
+        # Shared by all users. A target with too few peers meets the first ones again: then the pool may know them.
+        self.strangers = _strangers.setdefault(self.environment, itertools.cycle(peers[ACQUAINTANCES:]))
+
+    def next_peer(self) -> Peer:
+        """Whom this dial is for."""
+        if REUSE >= 0 and self.random.random() >= REUSE:
+            return next(self.strangers)
+        (peer,) = self.random.choices(self.known, cum_weights=self.weights)
+        return peer
 
     @task
     def dial(self) -> None:
-        (peer,) = self.random.choices(self.peers, cum_weights=self.weights)
-        name = "dial" if WHOLE else "connect"
-        began = perf_counter()
+        peer = self.next_peer()
+        name, began = "connect", perf_counter()
         try:
             with self.dialer.connect(peer) as connection:
-                connected = perf_counter()
+                self.report("connect", perf_counter() - began, 0)
+                name = "dial"
                 size = len(connection.request(PAYLOAD))
         except FAILURES as error:
             self.report(name, perf_counter() - began, 0, error)
             return
-        self.report(name, (perf_counter() if WHOLE else connected) - began, size)
+        self.report("dial", perf_counter() - began, size)

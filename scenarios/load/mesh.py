@@ -1,5 +1,7 @@
 """What does a node keep of the peers it has met? Each of MESH_CLIENTS identities dials once, asks once, and leaves.
 
+A study whose workload has fewer tasks leaves the rest of them at home.
+
 "request" is connecting and the answer together; the clients are the same on every arm, as the question is the node. A
 statistics request at the end tells how long the node pauses to count all of them.
 """

@@ -1,12 +1,14 @@
-"""What does a dead peer cost, and how soon is it used again? One of eight peers turns black for a while.
+"""What does a dead peer cost, and how soon is it used again? OUTAGE_STRUCK of eight peers (1) turn black for a while.
 
-Its link is a process that is stopped and continued by signal: connections hang, new ones are accepted by nobody.
-"struck" are requests to that peer, "request" those to the others, "after" those to it that began well after its return.
+Their link is a process that is stopped and continued by signal: connections hang, new ones are accepted by nobody.
+"struck" are requests to those peers, "request" those to the others, "after" those to them that began well after their
+return.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
@@ -25,31 +27,32 @@ LASTS = float(os.environ.get("OUTAGE_LASTS", "2"))
 GRACE = float(os.environ.get("OUTAGE_GRACE", "3"))
 "seconds after its return from which the peer is expected to serve as ever"
 PEERS = 8
+STRUCK = int(os.environ.get("OUTAGE_STRUCK", "1"))
 PAYLOAD = os.urandom(1024)
 STEP = 0.1
 
 
 class Outage:
-    """The link to the peer that will be struck, and the clock of the outage."""
+    """The link to the peers that will be struck, and the clock of the outage."""
 
-    def __init__(self, peer: Peer) -> None:
-        self._link = Link((peer,))
-        (self.peer,) = self._link.peers
+    def __init__(self, peers: Sequence[Peer]) -> None:
+        self._link = Link(peers)
+        self.peers = self._link.peers
         self.returned = float("inf")
 
     def play(self, dialer: Dialer, numbers: dict[str, float]) -> None:
         """The outage, beginning now; what it cost goes into `numbers`."""
         gevent.sleep(BEGINS)
         self._link.go_black()
-        before = attempts(dialer, self.peer)
+        before = attempts(dialer, self.peers)
         gevent.sleep(LASTS)
-        numbers["outage.wasted"] = attempts(dialer, self.peer) - before
+        numbers["outage.wasted"] = attempts(dialer, self.peers) - before
         self._link.come_back()
         self.returned = perf_counter()
-        most, last = 0.0, attempts(dialer, self.peer)
+        most, last = 0.0, attempts(dialer, self.peers)
         for _ in range(round(1 / STEP)):
             gevent.sleep(STEP)
-            now = attempts(dialer, self.peer)
+            now = attempts(dialer, self.peers)
             most, last = max(most, now - last), now
         numbers["outage.at_return"] = most
 
@@ -58,10 +61,11 @@ class Outage:
         self._link.end()
 
 
-def attempts(dialer: Dialer, peer: Peer) -> float:
-    """Connection attempts at `peer` so far."""
+def attempts(dialer: Dialer, peers: Sequence[Peer]) -> float:
+    """Connection attempts at any of `peers` so far."""
+    ids = {bytes(each) for each in peers}
     series = dialer.metrics.snapshot().series
-    return float(sum(each.counts.connection_attempts for each in series if each.peer == bytes(peer)))
+    return float(sum(each.counts.connection_attempts for each in series if each.peer in ids))
 
 
 _outages: dict[Any, Outage] = {}
@@ -69,7 +73,7 @@ _outages: dict[Any, Outage] = {}
 
 @events.test_start.add_listener
 def _lay(environment: Any, **_: Any) -> None:
-    _outages[environment] = Outage(session(environment).peers[0])
+    _outages[environment] = Outage(session(environment).peers[:STRUCK])
 
 
 @events.test_stop.add_listener
@@ -85,7 +89,7 @@ class OutageUser(EpisodeUser):
     def on_start(self) -> None:
         super().on_start()
         self.outage = _outages[self.environment]
-        self.peers = (self.outage.peer, *self.peers[1:PEERS])
+        self.peers = (*self.outage.peers, *self.peers[STRUCK:PEERS])
         self.numbers = told(self.environment)
 
     def begin(self) -> None:
@@ -97,7 +101,7 @@ class OutageUser(EpisodeUser):
         peer = self.random.choice(self.peers)
         began = perf_counter()
         name = "request"
-        if peer is self.outage.peer:
+        if peer in self.outage.peers:
             name = "after" if began > self.outage.returned + GRACE else "struck"
         try:
             with self.dialer.connect(peer) as connection:

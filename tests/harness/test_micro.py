@@ -110,6 +110,7 @@ def test_a_run_leaves_a_summary_and_a_page(run: tuple[Path, str]) -> None:
 def test_a_run_shows_its_tables(run: tuple[Path, str]) -> None:
     folder, said = run
     assert "guard: make, use, release" in " ".join(said.split())
+    assert said.startswith("round 1 begins; as many as fit into 1 s")
     assert "NOT MEASURED" in said  # the goal is against a peer that was not asked for
     assert folder.name in said.replace("\n", "")
     assert max(len(line) for line in said.splitlines() if "report:" not in line and "compare:" not in line) <= 80

@@ -21,11 +21,12 @@ ALL = "pooling,cleanup,rate_limit,circuit_breaker,buffer_pool,metrics"
 
 @contextmanager
 def loaded(
-    name: str, on: str, users: int, env: dict[str, str] | None = None, **settings: object
+    name: str, on: str, users: int, env: dict[str, str] | None = None, peers: int = 8, **settings: object
 ) -> Iterator[LoadProcess]:
     """A load process with one workload, in front of a node with the same switches."""
     both = {"SYNAPSED_OPTIMIZATIONS": on, "SYNAPSED_SETTINGS": json.dumps(settings), **(env or {})}
-    with Target.start((sys.executable, "-m", "reference_impl", "--peers", "8"), both, ready_timeout=30.0) as target:
+    command = (sys.executable, "-m", "reference_impl", "--peers", str(peers))
+    with Target.start(command, both, ready_timeout=30.0) as target:
         path = str(ROOT / "scenarios" / "load" / f"{name}.py")
         spec = LoadSpec(
             "test", (WorkloadFile("w", path, users),), {**both, "SYNAPSED_TARGET": json.dumps(target.ready)}
@@ -119,10 +120,34 @@ def test_bulk_transfers_whole_messages(mix: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "request_name"), [("soak", "request"), ("contention", "record"), ("distant", "connect")]
+    ("name", "requests"),
+    [("soak", {"request": 5}), ("contention", {"record": 5}), ("distant", {"connect": 5, "dial": 5})],
 )
-def test_the_others_answer_under_their_names(name: str, request_name: str) -> None:
+def test_the_others_answer_under_their_names(name: str, requests: dict[str, int]) -> None:
     with loaded(name, "metrics", 2, {"DISTANT_RTT": "0.001", "CONTENTION_RECORDINGS": "10"}) as load:
         result = load.work(Work("w", tasks=5, quiet=0.0, timeout=30.0, targets=()))
-    assert by_name(result) == {request_name: 5}
+    assert by_name(result) == requests
     assert not result.failed
+
+
+@pytest.mark.parametrize(("reuse", "least", "most"), [("0", -1, 0), ("1", 24, 24), ("0.5", 4, 20)])
+def test_as_many_dials_find_a_connection_as_are_to_acquaintances(reuse: str, least: int, most: int) -> None:
+    env = {"DISTANT_RTT": "0", "DISTANT_REUSE": reuse}
+    with loaded("distant", "pooling", 1, env, peers=60) as load:
+        load.work(Work("w", tasks=200 if reuse == "1" else 1, quiet=0.0, timeout=30.0, targets=()))
+        before = load.gauges().load
+        load.work(Work("w", tasks=24, quiet=0.0, timeout=30.0, targets=()))
+        after = load.gauges().load
+    # asking the node for its gauges dials its first peer, which may be one miss more
+    met_again = 24 - (after["pooling.misses"] - before["pooling.misses"])
+    assert least <= met_again <= most
+
+
+def test_none_or_several_peers_can_be_struck() -> None:
+    for struck in ("0", "3"):
+        with loaded("outage", "circuit_breaker", 8, {**OUTAGE, "OUTAGE_STRUCK": struck}, tcp=QUICK) as load:
+            result = played(load, 0.8)
+            told = load.gauges().load
+        assert ("struck" in {*by_name(result), *(each.name for each in result.unanswered)}) == (struck != "0")
+        assert (told["outage.wasted"] > 0) == (struck != "0")
+        assert lost(result) == 0
