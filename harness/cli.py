@@ -9,7 +9,6 @@ import datetime
 import shlex
 import signal
 import sys
-import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -17,7 +16,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from harness import cli_verdicts
+from harness import cli_runs, cli_verdicts
 from harness.errors import BenchError, UsageError
 
 app = typer.Typer(
@@ -81,21 +80,6 @@ def run(
     raise typer.Exit(session.start(wanted, path, runs_folder, _command_line(), console, strict=strict, now=now))
 
 
-@app.command()
-def report(
-    run_name: Annotated[str, typer.Argument(metavar="[RUN]", help="A run folder, its name, or latest.")] = "latest",
-    open_it: Annotated[bool, typer.Option("--open", help="Open the report in the browser.")] = False,
-    runs_folder: RunsOption = RUNS,
-) -> None:
-    """Judge a stored run again and write its report."""
-    from harness import runs, session
-
-    folder = runs.find(runs_folder, run_name)
-    session.report(folder, console)
-    if open_it:
-        webbrowser.open((folder / "report.html").as_uri())
-
-
 @app.command("list")
 def list_(
     what: Annotated[str, typer.Argument(help="studies, workloads, optimizations or metrics.")] = "studies",
@@ -145,6 +129,7 @@ def web(
     raise typer.Exit(web_ui.serve(host, port, context.args))
 
 
+cli_runs.register(app)
 cli_verdicts.register(app)
 
 

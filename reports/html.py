@@ -178,7 +178,8 @@ def _attributions(analysis: Analysis) -> Iterator[Panel]:
 def _crossovers(analysis: Analysis) -> Iterator[Panel]:
     for index, each in enumerate(analysis.crossovers):
         metric = words.metric_words(analysis, each.metric, each.request)
-        title = f"{metric} on {each.workload}: {words.crossover_words(each)}"
+        direction = words.metric_info(analysis, each.metric).direction
+        title = f"{metric} on {each.workload}: {words.crossover_words(each, direction)}"
         shown = forest.sweep_blocks(analysis, each)
         key = f"crossover-{index}"
         chart = forest.forest(shown, forest.frame(shown), key, title)

@@ -168,10 +168,13 @@ def contrast_words(contrast: ContrastResult) -> str:
     return f"{contrast.b} against {contrast.a}"
 
 
-def crossover_words(found: Crossover) -> str:
-    """From where on the treatment pays, with the interval."""
+def crossover_words(found: Crossover, direction: Direction) -> str:
+    """From where on the treatment pays, with the interval; else that it does everywhere, nowhere, or is not shown."""
     if found.at is None:
-        return f"no crossover between {round_number(found.values[0])} and {round_number(found.values[-1])}"
+        senses = {sense(each, direction) for each in found.ratios}
+        said = {frozenset({"better"}): "pays at every value", frozenset({"worse"}): "harms at every value"}
+        between = f"between {round_number(found.values[0])} and {round_number(found.values[-1])}"
+        return f"{said.get(frozenset(senses), 'no crossover shown')} {between}"
     side = "" if found.pays_above is None else "from " if found.pays_above else "up to "
     ends = f"{number(found.low)}{EN_DASH}{number(found.high)}"
     return f"pays {side}{found.parameter} = {number(found.at)} ({ends})"

@@ -34,7 +34,11 @@ _FOREVER = sys.maxsize
 
 
 class Barrier:
-    """Holds the users of one workload. `make_alarm` builds alarms on the clock `clock` (seconds)."""
+    """Holds the users of one workload. `make_alarm` builds alarms on the clock `clock` (seconds).
+
+    `scheduled` users are paced by arrivals alone: their own wait times would cap the rate, and make a capacity
+    measured without arrivals that of their patience.
+    """
 
     __slots__ = (
         "_alarm",
@@ -54,6 +58,7 @@ class Barrier:
         "lag_max",
         "last",
         "opened",
+        "scheduled",
         "waiting",
     )
 
@@ -62,8 +67,11 @@ class Barrier:
         clock: Callable[[], float],
         make_alarm: Callable[[Callable[[], None]], Alarm],
         error: Callable[[Exception], None],
+        *,
+        scheduled: bool = False,
     ) -> None:
         self._clock = clock
+        self.scheduled = scheduled
         self._alarm = make_alarm(self._pace)
         self._deadline = make_alarm(self._close)
         self._done = Event()
@@ -268,10 +276,12 @@ def _execute_next_task(taskset: Any) -> None:
 
 
 def _wait(taskset: Any) -> None:
-    """`TaskSet.wait` without a trip through the event loop when there is no think time."""
+    """`TaskSet.wait` without a trip through the event loop when there is no think time, or none that counts."""
     user = taskset._user
     if user._state == LOCUST_STATE_STOPPING:
         raise StopUser()
+    if user.environment.synapsed_barrier.scheduled:
+        return
     seconds = taskset.wait_time()
     if seconds > 0:
         user._state = LOCUST_STATE_WAITING

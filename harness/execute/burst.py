@@ -227,7 +227,9 @@ class RunningBurst:
 
     def _load_spec(self, arm: ArmPlan, target: Target) -> LoadSpec:
         files = tuple(
-            wire.WorkloadFile(each.name, arm.files.get(each.name, each.file), each.users, each.env)
+            wire.WorkloadFile(
+                each.name, arm.files.get(each.name, each.file), each.users, each.env, each.arrivals != "closed"
+            )
             for each in self.plan.workloads
         )
         env = {

@@ -19,13 +19,14 @@ MAX_FRAME = 1 << 30
 
 class WorkloadFile(msgspec.Struct, frozen=True):
     """One workload of a load process: `users` users of the Locust file `file`; `env` holds while the file
-    is loaded.
+    is loaded. `scheduled`: when a task starts is up to the harness's arrivals, so users' own wait times are left out.
     """
 
     name: str
     file: str
     users: int
     env: dict[str, str] = {}
+    scheduled: bool = False
 
 
 class Setup(msgspec.Struct, frozen=True, tag=True):

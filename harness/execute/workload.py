@@ -159,7 +159,7 @@ def load_workloads(
     workloads = {}
     for spec, classes, module in loaded:
         strangers = set(owners) - {id(module.__dict__)}
-        barrier = Barrier(time.monotonic, make_alarm, recorder.error)
+        barrier = Barrier(time.monotonic, make_alarm, recorder.error, scheduled=spec.scheduled)
         environment = _environment(spec, classes, _events_without(strangers), barrier, recorder)
         workloads[spec.name] = LoadedWorkload(spec, environment, barrier)
     return workloads, tuple(sorted(notes))

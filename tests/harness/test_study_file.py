@@ -111,6 +111,13 @@ REPLACED = [
     ("peers = 8", 'command = ["x"]', "command", "target.command", 'expected kind = "command"'),
     ('kind = "on-off"', 'kind = "onoff"', "kind", "design.kind", "invalid enum value 'onoff'"),
     ('kind = "on-off"', 'kind = "sweep"', "[design]", "design.sweep", "a sweep needs"),
+    (
+        'kind = "on-off"',
+        'kind = "sweep"\nsweep = {workload = "surge", parameter = "users", values = [1, 2], metric = "speed"}',
+        "sweep = {",
+        "design.sweep",
+        "metric is 'speed'; expected one of: latency_p50",
+    ),
     ('kind = "on-off"', "fractions = 5", "fractions", "design.fractions", "1 to 4"),
     ('treatment = "all"', 'treatment = "none"', "treatment", "design.treatment", "expected another arm"),
     ('treatment = "all"', 'treatment = "turbo"', "treatment", "design.treatment", "unknown arm 'turbo'; expected one"),

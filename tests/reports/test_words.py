@@ -7,7 +7,7 @@ import pytest
 
 from harness.analyse.records import Estimate
 from reports import words
-from tests.reports.sample import STUDY
+from tests.reports.sample import STUDY, swept
 
 
 def shown(ratio: float, low: float, high: float, **fields: object) -> Estimate:
@@ -116,3 +116,15 @@ def test_the_scope_names_what_was_measured() -> None:
     assert "this Python implementation" in words.scope(STUDY)
     assert "nothing about the Rust crate" in words.scope(STUDY)
     assert words.scope(foreign).startswith("The verdicts concern the measured programs")
+
+
+def test_a_sweep_without_a_crossing_says_what_it_shows() -> None:
+    never = swept().crossovers[1]
+    worse = msgspec.structs.replace(
+        never, ratios=tuple(msgspec.structs.replace(each, ratio=1.2, low=1.1, high=1.3) for each in never.ratios)
+    )
+    mixed = msgspec.structs.replace(never, ratios=(never.ratios[0], *worse.ratios[1:]))
+    assert words.crossover_words(never, "lower").startswith("pays at every value between 64 and")
+    assert words.crossover_words(never, "higher").startswith("harms at every value")
+    assert words.crossover_words(worse, "lower").startswith("harms at every value")
+    assert words.crossover_words(mixed, "lower").startswith("no crossover shown between")

@@ -104,6 +104,27 @@ def test_a_sweep_from_zero_is_interpolated_on_the_value_itself() -> None:
     assert found.pays_above is False
 
 
+def test_episodes_and_what_is_read_after_them_are_swept_too() -> None:
+    points = [at_value(1, math.exp(0.3)), at_value(8, math.exp(-0.3))]
+    episodes = [msgspec.structs.replace(each, source="episode") for each in points]
+    readings = [msgspec.structs.replace(each, source="reading", metric="memory", request="") for each in points]
+    segments = [msgspec.structs.replace(each, source="segment") for each in points]
+    for found in (
+        crossover(SWEEP, "latency_p50", "request", [*episodes, *segments]),
+        crossover(SWEEP, "memory", "", readings),
+    ):
+        assert found is not None
+        assert found.at == pytest.approx(math.sqrt(8.0))
+    assert crossover(SWEEP, "latency_p50", "request", segments) is None
+
+
+def test_a_study_may_say_whose_crossover_it_seeks() -> None:
+    sweep = Sweep(workload="surge", parameter="users", values=(1.0, 16.0), metric="cpu_per_request")
+    study = a_study(design=Design(kind="sweep", sweep=sweep))
+    found = analyse(study, a_run(study, {}, 12)).crossovers
+    assert [each.metric for each in found] == ["cpu_per_request"]
+
+
 def test_one_value_is_no_sweep() -> None:
     assert crossover(SWEEP, "latency_p50", "request", [at_value(1, 0.5), at_value(8, 2.0, bounded=False)]) is None
 

@@ -120,6 +120,30 @@ def test_a_late_start_is_lag_not_a_lost_arrival(tmp_path: Path) -> None:
     assert result.lag_max >= 0.079
 
 
+PATIENT = """
+from locust import User, constant_throughput, task
+class U(User):
+    wait_time = constant_throughput(0.1)
+    @task
+    def t(self):
+        with self.environment.events.request.measure("x", "s"):
+            pass
+"""
+
+
+def test_arrivals_replace_the_pace_that_users_have_of_their_own(tmp_path: Path) -> None:
+    """Each user would make a request in ten seconds: forty arrivals of two users, and a closed stretch to find their
+    capacity, would stay undone.
+    """
+    path = write(tmp_path, "patient.py", PATIENT)
+    spec = LoadSpec("test", (WorkloadFile("w", path, 2, {}, scheduled=True), WorkloadFile("own", path, 2)))
+    with LoadProcess.start(spec) as load:
+        scheduled = load.slice(opening(0.05, arrivals=tuple(0.001 * each for each in range(40))))
+        closed = load.work(Work("w", 100, 0.0, 5.0, ()))
+        own = load.slice(opening(0.05, workload="own"))
+    assert (scheduled.answered, scheduled.cancelled, closed.answered, own.answered) == (40, 0, 100, 2)
+
+
 ERRORS = """
 import itertools
 from locust import User, task

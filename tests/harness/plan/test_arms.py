@@ -159,6 +159,9 @@ def test_sweeps_make_one_workload_per_value() -> None:
         ("dial", 32),
     ]
     assert [each.rate for each in swept("rate", 100.0, 250.5)[:2]] == [100.0, 250.5]
+    assert [each.tasks for each in swept("tasks", 100.0, 3000.0)[:2]] == [100, 3000]
+    large = swept("SIZE", 4194304.0, 0.001)  # read by files with int and float
+    assert [each.env["SIZE"] for each in large[:2]] == ["4194304", "0.001"]
     sizes = swept("SIZE", 1024.0, "4M")
     assert [each.env["SIZE"] for each in sizes[:2]] == ["1024", "4M"]
     assert [each.name for each in sizes] == ["surge[SIZE=1024]", "surge[SIZE=4M]", "dial"]
