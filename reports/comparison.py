@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from rich.console import Group, RenderableType
 from rich.text import Text
 
@@ -34,20 +37,21 @@ def result(first: Analysis, second: Analysis) -> RenderableType:
     told = f"{len(both) - len(apart)} of {words.plural(len(both), 'estimate')} agree: their intervals overlap."
     parts.append(Text(told, style="bold"))
     if len(apart):
-        rows = tuple(
+        lines = tuple(
             (
                 words.place(each["workload"]),
                 words.metric_words(first, each["metric"], each["request"]),
                 f"{each['b']} against {each['a']}",
-                *(_interval(each, number) for number in (1, 2)),
+                _interval(each, 1),
+                _interval(each, 2),
             )
             for each in apart.head(SHOWN).to_dict("records")
         )
         headings = ("workload", "metric", "compared", "first run", "second run")
-        parts.append(terminal.table(Table("Apart", headings, rows)))
+        parts.append(terminal.table(Table("Apart", headings, lines)))
     return Group(*parts)
 
 
-def _interval(each: dict[str, float], number: int) -> str:
+def _interval(each: Mapping[Any, Any], number: int) -> str:
     ratio, low, high = (each[f"{name}_{number}"] for name in ("ratio", "low", "high"))
     return f"{words.ratio_words(ratio)} ({words.interval_words(ratio, low, high)})"
