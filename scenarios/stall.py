@@ -1,0 +1,152 @@
+"""Does a stall of the target show? `python -m scenarios.stall`
+
+A reference node is stopped for a second in the middle of a minute at 500 requests a second, twice: once under this
+harness (an open segment, latency from the intended start), once under plain Locust (20 users of
+`constant_throughput(25)`, its own statistics). A schedule that goes on through the stall finds 500 requests late,
+evenly from 0 to 1 s, so of 30,000 requests the slowest thousandth took 0.94 s or more. A generator that waits for its
+answers before it asks again finds 20.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.execute import host
+from harness.execute.load import LoadProcess, LoadSpec
+from harness.execute.target import Target
+from harness.execute.wire import OpenSlice, WorkloadFile
+from harness.study_file import ROOT
+
+FILE = ROOT / "scenarios" / "load" / "steady.py"
+USERS = 64
+LOCUST_USERS = 20
+PERCENTILE = 99.9
+TOLERANCE = 0.10
+
+
+@dataclass(frozen=True, slots=True)
+class Stall:
+    """What happens: `rate` requests a second for `seconds`, and in their middle the target stops for `stopped`."""
+
+    seconds: float = 60.0
+    rate: float = 500.0
+    stopped: float = 1.0
+
+    def expected(self) -> float:
+        """The percentile an unbroken schedule sees, in seconds; 0 when too few requests were late."""
+        late = self.stopped * self.rate
+        beyond = (1.0 - PERCENTILE / 100.0) * self.seconds * self.rate
+        return self.stopped * max(0.0, 1.0 - beyond / late)
+
+
+def with_harness(stall: Stall) -> float:
+    """The percentile as this harness reports it, in seconds. Raises `TargetError` or `LoadError`."""
+    with _node() as node:
+        env = {"SYNAPSED_TARGET": json.dumps(node.ready), "SYNAPSED_OPTIMIZATIONS": "all"}
+        spec = LoadSpec("stall", (WorkloadFile("steady", str(FILE), USERS, {}, scheduled=True),), env)
+        with LoadProcess.start(spec) as load:
+            host.pin(load.pids(), host.cores()[1:2])
+            arrivals = tuple((np.arange(round(stall.seconds * stall.rate)) / stall.rate).tolist())
+            load.slice(OpenSlice("steady", 0.2, 0.0, 5.0, (), tuple(each for each in arrivals if each < 0.2)))
+            with _stalled(node.pid, stall):
+                result = load.slice(OpenSlice("steady", stall.seconds, 0.0, 10.0, node.pids(), arrivals))
+    (samples,) = result.samples
+    latencies = np.frombuffer(samples.service, "<f4") + np.frombuffer(samples.lag, "<f4")
+    return float(np.percentile(latencies, PERCENTILE))
+
+
+def with_locust(stall: Stall) -> float:
+    """The percentile as plain Locust reports it, in seconds."""
+    with _node() as node:
+        env = {
+            "SYNAPSED_TARGET": json.dumps(node.ready),
+            "SYNAPSED_OPTIMIZATIONS": "all",
+            "STEADY_PACE": str(stall.rate / LOCUST_USERS),
+        }
+        command = [
+            *(sys.executable, "-m", "locust", "-f", str(FILE), "--headless", "--json", "--skip-log"),
+            *("-u", str(LOCUST_USERS), "-r", str(LOCUST_USERS), "-t", f"{stall.seconds:g}s"),
+        ]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, **env}, text=True) as locust:
+            try:
+                host.pin((locust.pid,), host.cores()[1:2])
+                with _stalled(node.pid, stall):
+                    said, _ = locust.communicate(timeout=stall.seconds + 60.0)
+            finally:
+                locust.kill()
+    counts = {float(ms): count for entry in json.loads(said) for ms, count in entry["response_times"].items()}
+    return percentile(counts) / 1e3
+
+
+def percentile(counts: Mapping[float, int]) -> float:
+    """The response time that PERCENTILE of the requests stay at or below, from counts by rounded time."""
+    left = sum(counts.values()) * (1.0 - PERCENTILE / 100.0)
+    for value, count in sorted(counts.items(), reverse=True):
+        left -= count
+        if left < 0:
+            return value
+    return 0.0
+
+
+@contextmanager
+def _node() -> Iterator[Target]:
+    with Target.start(
+        (sys.executable, "-m", "reference_impl", "--peers", "8"), {"SYNAPSED_OPTIMIZATIONS": "all"}
+    ) as node:
+        host.pin(node.pids(), host.cores()[:1])
+        yield node
+
+
+@contextmanager
+def _stalled(pid: int, stall: Stall) -> Iterator[None]:
+    """Stop the process half-way through, for as long as asked; it runs again in the end, whatever happens."""
+    over = threading.Event()
+
+    def stop() -> None:
+        if over.wait(stall.seconds / 2):
+            return
+        os.kill(pid, signal.SIGSTOP)
+        began = time.monotonic()
+        over.wait(stall.stopped - (time.monotonic() - began))
+        os.kill(pid, signal.SIGCONT)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code 0 when the harness shows the stall within TOLERANCE and Locust's own statistics do not."""
+    parser = argparse.ArgumentParser(prog="python -m scenarios.stall", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--seconds", type=float, default=60.0, help="length of the segment")
+    stall = Stall(seconds=parser.parse_args(argv).seconds)
+    expected, found, locust = stall.expected(), with_harness(stall), with_locust(stall)
+    sys.stdout.write(
+        f"p{PERCENTILE:g} through a stall of {stall.stopped:g} s in {stall.seconds:g} s at {stall.rate:g}/s:\n"
+        f"  expected of an unbroken schedule  {expected:.3f} s\n"
+        f"  this harness                      {found:.3f} s ({found / expected - 1.0:+.1%})\n"
+        f"  plain Locust, its own statistics  {locust:.3f} s ({locust / expected - 1.0:+.1%})\n"
+    )
+    shown = abs(found / expected - 1.0) <= TOLERANCE
+    hidden = abs(locust / expected - 1.0) > TOLERANCE
+    return 0 if shown and hidden else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
