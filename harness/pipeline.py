@@ -73,6 +73,7 @@ def run(study: Study, store: Store, directory: Path, display: Display, steering:
     if rates is None:
         rates = _calibrate(study, layout, start, display)
         store.put("rates", rates)
+    measured = store.measured()
     done, spent = store.complete_bursts(), store.find("spent", float) or 0.0
     for plan in schedule.schedule(study, layout, store.next_burst()):
         if not _goes_on(study, layout, forecast, done, spent):
@@ -82,7 +83,7 @@ def run(study: Study, store: Store, directory: Path, display: Display, steering:
         done, spent = done + 1, spent + time.monotonic() - began
         store.put("spent", spent)
         left = max(0.0, study.budget.seconds - spent)
-        measured = store.measured()
+        measured += store.measured(since=plan.number)  # reading all of them anew would take longer with each burst
         decided = done >= study.budget.min_bursts and steering.decided(measured)
         display.burst_done(plan.number, spent, left, interim(study, measured))
         if decided:

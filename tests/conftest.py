@@ -18,6 +18,11 @@ def _unpatched() -> Iterator[None]:
 
     Otherwise every later test that waits for a thread waits for ever.
     """
+    before = _patched()
     yield
+    assert _patched() == before, "this test patched the interpreter that all other tests share"
+
+
+def _patched() -> bool:
     monkey = sys.modules.get("gevent.monkey")
-    assert monkey is None or not monkey.saved, "this test patched the interpreter that all other tests share"
+    return monkey is not None and bool(monkey.saved)

@@ -169,3 +169,12 @@ class Measured(msgspec.Struct, frozen=True):
     slices: tuple[Slice, ...]
     readings: tuple[ArmReading, ...]
     samples: tuple[Sample, ...] = ()
+
+    def __add__(self, later: Measured) -> Measured:
+        """These rows and those of later bursts."""
+        return Measured(
+            self.bursts + later.bursts,
+            self.slices + later.slices,
+            self.readings + later.readings,
+            self.samples + later.samples,
+        )

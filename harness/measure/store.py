@@ -115,13 +115,15 @@ class Store:
             "insert into sample (burst, arm, row) values (?, ?, ?)", row.burst, row.arm, msgspec.msgpack.encode(row)
         )
 
-    def measured(self) -> Measured:
-        """Every row of the run, in the order it was made."""
+    def measured(self, since: int = 0) -> Measured:
+        """Every row of the run from burst number `since` on, in the order it was made."""
         return Measured(
-            bursts=tuple(self._rows("select row from burst order by number", Burst)),
-            slices=tuple(self._rows("select row from slice order by id", Slice)),
-            readings=tuple(self._rows("select row from reading order by burst, rowid", ArmReading)),
-            samples=tuple(self._rows("select row from sample order by id", Sample)),
+            bursts=tuple(self._rows("select row from burst where number >= ? order by number", Burst, since)),
+            slices=tuple(self._rows("select row from slice where burst >= ? order by id", Slice, since)),
+            readings=tuple(
+                self._rows("select row from reading where burst >= ? order by burst, rowid", ArmReading, since)
+            ),
+            samples=tuple(self._rows("select row from sample where burst >= ? order by id", Sample, since)),
         )
 
     def next_burst(self) -> int:
@@ -150,9 +152,9 @@ class Store:
         with _explained(self.folder):
             self._connection.execute(statement, values)
 
-    def _rows(self, query: str, kind: type[T]) -> Iterator[T]:
+    def _rows(self, query: str, kind: type[T], *values: object) -> Iterator[T]:
         with _explained(self.folder):
-            for (row,) in self._connection.execute(query):
+            for (row,) in self._connection.execute(query, values):
                 yield msgspec.msgpack.decode(row, type=kind)
 
 

@@ -109,6 +109,14 @@ def test_rows_come_back_as_they_were(
         assert store.complete_bursts() == sum(burst.complete for burst in bursts)
         assert store.next_burst() == 1 + max((burst.number for burst in bursts), default=-1)
     with Store.open(folder) as reopened:
+        middle = reopened.next_burst() // 2
+        early = Measured(
+            tuple(each for each in reopened.measured().bursts if each.number < middle),
+            tuple(each for each in slices if each.burst < middle),
+            tuple(each for each in reopened.measured().readings if each.burst < middle),
+        )
+        if all(each.burst < middle for each in slices[: len(early.slices)]):  # as a run makes them: burst after burst
+            assert early + reopened.measured(since=middle) == reopened.measured()
         assert reopened.measured() == Measured(
             bursts=tuple(sorted(bursts, key=lambda each: each.number)),
             slices=tuple(slices),

@@ -25,8 +25,8 @@ def asked(*workloads: Workload, policy: Policy | None = None) -> Duel:
     return duel("gate", "head against base", arms, workloads or (CLOSED,), 60.0, policy or Policy())
 
 
-def measured(factors: dict[str, float], bursts: int = 30, seed: int = 1) -> Measured:
-    return a_run(asked().study, factors, bursts, sd_pair=0.02, seed=seed)
+def measured(factors: dict[str, float], bursts: int = 30, seed: int = 1, sd: float = 0.02) -> Measured:
+    return a_run(asked().study, factors, bursts, sd_pair=sd, seed=seed)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_a_failure_is_named_with_its_size_and_is_found_before_the_twin_is_shown_
 
 def test_pass_waits_until_equal_arms_are_shown_equal() -> None:
     run = measured({"head": 0.9})
-    noisy = measured({"head": 0.9, "base-again": 1.02}, bursts=15)
+    noisy = measured({"head": 0.9, "base-again": 1.02}, bursts=15, sd=0.1)
     assert decide(asked(), run).outcome == "PASS"
     waiting = decide(asked(), noisy)
     assert (waiting.outcome, waiting.final) == ("INCONCLUSIVE", False)

@@ -104,7 +104,7 @@ def test_what_cannot_start_is_one_clear_line(
 
 def test_ctrl_c_ends_users_before_their_node(tmp_path: Path) -> None:
     with command(*locust("surge", "--json-file", "statistics"), cwd=tmp_path) as started:
-        wait_for(lambda: "All users spawned" in started.said(), started.said)
+        wait_for(lambda: re.search(r"^peer +request +[1-9]", started.said(), re.MULTILINE) is not None, started.said)
         started.process.send_signal(signal.SIGINT)
         ended = started.ended()
     assert ended.code == 0
