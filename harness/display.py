@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from harness.analyse.records import Verdict
+from harness.analyse.records import Estimate, Verdict
 from harness.execute.burst import Step
 from harness.plan.budget import Forecast
 
@@ -74,9 +74,9 @@ class RunDisplay:
         if self._console.is_terminal:
             self._estimates = _table(so_far)
             return
-        shown = "".join(f"; {_line(verdict)}" for verdict in so_far[:SHOWN])
-        estimates = [each.contrast.estimate for each in so_far if each.contrast and each.contrast.estimate]
-        if estimates and not any(each.bounded for each in estimates):
+        estimates = [(each, each.contrast.estimate) for each in so_far if each.contrast and each.contrast.estimate]
+        shown = "".join(f"; {_line(verdict, estimate)}" for verdict, estimate in estimates[:SHOWN])
+        if estimates and not any(estimate.bounded for _, estimate in estimates):
             shown += "; too few bursts for intervals yet"
         self._console.print(
             f"burst {number + 1} done, about {_duration(left)} to go{shown}",
@@ -102,13 +102,9 @@ def _duration(seconds: float) -> str:
     return f"{minutes}:{rest:02} min"
 
 
-def _line(verdict: Verdict) -> str:
-    name = f"{verdict.expectation} vs {verdict.against}"
-    estimate = verdict.contrast.estimate if verdict.contrast else None
-    if estimate is None:
-        return f"{name}: nothing yet"
+def _line(verdict: Verdict, estimate: Estimate) -> str:
     interval = f" ({estimate.low:.3g} to {estimate.high:.3g})" if estimate.bounded else ""
-    return f"{name}: x {estimate.ratio:.3g}{interval}"
+    return f"{verdict.expectation} vs {verdict.against}: x {estimate.ratio:.3g}{interval}"
 
 
 def _table(so_far: Sequence[Verdict]) -> Table:

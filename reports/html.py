@@ -14,7 +14,7 @@ from jinja2 import PackageLoader, StrictUndefined
 from harness.analyse.records import Analysis, Check, Verdict
 from harness.measure.records import Environment
 from harness.study import Study
-from reports import bars, charts, context, flags, forest, tables, words
+from reports import bars, charts, context, flags, forest, monitoring, tables, words
 from reports.charts import Chart
 from reports.info import RunInfo
 from reports.tables import Table
@@ -90,6 +90,7 @@ def render(study: Study, analysis: Analysis, environment: Environment, info: Run
         cpu=tuple(_cpu(analysis)),
         memory=Panel("memory-added", "", bars.memory(analysis, "memory"), tables.memory(analysis)),
         tables=tables,
+        monitoring=monitoring.table(analysis),
         context=context,
         plural=words.plural,
         percent=_percent,

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from harness.errors import LoadError
 from harness.execute import host
 from harness.execute.load import LoadProcess, LoadSpec
 from harness.execute.target import Target
@@ -76,11 +77,13 @@ def with_locust(stall: Stall) -> float:
             "STEADY_PACE": str(stall.rate / LOCUST_USERS),
         }
         command = [
-            *(sys.executable, "-m", "locust", "-f", str(FILE), "--headless", "--json", "--skip-log"),
+            *(sys.executable, "-m", "locust", "-f", str(FILE), "--headless", "--json", "--loglevel", "INFO"),
             *("-u", str(LOCUST_USERS), "-r", str(LOCUST_USERS), "-t", f"{stall.seconds:g}s"),
         ]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, **env}, text=True) as locust:
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdout=pipe, stderr=pipe, env={**os.environ, **env}, text=True) as locust:
             try:
+                _wait_for_users(locust)
                 host.pin((locust.pid,), host.cores()[1:2])
                 with _stalled(node.pid, stall):
                     said, _ = locust.communicate(timeout=stall.seconds + 60.0)
@@ -88,6 +91,17 @@ def with_locust(stall: Stall) -> float:
                 locust.kill()
     counts = {float(ms): count for entry in json.loads(said) for ms, count in entry["response_times"].items()}
     return percentile(counts) / 1e3
+
+
+def _wait_for_users(locust: subprocess.Popen[str]) -> None:
+    """Until Locust says that its users are there. Raises `LoadError` when it ends instead."""
+    assert locust.stderr is not None
+    said = ""
+    for line in locust.stderr:
+        if "All users spawned" in line:
+            return
+        said = line.strip() or said
+    raise LoadError(f"locust ended before its users were there: {said}")
 
 
 def percentile(counts: Mapping[float, int]) -> float:

@@ -245,7 +245,8 @@ class ArmSummary(msgspec.Struct, frozen=True):
 
 class GaugeSeries(msgspec.Struct, frozen=True):
     """A gauge the target (`end` "target") or the dialer ("load") keeps itself, at the end of each burst of slices, or
-    of each episode of `workload`.
+    of each episode of `workload`. A dialer that shares its process with those of other workloads has its workload's
+    name before the gauge's. `memory.uss` is the memory of that end, bytes.
     """
 
     arm: str

@@ -32,6 +32,8 @@ from harness.study import Workload
 ENDS: tuple[Literal["target", "load"], ...] = ("target", "load")
 KINDS: tuple[Stretch, ...] = ("slice", "segment", "episode")
 PERCENTILES = (1.0, 5.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 95.0)
+MEMORY = "memory.uss"
+"name of the series of an end's memory among its gauges"
 TAILS = ((99.0, "latency_p99"), (99.9, "latency_p999"))
 "only in segments, and only where the metric is resolvable"
 
@@ -213,12 +215,14 @@ def leaks(rows: Rows, confidence: float) -> Iterator[LeakSlope]:
 
 
 def gauges(arm: str, found: Sequence[ArmReading]) -> Iterator[GaugeSeries]:
-    """The gauges that target and dialer keep themselves, burst by burst, by name."""
+    """The gauges that target and dialer keep themselves, burst by burst, by name; and each end's memory, whose trend
+    is the plan's memory trend.
+    """
     workload = found[0].workload if found else ""
-    for end, attribute in (("target", "gauges"), ("load", "load_gauges")):
+    for end, attribute, after in (("target", "gauges", "target_after"), ("load", "load_gauges", "load_after")):
         held: dict[str, list[tuple[int, float]]] = {}
         for row in found:
-            for name, value in getattr(row, attribute).items():
+            for name, value in {**getattr(row, attribute), MEMORY: float(getattr(row, after).uss)}.items():
                 held.setdefault(name, []).append((row.burst, value))
         for name, points in sorted(held.items()):
             bursts, values = zip(*points, strict=True)

@@ -135,10 +135,13 @@ class Worker:
         )
 
     def _gauges(self) -> wire.GaugesAnswer:
+        """The target is one for all workloads; each of several has a dialer of its own, which its name tells apart."""
         target: dict[str, float] = {}
         load: dict[str, float] = {}
-        for workload in self._workloads.values():
-            load.update(workload.gauges("synapsed_gauges"))  # first: asking the target takes a connection
+        for name, workload in self._workloads.items():
+            place = f"{name}: " if len(self._workloads) > 1 else ""
+            held = workload.gauges("synapsed_gauges")  # first: asking the target takes a connection
+            load.update((f"{place}{gauge}", value) for gauge, value in held.items())
             target.update(workload.gauges("synapsed_target_gauges"))
         return wire.GaugesAnswer(target, load)
 

@@ -267,7 +267,7 @@ def _reading(arm: str, number: int, luck: float) -> ArmReading:
     after = Memory(
         uss=21_000_000 + round(size * luck), pss=27_000_000, rss=36_000_000, descriptors=14 + 8 * (arm == "all")
     )
-    gauges = {"pooling.hit_rate": 0.97 if arm == "all" else 0.0, "circuit_breaker.transitions": float(number % 2)}
+    gauges = {"rate_limit.rejection_rate": 0.0, "buffer_pool.acquired": 0.0, "buffer_pool.reuse_ratio": 0.0}
     return ArmReading(
         arm=arm,
         burst=number,
@@ -277,5 +277,12 @@ def _reading(arm: str, number: int, luck: float) -> ArmReading:
         load_idle=idle,
         load_after=after,
         gauges=gauges,
-        load_gauges={"dialer.open": 8.0},
+        load_gauges={
+            "surge: pooling.hits": 970.0 if arm == "all" else 0.0,
+            "surge: pooling.misses": 30.0 + number,
+            "surge: circuit_breaker.closed_to_open": float(number % 2),
+            "surge: circuit_breaker.open_to_half_open": float(number % 2),
+            "steady: pooling.hits": 0.0,
+            "steady: pooling.misses": 0.0,
+        },
     )

@@ -290,7 +290,7 @@ def test_workloads_share_a_process_but_not_their_listeners(tmp_path: Path) -> No
     )
     with LoadProcess.start(LoadSpec("test", workloads)) as load:
         gauges = load.gauges()
-        assert gauges.load == {"first": 1, "second": 1, "third": 1}
+        assert gauges.load == {"one: first": 1, "two: second": 1, "twice: third": 1}
         assert gauges.target == {"one.py": 1, "two.py": 1}
         for workload, name in (("one", "first"), ("two", "second"), ("twice", "third"), ("one", "first")):
             result = load.work(Work(workload, 20, 0.0, 10.0, ()))
