@@ -126,6 +126,7 @@ def test_the_honest_study_claims_equivalence_from_both_sides() -> None:
         ("surge", "throughput"),
         ("surge", "latency_p50"),
         ("surge", "cpu_per_request"),
+        ("steady", "latency_p50"),
         ("dial", "latency_mean"),
     }
     assert all(each == {"at_most": 1.15, "at_least": 0.87} for each in sides.values())
@@ -136,12 +137,13 @@ def test_both_arms_of_the_honest_study_run_and_report_the_same_requests(arm: str
     study = load(STUDY)
     (wanted,) = [each for each in layout(study).arms if each.name == arm]
     plan = arm_plan(study, wanted, HERE)
-    files = tuple(WorkloadFile(each.name, plan.files[each.name], 4) for each in study.workloads)
+    files = tuple(WorkloadFile(each.name, plan.files[each.name], 4, scheduled=True) for each in study.workloads)
     env = {**plan.env, "SYNAPSED_OPTIMIZATIONS": ""}
     with Target.start(plan.command, env, plan.cwd, ready_timeout=30) as target:
         env["SYNAPSED_TARGET"] = json.dumps(target.ready)
         with LoadProcess.start(LoadSpec(arm, files, env, cwd=plan.cwd)) as load_process:
-            for workload, names in (("surge", {"request"}), ("dial", {"connect", "first request"})):
+            asked = (("surge", {"request"}), ("steady", {"request"}), ("dial", {"connect", "first request"}))
+            for workload, names in asked:
                 result = load_process.slice(OpenSlice(workload, 0.2, 0.0, 5.0, target.pids()))
                 assert {each.name for each in result.samples} == names
                 assert not result.failed
