@@ -99,6 +99,7 @@ class CryptoBufferPool:
         self._large = _Class(wire_size(settings.large), settings.large_buffers)
         self._classes = (self._small, self._medium, self._large)
         self._oversize = 0
+        self._acquire = self.acquire  # one bound method for all connections
 
     def acquire(self, size: int, *, secret: bool = False) -> PooledBuffer:
         """A buffer of `size` bytes, its content undefined; `secret` ones are wiped on release.
@@ -153,7 +154,7 @@ class CryptoBufferPool:
             yield piece
 
     def inbox(self, cipher: CipherState) -> Inbox:
-        return PooledInbox(self.acquire, cipher)
+        return PooledInbox(self._acquire, cipher)
 
     def retained(self) -> int:
         """Bytes kept in free buffers."""

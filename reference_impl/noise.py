@@ -42,8 +42,8 @@ class CipherState:
         self._key = bytearray(key)
         self._aead: AESGCM | None = AESGCM(key)
         self._interval = rekey_interval
-        limit = nonce + rekey_interval
-        self._limit = min(MAX_NONCE, limit)
+        # Every fresh cipher shares the one number: an int of its own would cost an idle connection 32 bytes.
+        self._limit = min(MAX_NONCE, nonce + rekey_interval if nonce else rekey_interval)
         self.nonce = nonce
 
     def encrypt(self, plaintext: Bytes, associated: bytes | None = None) -> bytes:

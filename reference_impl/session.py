@@ -116,8 +116,9 @@ class Session(asyncio.BufferedProtocol):
         del node.unfinished[self]
         self._recorder = recorder = node.rooms.metrics.recorder(channel.peer_id, self._entrance.transport)
         recorder.opened(time.monotonic() - self._began)
+        self._began = 0.0
         node.recorders[self._guard.id] = recorder
-        node.touched.add(self)
+        node.touched[self] = None
         messages = channel.feed(acceptance.rest)
         if len(messages) > 1:
             raise FrameError(_TOO_EARLY)
@@ -138,7 +139,7 @@ class Session(asyncio.BufferedProtocol):
         else:
             self._write_buffers(wire)
         message.release()
-        node.touched.add(self)
+        node.touched[self] = None
         self._recorder.request(time.perf_counter() - began, sent, received)
 
     def _write_buffers(self, pieces: Iterable[PooledBuffer]) -> None:
@@ -195,7 +196,7 @@ class Session(asyncio.BufferedProtocol):
             self._channel.close()
             self._channel = None
         self._release_sent()
-        node.touched.discard(self)
+        node.touched.pop(self, None)
         guard, self._guard = self._guard, None
         if guard is not None:
             guard.release()

@@ -23,7 +23,7 @@ from gevent.event import Event
 from gevent.hub import Waiter
 from locust import TaskSet
 from locust.exception import InterruptTaskSet, RescheduleTask, RescheduleTaskImmediately, StopTest, StopUser
-from locust.user.task import LOCUST_STATE_RUNNING, LOCUST_STATE_STOPPING, LOCUST_STATE_WAITING
+from locust.user.task import LOCUST_STATE_RUNNING, LOCUST_STATE_STOPPING, LOCUST_STATE_WAITING, DefaultTaskSet
 
 from harness.execute.alarm import Alarm
 
@@ -31,6 +31,7 @@ CONTROL_FLOW = (InterruptTaskSet, RescheduleTask, RescheduleTaskImmediately, Sto
 "How Locust files steer Locust; none of them is a failed request."
 
 _FOREVER = sys.maxsize
+_draw_task = DefaultTaskSet.get_next_task
 
 
 class Barrier:
@@ -246,6 +247,7 @@ def hold_users() -> None:
     loop: Any = TaskSet
     loop.execute_next_task = _execute_next_task
     loop.wait = _wait
+    DefaultTaskSet.get_next_task = _get_next_task
 
 
 def _execute_next_task(taskset: Any) -> None:
@@ -273,6 +275,12 @@ def _execute_next_task(taskset: Any) -> None:
         barrier.busy.discard(me)
         if not barrier.busy:
             barrier.leave(me)
+
+
+def _get_next_task(taskset: Any) -> Any:
+    """`DefaultTaskSet.get_next_task` that draws no lots among one: that would cost 1 us of each request."""
+    tasks = taskset._user.tasks
+    return tasks[0] if len(tasks) == 1 else _draw_task(taskset)
 
 
 def _wait(taskset: Any) -> None:
