@@ -31,7 +31,7 @@ CONTROL_FLOW = (InterruptTaskSet, RescheduleTask, RescheduleTaskImmediately, Sto
 "How Locust files steer Locust; none of them is a failed request."
 
 _FOREVER = sys.maxsize
-_draw_task = DefaultTaskSet.get_next_task
+_draw_task: Any = DefaultTaskSet.get_next_task
 
 
 class Barrier:
@@ -247,7 +247,8 @@ def hold_users() -> None:
     loop: Any = TaskSet
     loop.execute_next_task = _execute_next_task
     loop.wait = _wait
-    DefaultTaskSet.get_next_task = _get_next_task
+    root: Any = DefaultTaskSet
+    root.get_next_task = _get_next_task
 
 
 def _execute_next_task(taskset: Any) -> None:
