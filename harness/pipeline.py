@@ -148,15 +148,21 @@ def _calibrate(study: Study, layout: Layout, start: Start, display: Display) -> 
     """
     wanted = [each for each in arms.workloads(study) if each.arrivals != "closed" and not each.rate and not each.shape]
     rates: Rates = {}
-    names = tuple(dict.fromkeys(name for one in layout.sets for name in one if name not in layout.hidden))
-    for first in range(0, len(names) if wanted else 0, arms.MAX_ARMS):
+    folded = {name for pair in layout.foldover for name in pair}
+    on = {
+        each.name: folded | {name for pair in layout.on[each.name] for name in (pair.a, pair.b)} - {*layout.hidden}
+        for each in wanted
+    }
+    measured = set().union(*on.values())
+    names = tuple(dict.fromkeys(name for one in layout.sets for name in one if name in measured))
+    for first in range(0, len(names), arms.MAX_ARMS):
         some = names[first : first + arms.MAX_ARMS]
-        cells = tuple((workload.name, some) for workload in wanted)
+        cells = tuple((name, tuple(arm for arm in some if arm in of)) for name, of in on.items() if of & {*some})
         planned = schedule.BurstPlan(-1, some, swapped=False, blocks=())
         with burst.running(start(planned, cells), display.step) as live:
-            for workload in wanted:
-                half = min(live.capacity(name, workload.name) for name in some) / 2
-                rates[workload.name] = min(half, rates.get(workload.name, half))
+            for workload, found in cells:
+                half = min(live.capacity(arm, workload) for arm in found) / 2
+                rates[workload] = min(half, rates.get(workload, half))
     for name, rate in rates.items():
         if rate <= 0:
             raise TargetError(f"no request of workload {name!r} was answered while its rate was being found")
