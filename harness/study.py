@@ -92,6 +92,8 @@ class Workload(_Record, frozen=True, kw_only=True):
     rate: float = 0.0
     slice_seconds: float = 0.2
     quiet_seconds: float = 0.01
+    warm_tasks: int = 0
+    "tasks that every arm does before its first slice of a burst, for what fills up with use (a pool) to be full"
     request: str = "request"
     "the request name whose latency stands for the workload"
     max_error_ratio: float = 0.0

@@ -47,6 +47,7 @@ _WORKLOAD: Sequence[Rule] = (
     ("segment_seconds", lambda v: 0 <= v < math.inf, "a number of seconds >= 0"),
     ("episode_seconds", lambda v: 0 <= v < math.inf, "a number of seconds >= 0"),
     ("tasks", lambda v: v >= 0, "a whole number >= 0"),
+    ("warm_tasks", lambda v: v >= 0, "a whole number >= 0"),
     ("settle_seconds", lambda v: 0 <= v < math.inf, "a number of seconds >= 0"),
     ("request", bool, "the name of a request"),
     ("max_error_ratio", lambda v: 0 <= v <= 1, "a share from 0 to 1"),
@@ -120,8 +121,9 @@ def _episode(workload: Workload, where: Where) -> Iterator[Problem]:
             if getattr(workload, field):
                 yield (*where, field), "belongs to an episode; expected episode_seconds beside it"
         return
-    if workload.segment_seconds:
-        yield (*where, "segment_seconds"), "stands beside episode_seconds; expected one of the two"
+    for field in ("segment_seconds", "warm_tasks"):
+        if getattr(workload, field):
+            yield (*where, field), "stands beside episode_seconds; expected one of the two"
     if workload.tasks and workload.arrivals != "closed":
         yield (*where, "tasks"), 'belongs to closed arrivals; expected arrivals = "closed"'
     if workload.arrivals != "closed" and not workload.rate and not workload.shape:

@@ -243,14 +243,17 @@ class RunningBurst:
         return LoadSpec(arm.name, files, env, self.plan.load_python, arm.cwd, arm.interpreter)
 
     def _warm(self, arm: _RunningArm, visit: Visit) -> None:
-        """Once per arm and workload: a stretch like those measured, at least `warm_seconds` when closed,
-        not recorded.
+        """Once per arm and workload: its `warm_tasks`, then a stretch like those measured, at least `warm_seconds` when
+        closed; nothing of it is recorded.
         """
         if visit.workload in arm.warm:
             return
         self._progress(Step("warm-up", arm.name, visit.workload))
         if visit.arrivals is None:
             visit = msgspec.structs.replace(visit, planned=self.plan.warm_seconds)
+        if tasks := self._workloads[visit.workload].warm_tasks:
+            with self._blaming(arm):
+                arm.load.work(wire.Work(visit.workload, tasks, 0.0, self.plan.work_timeout, arm.pids))
         self._open(arm, visit)
         arm.warm.add(visit.workload)
 

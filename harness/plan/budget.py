@@ -39,13 +39,14 @@ class Costs:
     cores.
 
     `start` is per arm and burst (exec, ready, pin), `warmup` per arm and workload, `switch` per stretch of
-    load, and `memory` per arm for the fixed work before memory is read.
+    load, `memory` per arm for the fixed work before memory is read, and `task` for each task to warm up with.
     """
 
     start: float = 0.5
     warmup: float = 0.3
     switch: float = 0.01
     memory: float = 0.3
+    task: float = 0.0005
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ def _load_seconds(workload: Workload, blocks: int, costs: Costs) -> float:
         return workload.episode_seconds + workload.quiet_seconds + workload.settle_seconds + costs.switch
     slices = blocks * (workload.slice_seconds + workload.quiet_seconds + costs.switch)
     segments = 2 if workload.segment_seconds > 0.0 else 0
-    return costs.warmup + slices + segments * (workload.segment_seconds + workload.quiet_seconds + costs.switch)
+    return costs.warmup + workload.warm_tasks * costs.task + slices + segments * (workload.segment_seconds + workload.quiet_seconds + costs.switch)
 
 
 def bursts_needed(confidence: float) -> int:

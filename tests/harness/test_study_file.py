@@ -118,6 +118,7 @@ REPLACED = [
         "design.sweep",
         "metric is 'speed'; expected one of: latency_p50",
     ),
+    ("users = 4", "users = 4\nwarm_tasks = -1", "warm_tasks", "workload[1].warm_tasks", "a whole number >= 0"),
     ('kind = "on-off"', "fractions = 5", "fractions", "design.fractions", "1 to 4"),
     ('treatment = "all"', 'treatment = "none"', "treatment", "design.treatment", "expected another arm"),
     ('treatment = "all"', 'treatment = "turbo"', "treatment", "design.treatment", "unknown arm 'turbo'; expected one"),

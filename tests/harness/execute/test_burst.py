@@ -15,6 +15,8 @@ import pytest
 from harness.errors import LoadError, TargetError
 from harness.execute import burst as bursts
 from harness.execute.burst import ArmPlan, BurstPlan, Step, Visit
+from harness.execute.load import LoadProcess
+from harness.execute.wire import OpenSlice, SliceResult, Work
 from harness.measure.records import ArmReading, Sample, Slice
 from harness.study import Workload
 from tests.harness.execute.conftest import CLIENT, SERVER, write
@@ -109,6 +111,29 @@ def test_an_episode_is_sampled_while_it_runs_and_read_after_it_has_settled(plan:
     left = {(each.arm, each.workload): each for each in readings}
     assert {arm: left[arm, "closed"].requests for arm in ("all", "none")} == {row.arm: row.answered for row in rows}
     assert all(each.target_after.descriptors == each.target_idle.descriptors + 4 for each in readings)
+
+
+def test_tasks_to_warm_up_with_are_done_once_before_the_first_slice(
+    plan: BurstPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[tuple[str, int]] = []
+    work, slice_ = LoadProcess.work, LoadProcess.slice
+
+    def watched_work(load: LoadProcess, order: Work, watch: Any = None) -> SliceResult:
+        done.append(("work", (result := work(load, order, watch)).answered))
+        return result
+
+    def watched_slice(load: LoadProcess, order: OpenSlice, watch: Any = None) -> SliceResult:
+        done.append(("slice", 0))
+        return slice_(load, order, watch)
+
+    monkeypatch.setattr(LoadProcess, "work", watched_work)
+    monkeypatch.setattr(LoadProcess, "slice", watched_slice)
+    warmed = msgspec.structs.replace(plan.workloads[0], warm_tasks=30)
+    with bursts.running(msgspec.structs.replace(_one_arm(plan), workloads=(warmed,))) as burst:
+        rows = list(burst.slices((Visit("closed", 0, ("all",)), Visit("closed", 1, ("all",)))))
+    assert done == [("work", 30), ("slice", 0), ("slice", 0), ("slice", 0)]  # the first slice is warm-up too
+    assert len(rows) == 2
 
 
 def test_capacity_is_a_rate_and_leaves_no_row(plan: BurstPlan) -> None:
