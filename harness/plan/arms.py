@@ -22,6 +22,7 @@ from harness.study import OPTIMIZATIONS, Arm, Study, Sweep, Workload
 
 MAX_ARMS = 4
 "arms alive at once: each has two processes, and the pairs of a block must stay adjacent in time"
+CLOSE_EVERY = 4
 CONTROLS = ("first-day-reuse",)
 PHASES = (("pooling", "cleanup"), ("rate_limit", "circuit_breaker"), ("buffer_pool",), ("metrics",))
 "the plan's order of work"
@@ -136,8 +137,7 @@ def layout(study: Study) -> Layout:
         on=on,
         sets=(*sets, *folded),
         visits=(
-            *(_visit(arms, sliced, on) for arms in sets),
-            *(Visit(arms, tuple((each.name, arms) for each in sliced)) for arms in folded),
+            *_interleaved([_visit(arms, sliced, on) for arms in sets], folded, sliced),
             *(
                 Visit(arms, ((each.name, arms),))
                 for each in workloads(study)
@@ -148,6 +148,20 @@ def layout(study: Study) -> Layout:
         foldover=foldover,
         foldover_from=len(sets),
     )
+
+
+def _interleaved(
+    own: Sequence[Visit], folded: Sequence[tuple[str, ...]], sliced: Sequence[Workload]
+) -> Iterator[Visit]:
+    """The comparisons' own sets of a round; before every CLOSE_EVERY folded ones again, so that the whole, measured
+    separately, is known as well as the sum of its parts.
+    """
+    if not folded:
+        yield from own
+    for index, arms in enumerate(folded):
+        if index % CLOSE_EVERY == 0:
+            yield from own
+        yield Visit(arms, tuple((each.name, arms) for each in sliced))
 
 
 def _on(study: Study, workload: Workload, comparisons: Sequence[Comparison]) -> Iterator[Comparison]:
