@@ -104,7 +104,12 @@ def _load_seconds(workload: Workload, blocks: int, costs: Costs) -> float:
         return workload.episode_seconds + workload.quiet_seconds + workload.settle_seconds + costs.switch
     slices = blocks * (workload.slice_seconds + workload.quiet_seconds + costs.switch)
     segments = 2 if workload.segment_seconds > 0.0 else 0
-    return costs.warmup + workload.warm_tasks * costs.task + slices + segments * (workload.segment_seconds + workload.quiet_seconds + costs.switch)
+    return (
+        costs.warmup
+        + workload.warm_tasks * costs.task
+        + slices
+        + segments * (workload.segment_seconds + workload.quiet_seconds + costs.switch)
+    )
 
 
 def bursts_needed(confidence: float) -> int:
