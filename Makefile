@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: bench test check lock clean
+.PHONY: bench test check coverage lock clean
 
 bench: .venv/bench
 	@$(BIN)/synapsed-bench run quick
@@ -15,6 +15,11 @@ check: .venv/test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Every branch of what plans and judges.
+coverage: .venv/test
+	$(BIN)/python -m pytest tests/harness/analyse tests/harness/plan tests/harness/test_gate.py tests/harness/test_two_arms.py \
+	  --cov=harness.analyse --cov=harness.plan --cov=harness.gate --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100
 
 .venv/bench: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"{sys.executable} is Python {sys.version.split()[0]}; synapsed-bench needs 3.11 or newer (make PYTHON=python3.x ...)")'
