@@ -80,7 +80,7 @@ def value_of(metric: Metric, row: Row, request: str) -> Value:
                 value = metric.of_slice(row, request)
             case Episode():
                 value = (metric.of_episode or (lambda each: metric.of_reading(each.reading)))(row)
-            case ArmReading():
+            case _:
                 value = metric.of_reading(row)
     except Unusable as reason:
         return str(reason)

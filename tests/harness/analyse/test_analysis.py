@@ -11,8 +11,8 @@ import pytest
 
 from harness.analyse.analysis import analyse, encode, interim
 from harness.errors import StudyError
-from harness.measure.records import Latencies, Measured
-from harness.study import Budget, Design, Expectation, Study
+from harness.measure.records import Latencies, Measured, Memory, Sample
+from harness.study import Budget, Design, Expectation, Study, Workload
 from tests.harness.analyse.synthetic import STEADY, SURGE, a_reading, a_run, a_stretch, a_study
 
 
@@ -191,3 +191,44 @@ def test_hand_made_rows_one_pair_per_burst() -> None:
     assert found.estimate is not None
     assert found.estimate.ratio == pytest.approx(0.5)
     assert [found.value_a, found.value_b] == pytest.approx([0.002, 0.001])
+
+
+def test_episodes_are_compared_on_their_arms_with_what_they_left() -> None:
+    churn = Workload(name="churn", file="churn.py", episode_seconds=8.0, arms=("none", "all"))
+    study = a_study(workloads=(SURGE, churn))
+    plain = a_run(study, {"all": 0.5}, 40)
+    episodes = {row.burst for row in plain.slices if row.kind == "episode"}
+    readings = tuple(
+        msgspec.structs.replace(
+            row,
+            workload="churn",
+            gauges={"node.connections": 41.0 if row.arm == "none" else 1.0},
+            load_gauges={"cleanup.open": 0.0},
+        )
+        if row.burst in episodes
+        else row
+        for row in plain.readings
+    )
+    idle = plain.readings[0].target_idle
+    samples = tuple(
+        Sample(row.burst, row.arm, "churn", at, replace_uss(idle, 1_000 * at * (row.arm == "none")), idle, {})
+        for row in plain.slices
+        if row.kind == "episode"
+        for at in range(1, 9)
+    )
+    found = analyse(study, msgspec.structs.replace(plain, readings=readings, samples=samples))
+    about = [each for each in found.contrasts if each.workload == "churn"]
+    assert {(each.a, each.b) for each in about} == {("none", "all")}
+    (left,) = (each for each in about if each.metric == "registry_left")
+    assert (left.source, left.estimate and left.estimate.ratio) == ("reading", pytest.approx(1 / 41))
+    assert {each.source for each in about} == {"episode", "reading"}
+    slopes = {(each.arm, each.end): each for each in found.leaks}
+    assert slopes["none", "target"].slope > 0.0
+    assert slopes["none", "target"].low is not None
+    assert slopes["all", "target"].slope == 0.0
+    few = analyse(study, msgspec.structs.replace(plain, readings=readings, samples=samples[:16]))
+    assert all(each.low is None and each.high is None for each in few.leaks)
+
+
+def replace_uss(memory: Memory, more: float) -> Memory:
+    return msgspec.structs.replace(memory, uss=memory.uss + int(more))

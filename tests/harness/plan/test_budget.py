@@ -55,6 +55,12 @@ def test_time_is_the_sum_of_its_parts() -> None:
     tails = msgspec.structs.replace(study, workloads=(msgspec.structs.replace(SURGE, segment_seconds=10.0),))
     more = burst_seconds(tails, layout(tails), costs) - burst_seconds(study, layout(study), costs)
     assert more == pytest.approx(4 * 2 * 10.03)
+    warmed = msgspec.structs.replace(study, workloads=(msgspec.structs.replace(SURGE, warm_tasks=100),))
+    more = burst_seconds(warmed, layout(warmed), costs) - burst_seconds(study, layout(study), costs)
+    assert more == pytest.approx(4 * 100 * costs.task)
+    alone = Workload(name="churn", file="churn.py", episode_seconds=3.0, settle_seconds=1.0, arms=("none", "all"))
+    episodes = msgspec.structs.replace(study, workloads=(alone,))
+    assert burst_seconds(episodes, layout(episodes), costs) == pytest.approx(2 * (1.0 + 3.0 + 0.01 + 1.0 + 0.02))
 
 
 @given(st.floats(1.0, 2000.0), st.integers(1, 40), st.integers(40, 200))
