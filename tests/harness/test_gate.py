@@ -10,7 +10,17 @@ import pytest
 from harness.analyse.contrast import Pairs
 from harness.analyse.sequential import log_e
 from harness.gate import EXIT_CODES, Margins, Policy, centres, decide, worse
-from tests.harness.analyse.simulation import BLOCKS, BURSTS, METRICS, Floats, differences, gate_counts, gates, runs
+from tests.harness.analyse.simulation import (
+    BLOCKS,
+    BURSTS,
+    GATE_BLOCKS,
+    METRICS,
+    Floats,
+    differences,
+    gate_counts,
+    gates,
+    runs,
+)
 
 CLEAN = np.zeros(METRICS)
 ONE = Policy()
@@ -106,10 +116,11 @@ def first_bursts(losses: Floats, number: int) -> dict[str, Pairs]:
     return {name: Pairs(held, d[: number * BLOCKS], {}) for name, d in zip(names, losses, strict=True)}
 
 
-def test_no_effect_hardly_ever_fails() -> None:
+@pytest.mark.parametrize("blocks", [BLOCKS, GATE_BLOCKS])
+def test_no_effect_hardly_ever_fails(blocks: int) -> None:
     """At most 0.1 % FAIL per gate of ten metrics, at most 1 % INCONCLUSIVE."""
     count = runs(10_000, 1_000)
-    found = gate_counts(CLEAN, count, seed=1)
+    found = gate_counts(CLEAN, count, seed=1, blocks=blocks)
     assert found.fail <= count // 1000
     assert found.inconclusive <= count // 100
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import signal
 
+from harness import two_arms
 from harness.analyse.sequential import log_e
 from harness.gate import Policy
 
@@ -26,6 +27,8 @@ PAIR_SD = 0.045
 "robust standard deviation of a pair's log ratio, the larger of those measured for p50 and CPU"
 METRICS = 10
 BURSTS, BLOCKS = Policy().max_bursts, 4
+GATE_BLOCKS = two_arms.BLOCKS // 2
+"pairs a burst of each of the gate's two workloads"
 CHUNK = 250
 
 
@@ -60,22 +63,24 @@ class GateCounts:
     bursts: float
 
 
-def gate_counts(effects: Floats, count: int, seed: int) -> GateCounts:
-    """Outcomes of `count` gates whose metrics have these effects (as shares)."""
+def gate_counts(effects: Floats, count: int, seed: int, blocks: int = BLOCKS) -> GateCounts:
+    """Outcomes of `count` gates whose metrics have these effects (as shares), `blocks` pairs a burst."""
     rng = np.random.default_rng(seed)
     outcomes = []
     for done in range(0, count, CHUNK):
         shape = (min(CHUNK, count - done), BURSTS)
-        losses = np.stack([differences(float(effect), shape, rng) for effect in effects], axis=1)
-        outcomes.append(gates(losses, Policy()))
+        losses = np.stack([differences(float(effect), shape, rng, blocks) for effect in effects], axis=1)
+        outcomes.append(gates(losses, Policy(), blocks))
     fail, passed, looks = (np.concatenate(each) for each in zip(*outcomes, strict=True))
     return GateCounts(int(fail.sum()), int(passed.sum()), int((~fail & ~passed).sum()), float(looks.mean()))
 
 
-def gates(losses: Floats, policy: Policy) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64]]:
+def gates(
+    losses: Floats, policy: Policy, blocks: int = BLOCKS
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64]]:
     """(failed, passed, bursts until final) of gates with log losses (gate, metric, pair)."""
-    trials = np.arange(policy.min_bursts, BURSTS + 1) * BLOCKS
-    exceeding, looks = np.meshgrid(np.arange(BURSTS * BLOCKS + 1), trials)
+    trials = np.arange(policy.min_bursts, BURSTS + 1) * blocks
+    exceeding, looks = np.meshgrid(np.arange(BURSTS * blocks + 1), trials)
     table = log_e(np.minimum(exceeding, looks), looks)
 
     def first(above: NDArray[np.bool_], level: float) -> NDArray[np.int64]:
@@ -95,13 +100,16 @@ def gates(losses: Floats, policy: Policy) -> tuple[NDArray[np.bool_], NDArray[np
 def main() -> None:
     """The full simulations, as a table."""
     clean = np.zeros(METRICS)
-    for name, effects, count in (
+    cases = (
         ("no effect", clean, 10_000),
         ("one metric +3 %", np.array([0.03, *clean[1:]]), 10_000),
         ("one metric +5 %", np.array([0.05, *clean[1:]]), 10_000),
         ("all metrics +1 %", clean + 0.01, 2_000),
-    ):
-        print(f"{name:20} {gate_counts(effects, count, seed=1)} of {count}")  # noqa: T201
+    )
+    for blocks in (BLOCKS, GATE_BLOCKS):
+        for name, effects, count in cases:
+            counts = gate_counts(effects, count, seed=1, blocks=blocks)
+            print(f"{blocks} pairs a burst, {name:20} {counts} of {count}")  # noqa: T201
 
 
 if __name__ == "__main__":
