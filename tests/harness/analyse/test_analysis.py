@@ -229,6 +229,7 @@ def test_episodes_are_compared_on_their_arms_with_what_they_left() -> None:
     assert slopes["all", "target"].slope == 0.0
     few = analyse(study, msgspec.structs.replace(plain, readings=readings, samples=samples[:16]))
     assert all(each.low is None and each.high is None for each in few.leaks)
+    assert analyse(study, msgspec.structs.replace(plain, readings=readings)).leaks == ()
 
 
 def replace_uss(memory: Memory, more: float) -> Memory:
