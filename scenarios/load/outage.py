@@ -111,5 +111,5 @@ class OutageUser(EpisodeUser):
             return
         moment = perf_counter()
         self.report(name, moment - began, len(answer))
-        if name == "struck" and moment > self.outage.returned:
+        if peer in self.outage.peers and moment > self.outage.returned:
             self.numbers.setdefault("outage.recovery", moment - self.outage.returned)
