@@ -13,9 +13,12 @@ from harness.study import Sweep
 
 
 def crossing(positions: Sequence[float], heights: Sequence[float]) -> float | None:
-    """The first position at which straight lines through the points change sign; None if they never do."""
+    """The last position at which straight lines through the points change sign; None if they never do.
+
+    The last: before an optimization pays its ratio may wander about 1, and where it does so is noise.
+    """
     points = list(zip(positions, heights, strict=True))
-    for (left, before), (right, after) in itertools.pairwise(points):
+    for (left, before), (right, after) in reversed(list(itertools.pairwise(points))):
         if before == 0.0:
             return left
         if before * after < 0.0:
