@@ -133,6 +133,9 @@ def _cases(decision: GateDecision, info: GateInfo) -> Sequence[xml.Element]:
     void = decision.outcome == "INVALID"
     if void:
         junit.outcome(validity, "error", f"INVALID: {decision.reason}", "")
+    elif decision.outcome != "PASS" and all(each.outcome == "PASS" for each in decision.metrics):
+        # Equal arms are not yet shown to be equal: every metric may look well, and the gate has not passed.
+        junit.outcome(validity, "error", f"{decision.outcome}: {decision.reason}", "")
     cases = [validity]
     for each in decision.metrics:
         case = xml.Element("testcase", classname="synapsed-bench.gate", name=junit.clean(_noun(each.name)))
