@@ -10,6 +10,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -31,6 +32,7 @@ console = Console()
 RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that holds the runs.")]
 RUNS = Path("runs")
 QUICK = "quick"
+DESCRIPTORS = 65_536
 
 
 @app.command()
@@ -155,12 +157,23 @@ def fail(error: BenchError) -> NoReturn:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `synapsed-bench`."""
     signal.signal(signal.SIGTERM, _interrupt)
+    _allow_descriptors()
     try:
         app(args=None if argv is None else list(argv), prog_name="synapsed-bench")
     except BenchError as error:
         fail(error)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _allow_descriptors() -> None:
+    """As many open files as the system grants (of DESCRIPTORS), for this process and those it starts: a node has a port for each peer."""
+    with suppress(ImportError, OSError, ValueError):
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        soft = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def _interrupt(*_: Any) -> NoReturn:

@@ -141,8 +141,8 @@ class RunningBurst:
                 yield self._slice(self._arms[name], visit, position)
 
     def episodes(self, visit: Visit, keep: Callable[[Sample], None]) -> Iterator[Slice]:
-        """One episode per arm, with nothing before it, and then what it left; `keep` gets samples about every
-        second.
+        """One episode per arm, with nothing before it, and then what it left; `keep` gets samples every
+        WATCH_SECONDS.
         """
         self.episode = visit.workload
         workload = self._workloads[visit.workload]
@@ -277,6 +277,7 @@ class RunningBurst:
     def _slice(
         self, arm: _RunningArm, visit: Visit, position: int, keep: Callable[[Sample], None] | None = None
     ) -> Slice:
+        arm.pids = arm.target.pids()  # a program that forks has others than at the start
         began = self._clock()
 
         def watch() -> None:
@@ -294,7 +295,8 @@ class RunningBurst:
             began=began,
             planned=visit.planned or self._workloads[visit.workload].slice_seconds,
             seconds=result.seconds,
-            started=result.started,
+            # Counted where tasks begin, as well as where requests end: what got lost in between must not vanish.
+            started=max(result.ended, result.tasks, len(visit.arrivals or ())),
             answered=result.answered,
             rejected=result.rejected,
             failed=result.failed,

@@ -27,7 +27,8 @@ from harness.execute.wire import WorkloadFile
 _MARGIN = 10.0
 "Seconds allowed beyond what an order takes by itself: computing and sending the answer on a busy machine."
 _STOP_SECONDS = 5.0
-WATCH_SECONDS = 1.0
+WATCH_SECONDS = 0.25
+"between two looks at an episode: a slope needs several within a few seconds"
 _Answer = TypeVar("_Answer", bound=wire.Answer)
 
 
@@ -116,7 +117,7 @@ class LoadProcess:
         return self._child.alive()
 
     def slice(self, order: wire.OpenSlice, watch: Callable[[], None] | None = None) -> wire.SliceResult:
-        """One stretch of load; `watch` is called about every second of it.
+        """One stretch of load; `watch` is called every WATCH_SECONDS of it.
 
         Raises LoadError when the process dies, fails or does not answer in time.
         """

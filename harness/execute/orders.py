@@ -19,7 +19,7 @@ from gevent.queue import Queue
 
 from harness.execute import wire
 from harness.execute.barrier import hold_users
-from harness.execute.counters import cpu_seconds, minor_faults
+from harness.execute.counters import cpu_seconds, minor_faults, tree
 from harness.execute.recorder import Recorder
 from harness.execute.workload import LoadedWorkload, WorkloadError, load_workloads
 
@@ -115,6 +115,8 @@ class Worker:
         if quiet > 0:
             gevent.sleep(quiet)
         cpu_load = time.process_time() - cpu_load
+        if targets:
+            targets = tree(targets[0])  # it may have started others
         cpu_target = cpu_seconds(targets) - cpu_target
         faults = minor_faults(targets) - faults
         lag_max = barrier.lag_max

@@ -9,17 +9,16 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import IO
 
 import psutil
 
+from harness.execute.counters import tree
 from harness.execute.guard import GUARD
 
 _LINES = 40
@@ -92,7 +91,7 @@ class Child:
         """This process and all its descendants, as of now; empty when it is dead."""
         if not self.alive():
             return ()
-        return (self.pid, *_descendants(self.pid))
+        return tree(self.pid)
 
     def wait(self, timeout: float) -> bool:
         """Whether the process has ended within `timeout` seconds."""
@@ -151,20 +150,3 @@ def _group_alive(group: int) -> bool:
             if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
                 return True
     return False
-
-
-def _descendants(pid: int) -> list[int]:
-    """Children of children, breadth first. Linux lists children by thread; elsewhere psutil scans all
-    processes.
-    """
-    tasks = Path(f"/proc/{pid}/task")
-    if sys.platform != "linux" or not (tasks / str(pid) / "children").exists():
-        with suppress(psutil.NoSuchProcess):
-            return [child.pid for child in psutil.Process(pid).children(recursive=True)]
-        return []
-    found = [pid]
-    for parent in found:
-        with suppress(OSError):
-            for task in Path(f"/proc/{parent}/task").iterdir():
-                found += map(int, (task / "children").read_text().split())
-    return found[1:]

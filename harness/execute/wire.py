@@ -110,7 +110,7 @@ class Unanswered(msgspec.Struct, frozen=True):
 class SliceResult(msgspec.Struct, frozen=True, tag=True):
     """What the load process knows of one slice; fields as in `harness.measure.records.Slice`.
 
-    started = answered + rejected + failed + cancelled. `tasks` counts passages through the barrier.
+    `tasks` counts passages through the barrier.
     """
 
     seconds: float
@@ -127,8 +127,8 @@ class SliceResult(msgspec.Struct, frozen=True, tag=True):
     unanswered: tuple[Unanswered, ...] = ()
 
     @property
-    def started(self) -> int:
-        """Every request once, whatever became of it."""
+    def ended(self) -> int:
+        """Every request that was told of once, whatever became of it."""
         return self.answered + self.rejected + sum(self.failed.values()) + self.cancelled
 
 

@@ -53,7 +53,8 @@ class Slice(msgspec.Struct, frozen=True):
     form a pair. `seconds` runs from the barrier's opening to the last completion; `planned` is how long the barrier
     stood open.
     `cpu_target` and `cpu_load` are CPU seconds of the process trees from opening to the end of the quiet gap.
-    Every started request is counted once: started = answered + rejected + failed + cancelled.
+    `started` is counted where tasks begin (a task makes one request or more) and every request is counted once where it
+    ends: unless one got lost, started = answered + rejected + failed + cancelled.
     """
 
     burst: int
@@ -88,6 +89,21 @@ class Slice(msgspec.Struct, frozen=True):
     def failures(self) -> int:
         """Requests that ended in an error other than a rejection."""
         return sum(self.failed.values())
+
+    @property
+    def untaken(self) -> int:
+        """Arrivals for which no user was free before the stretch was over; they count as cancelled."""
+        return max(0, self.arrivals - self.tasks)
+
+    @property
+    def hung(self) -> int:
+        """Requests that had no answer when waiting for them was given up."""
+        return max(0, self.cancelled - self.untaken)
+
+    @property
+    def lost(self) -> int:
+        """Requests that were not counted exactly once."""
+        return abs(self.started - self.answered - self.rejected - self.failures - self.cancelled)
 
 
 class Memory(msgspec.Struct, frozen=True):

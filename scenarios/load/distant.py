@@ -45,6 +45,8 @@ def _lay(environment: Any, **_: Any) -> None:
 @events.test_stop.add_listener
 @events.quitting.add_listener
 def _cut(environment: Any, **_: Any) -> None:
+    _reached.pop(environment, None)
+    _strangers.pop(environment, None)
     if environment in _links:
         _links.pop(environment).end()
 

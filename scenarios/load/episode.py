@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import Any
 
 import gevent
+from locust import events
 
 from scenarios.load.users import FAILURES, PeerUser
 
@@ -37,6 +38,14 @@ def persistently(ask: Callable[[], dict[str, float]]) -> dict[str, float]:
         except FAILURES:
             gevent.sleep(0.05)
     return ask()
+
+
+@events.test_stop.add_listener
+def _forget(environment: Any, **_: Any) -> None:
+    """The next test in the same web UI tells a story of its own."""
+    EpisodeUser._began.pop(environment, None)
+    if hasattr(environment, "synapsed_told"):
+        del environment.synapsed_told
 
 
 class EpisodeUser(PeerUser):

@@ -33,6 +33,8 @@ PAUSE = 0.001
 ELSEWHERE = "127.0.0.2"
 STRANGERS = 500
 
+_dialers: dict[Any, list[Dialer]] = {}
+
 
 class HonestUser(EpisodeUser):
     """One of many: asks, reads, thinks 10 ms."""
@@ -45,7 +47,17 @@ class HonestUser(EpisodeUser):
         tables = json.loads(os.environ.get("SYNAPSED_SETTINGS", "{}"))
         enabled = frozenset(filter(None, os.environ.get("SYNAPSED_OPTIMIZATIONS", "").split(",")))
         self.own = assemble.dialer(enabled - {"none"}, Identity.generate(), tables)  # a peer of its own right
-        self.environment.synapsed_housekeeping = self.own.sweep
+        _dialers.setdefault(self.environment, []).append(self.own)
+        self.environment.synapsed_housekeeping = self.keep_house
+
+    def keep_house(self) -> None:
+        """Once for everybody: the dialers of all of them."""
+        for dialer in (self.dialer, *_dialers[self.environment]):
+            dialer.sweep()
+
+    def on_stop(self) -> None:
+        _dialers[self.environment].remove(self.own)
+        self.own.close()
 
     @task
     def ask(self) -> None:

@@ -72,6 +72,7 @@ def test_a_flood_is_counted_by_the_node_as_it_is_by_the_attacker() -> None:
     asks_for_gauges = 1
     assert names["request"] + names["abuse"] + asks_for_gauges == gauges["rate_limit.admitted"]
     assert lost(result) == 0
+    assert result.ended == result.tasks
 
 
 @pytest.mark.parametrize(("on", "leaks"), [("cleanup", False), ("none", True)])
@@ -86,7 +87,7 @@ def test_churn_leaks_only_without_cleanup(on: str, leaks: bool) -> None:
     assert (gauges.load["cleanup.open"] > 0) == leaks
     assert (gauges.target["node.connections"] > 1) == leaks
     assert lost(result) == 0
-    assert result.started == result.tasks
+    assert result.ended == result.tasks
 
 
 def test_an_outage_costs_attempts_and_ends() -> None:
@@ -98,6 +99,7 @@ def test_an_outage_costs_attempts_and_ends() -> None:
     assert 0 < told["outage.recovery"] < 1.6
     assert told["outage.at_return"] >= 0
     assert lost(result) == 0
+    assert result.ended == result.tasks
 
 
 def test_every_client_of_the_mesh_asks_exactly_once() -> None:

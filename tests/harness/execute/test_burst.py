@@ -106,8 +106,9 @@ def test_an_episode_is_sampled_while_it_runs_and_read_after_it_has_settled(plan:
         ("all", "episode", 1.3, 0),
         ("none", "episode", 1.3, 1),
     ]
-    assert [(each.arm, each.workload, each.burst) for each in samples] == [("all", "closed", 3), ("none", "closed", 3)]
-    assert all(each.at > 0.9 and each.target.uss > 1 << 20 and each.load.uss > 1 << 20 for each in samples)
+    seen = [(each.arm, each.workload, each.burst) for each in samples]
+    assert list(dict.fromkeys(seen)) == [("all", "closed", 3), ("none", "closed", 3)]
+    assert all(each.at >= 0.25 and each.target.uss > 1 << 20 and each.load.uss > 1 << 20 for each in samples)
     left = {(each.arm, each.workload): each for each in readings}
     assert {arm: left[arm, "closed"].requests for arm in ("all", "none")} == {row.arm: row.answered for row in rows}
     assert all(each.target_after.descriptors == each.target_idle.descriptors + 4 for each in readings)

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from harness.execute import host
-from harness.execute.counters import cpu_seconds, minor_faults
+from harness.execute.counters import cpu_seconds, minor_faults, tree
 from harness.measure.probes import memory
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="/proc")
@@ -49,8 +49,10 @@ def _work(process: subprocess.Popen[str]) -> float:
 
 def test_cpu_clock_of_this_process_is_its_own() -> None:
     before = time.process_time()
-    seen = cpu_seconds([os.getpid()])
-    assert before <= seen <= time.process_time()
+    waited_for = os.times().children_user + os.times().children_system
+    seen = cpu_seconds([os.getpid()]) - waited_for
+    assert before <= seen + 0.02
+    assert seen <= time.process_time() + 0.02
 
 
 @linux_only
@@ -65,6 +67,45 @@ def test_cpu_faults_and_memory_of_another_process(other: subprocess.Popen[str]) 
     assert idle.descriptors == 3
     assert minor_faults(pids) - faults >= 8  # 32 MiB: 8192 small pages, or 16 huge ones
     assert memory([other.pid, other.pid]).rss == 2 * memory(pids).rss
+
+
+_FORKER = """
+import os, sys
+def work():
+    return sum(number * number for number in range(1_500_000))
+input()
+child = os.fork()
+if not child:
+    work()
+    os._exit(0)
+os.waitpid(child, 0)
+living = os.fork()
+if not living:
+    work()
+    print("worked", flush=True)
+    sys.stdin.read()
+    os._exit(0)
+sys.stdin.read()
+os.waitpid(living, 0)
+"""
+
+
+@linux_only
+def test_the_work_of_children_counts_whether_they_live_or_were_waited_for() -> None:
+    command = (sys.executable, "-I", "-S", "-c", _FORKER)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as forker:
+        assert forker.stdin is not None
+        assert forker.stdout is not None
+        before = cpu_seconds(tree(forker.pid))
+        forker.stdin.write("go\n")
+        forker.stdin.flush()
+        assert forker.stdout.readline() == "worked\n"
+        both = tree(forker.pid)
+        (alive,) = both[1:]
+        used = cpu_seconds(both) - before
+        assert used > 1.5 * cpu_seconds([alive]) > 0.0  # two children did the same work, one of them is gone
+        forker.stdin.close()
+        assert cpu_seconds([os.getpid(), 2**22 + 1]) > 0.0  # a child that is gone meanwhile is with its parent
 
 
 @pytest.mark.parametrize("read", [cpu_seconds, memory, minor_faults])

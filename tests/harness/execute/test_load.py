@@ -326,7 +326,7 @@ def test_users_that_all_stop_are_an_error_not_a_slow_slice(tmp_path: Path) -> No
     )
     with load_of(path) as load:
         result = load.slice(opening(0.05))
-        assert result.started == 0
+        assert result.ended == 0
         with pytest.raises(LoadError, match="all users of workload 'w' have stopped"):
             load.slice(opening(0.05))
 
