@@ -14,12 +14,15 @@ from pathlib import Path
 from harness import duel_session, two_arms
 from harness.duel_session import Setting
 from harness.errors import UsageError
-from harness.execute.ports import LOOPBACK, PLACEHOLDER
+from harness.execute.ports import LOOPBACK
 from harness.gate import Policy
-from harness.study import Arm, Target, Workload
+from harness.study import PLACEHOLDER, Arm, Target, Workload
 
 A, B = "a", "b"
 POLICY = Policy()
+ARRIVALS = 30
+"that a slice of an open workload should have: a median of fewer says little, and none at all voids the pair"
+LONGEST_SLICE = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +52,19 @@ def duel(ask: Ask, policy: Policy = POLICY) -> two_arms.Duel:
     if not ask.file.is_file():
         raise UsageError(f"-f {ask.file}: there is no such Locust file")
     a, b = target(ask.a, ask.ready, "--a"), target(ask.b, ask.ready, "--b")
+    seconds = max(two_arms.SLICE_SECONDS, ARRIVALS / ask.rate) if ask.rate else two_arms.SLICE_SECONDS
+    if seconds > LONGEST_SLICE:
+        raise UsageError(f"--rate {ask.rate:g}; expected 0 or at least {ARRIVALS / LONGEST_SLICE:g} arrivals a second")
     workload = Workload(
         name=ask.file.stem,
         file=str(ask.file.resolve()),
         arrivals="poisson" if ask.rate else "closed",
         users=ask.users,
         rate=ask.rate,
-        slice_seconds=two_arms.SLICE_SECONDS,
+        slice_seconds=seconds,
         request=ask.request,
         max_error_ratio=ask.max_error_ratio,
+        silent_tasks=True,
     )
     title = f"{shlex.join(b.command)} against {shlex.join(a.command)}"
     return two_arms.duel("ab", title, (Arm(name=A, target=a), Arm(name=B, target=b)), (workload,), ask.seconds, policy)
@@ -77,8 +84,13 @@ def target(command: str, ready: str, flag: str) -> Target:
 
 def _ready(ready: str, placed: bool) -> str:
     kind, _, value = ready.partition(":")
+    if value and (kind == "port" or (kind == "url" and value[0] != "/")) and PLACEHOLDER not in value:
+        raise UsageError(
+            f"--ready {ready!r} is one place for all, but a, b and a twin of a run at the same time; expected"
+            f" {PLACEHOLDER} in it and in the command, or a command that prints where it listens (line, pattern)"
+        )
     if ready == "port" and not placed:
-        raise UsageError(f"--ready port needs {PLACEHOLDER} in the command; expected it, or --ready port:HOST:PORT")
+        raise UsageError(f"--ready port needs {PLACEHOLDER} in the command; expected it there")
     if ready == "port":
         return f"port:{LOOPBACK}:{PLACEHOLDER}"
     if kind == "url" and value.startswith("/"):

@@ -9,6 +9,7 @@ import datetime
 import shlex
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +19,7 @@ import typer
 from rich.console import Console
 
 from harness import cli_runs, cli_verdicts
-from harness.errors import BenchError, UsageError
+from harness.errors import BenchError, MeasurementVoid, UsageError
 
 app = typer.Typer(
     name="synapsed-bench",
@@ -164,10 +165,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         fail(error)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        traceback.print_exc()
+        told = f"a bug of ours: {type(error).__name__}: {error}; what was measured is kept in its run folder"
+        fail(MeasurementVoid(told, "synapsed-bench"))  # never 1, which would be a verdict
 
 
 def _allow_descriptors() -> None:
-    """As many open files as the system grants (of DESCRIPTORS), for this process and those it starts: a node has a port for each peer."""
+    """As many open files as the system grants, here and in processes started from here: a node has a port per peer."""
     with suppress(ImportError, OSError, ValueError):
         import resource
 

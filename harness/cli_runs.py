@@ -58,7 +58,7 @@ def export(
 
     if format_ not in FORMATS:
         raise UsageError(f"--format {format_!r}; expected one of: {', '.join(FORMATS)}")
-    study, measured = _stored(runs.find(runs_folder, run_name))
+    study, measured, _ = _stored(runs.find(runs_folder, run_name))
     names = [each.name for each in workloads(study)]
     if workload and workload not in names:
         raise UsageError(f"--workload {workload!r}; expected one of: {', '.join(names)}")
@@ -86,17 +86,22 @@ def compare(
     from harness.analyse.analysis import analyse
     from reports import comparison, frames
 
-    one, other = (analyse(*_stored(runs.find(runs_folder, name))) for name in (first, second))
+    one, other = (
+        analyse(study, measured, mishap=mishap)
+        for study, measured, mishap in (_stored(runs.find(runs_folder, name)) for name in (first, second))
+    )
     console.print(comparison.result(one, other))
     raise typer.Exit(int(any(frames.contradict(*pair) for pair in frames.verdicts(one, other))))
 
 
-def _stored(folder: Path) -> tuple[Study, Measured]:
+def _stored(folder: Path) -> tuple[Study, Measured, str]:
+    """A run's study, its rows, and the error that ended it ("" = none)."""
+    from harness import session
     from harness.measure.store import Store
     from harness.study import Study
 
     with Store.open(folder) as store:
-        study, measured = store.get("study", Study), store.measured()
+        study, measured, mishap = store.get("study", Study), store.measured(), session.mishap(store)
     if not measured.slices:
         raise StoreError(f"{folder.name} holds no measurement yet")
-    return study, measured
+    return study, measured, mishap

@@ -21,7 +21,7 @@ RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that holds the 
 console = Console()
 
 if TYPE_CHECKING:
-    from harness.duel_session import Setting
+    from harness.duel_session import Files, Setting
 
 
 def register(app: typer.Typer) -> None:
@@ -77,10 +77,11 @@ def gate(
     runs_folder: RunsOption = Path("runs"),
 ) -> None:
     """Is this revision slower than that one? PASS, FAIL, INCONCLUSIVE or INVALID (exit codes 0, 1, 3, 4)."""
-    from harness import gate_run, revisions
+    from harness import duel_session, gate_run, revisions
     from harness.study_file import ROOT
 
     cache = runs_folder / ".gate"
+    duel_session.clear(_files(markdown, junit))  # before anything can fail
     tell = partial(console.print, highlight=False, soft_wrap=True, markup=False)
     one, other = revisions.prepare(ROOT, cache, (base, head), tell, build=build)
     notes = ("Uncommitted changes of this checkout are not measured.",) if revisions.dirty(ROOT) else ()
@@ -138,9 +139,12 @@ def _setting(
 ) -> Setting:  # fmt: skip
     from harness.duel_session import Setting
 
-    wanted = tuple((kind, path) for kind, path in zip(("markdown", "junit"), files, strict=True) if path is not None)
     now = datetime.datetime.now(datetime.UTC)
-    return Setting(directory.absolute(), runs_folder, command_line(), base, head, console, now, wanted, notes)
+    return Setting(directory.absolute(), runs_folder, command_line(), base, head, console, now, _files(*files), notes)
+
+
+def _files(markdown: Path | None, junit: Path | None) -> Files:
+    return tuple((kind, path) for kind, path in (("markdown", markdown), ("junit", junit)) if path is not None)
 
 
 def command_line() -> str:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -19,8 +20,16 @@ from harness.analyse.records import Verdict
 from harness.display import RunDisplay
 from harness.errors import BenchError, MeasurementVoid, StoreError, UsageError
 from harness.gate import EXIT_CODES, GateDecision, MetricDecision, Policy
+from harness.measure.records import Measured
 from harness.measure.store import Store
-from harness.two_arms import DuelSteering, decide, values
+from harness.two_arms import Duel, DuelSteering, decide, values
+
+if TYPE_CHECKING:
+    from reports.gate_view import GateInfo
+
+
+Files = tuple[tuple[str, Path], ...]
+"kind (markdown, junit) and where to"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +47,7 @@ class Setting:
     head: str
     console: Console
     now: datetime.datetime
-    files: tuple[tuple[str, Path], ...] = ()
+    files: Files = ()
     notes: tuple[str, ...] = ()
     clock: Callable[[], float] = time.time
 
@@ -49,9 +58,7 @@ def run(steering: DuelSteering, setting: Setting) -> int:
     Raises `TargetError` or `LoadError` when a process failed before anything was measured, `MeasurementVoid` after.
     """
     study = steering.asked.study
-    for _, path in setting.files:
-        if not path.absolute().parent.is_dir():
-            raise UsageError(f"{path}: there is no folder {path.parent}; expected one to write the report to")
+    clear(setting.files)
     with runs.create(setting.runs, study.name, setting.now) as store, runs.claimed(store.folder):
         session.record(store, study, setting.directory, setting.command, setting.now)
         store.put("made_by", f"synapsed-bench {study.name}")
@@ -60,10 +67,24 @@ def run(steering: DuelSteering, setting: Setting) -> int:
             with DuelDisplay(setting.console, steering) as display:
                 pipeline.run(study, store, setting.directory, display, steering)
         except (KeyboardInterrupt, BenchError) as error:
-            return _ended_early(store, setting, error)
+            return _ended_early(steering, store, setting, error)
         store.put("complete", True)
         store.put("ended", setting.clock())
         return _conclude(steering, store, setting)
+
+
+def clear(files: Files) -> None:
+    """Take away reports of an earlier run: whatever happens to this one, they must not speak for it.
+
+    Raises `UsageError` when there is no folder for one, `StoreError` when it cannot be replaced.
+    """
+    for _, path in files:
+        if not path.absolute().parent.is_dir():
+            raise UsageError(f"{path}: there is no folder {path.parent}; expected one to write the report to")
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be replaced: {error.strerror or error}") from error
 
 
 def _conclude(steering: DuelSteering, store: Store, setting: Setting) -> int:
@@ -73,13 +94,22 @@ def _conclude(steering: DuelSteering, store: Store, setting: Setting) -> int:
     analysis = analyse(asked.study, measured)
     decision = decide(asked, measured, analysis)
     _, page = session.write_report(asked.study, store, measured, analysis)
+    info = _write_views(decision, asked, measured, setting, store.find("spent", float) or 0.0)
+    setting.console.print(f"report: {session.shown(page)}", highlight=False, soft_wrap=True, markup=False)
+    setting.console.print(gate_view.on_terminal(decision, info))
+    return EXIT_CODES[decision.outcome]
+
+
+def _write_views(decision: GateDecision, asked: Duel, measured: Measured, setting: Setting, seconds: float) -> GateInfo:
+    from reports import gate_view
+
     info = gate_view.GateInfo(
         title=asked.study.title,
         base=setting.base,
         head=setting.head,
         command=setting.command,
         started=setting.now.timestamp(),
-        seconds=store.find("spent", float) or 0.0,
+        seconds=seconds,
         values=values(asked, measured),
         notes=setting.notes,
     )
@@ -89,13 +119,20 @@ def _conclude(steering: DuelSteering, store: Store, setting: Setting) -> int:
             path.write_bytes(content if isinstance(content, bytes) else content.encode())
         except OSError as error:
             raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
-    setting.console.print(f"report: {session.shown(page)}", highlight=False, soft_wrap=True, markup=False)
-    setting.console.print(gate_view.on_terminal(decision, info))
-    return EXIT_CODES[decision.outcome]
+    return info
 
 
-def _ended_early(store: Store, setting: Setting, error: BaseException) -> int:
-    if not store.measured().slices:
+def _ended_early(steering: DuelSteering, store: Store, setting: Setting, error: BaseException) -> int:
+    """The reports that were asked for say INVALID and why; an error has the last word."""
+    asked, measured = steering.asked, store.measured()
+    told = str(error) if isinstance(error, BenchError) else "interrupted before there was a verdict"
+    decision = decide(asked, measured, void=told)
+    try:
+        store.put("ended_by", session.CTRL_C if not isinstance(error, BenchError) else told)
+        _write_views(decision, asked, measured, setting, store.find("spent", float) or 0.0)
+    except StoreError as second:  # the disk is still full, say: the first error counts
+        setting.console.print(str(second), highlight=False, soft_wrap=True, markup=False)
+    if not measured.slices:
         runs.discard(store.folder)
         if isinstance(error, BenchError):
             raise error

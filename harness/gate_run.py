@@ -9,10 +9,12 @@ because paths bias too.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+import psutil
 from msgspec.structs import replace
 
 from harness import duel_session, two_arms
@@ -93,8 +95,11 @@ class Slots:
         self._paths = tuple((cache / f"slot-{os.getpid()}-{number}").absolute() for number in range(len(trees)))
 
     def __enter__(self) -> Slots:
+        for stale in self._paths[0].parent.glob("slot-*-*"):
+            if not psutil.pid_exists(int(stale.name.split("-")[1])):  # of a gate that was killed
+                shutil.rmtree(stale)
         for path in self._paths:
-            path.mkdir(parents=True)
+            path.mkdir(parents=True, exist_ok=True)
         return self
 
     def __exit__(self, *_: object) -> None:

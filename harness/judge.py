@@ -14,14 +14,28 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from harness import gate
 from harness.analyse.analysis import answer
-from harness.analyse.contrast import Contrast, Floats, Key, Pairs, Readings, Value, judge_contrast, pair_up, usable
+from harness.analyse.contrast import (
+    Contrast,
+    Floats,
+    Key,
+    Pairs,
+    Readings,
+    Value,
+    burst_medians,
+    judge_contrast,
+    pair_up,
+    usable,
+)
 from harness.analyse.metrics import METRICS, Metric
 from harness.analyse.records import Analysis, ContrastResult, Direction
 from harness.analyse.verdict import Question, describe, judge
 from harness.errors import DataError, UsageError
 from harness.study import Budget, Design, Expectation, Study, Target
+from harness.two_arms import MAX_PAIRS
 
 COLUMNS = ("burst", "pair", "arm", "metric", "value")
 _CLAIM = re.compile(
@@ -289,8 +303,15 @@ def _decision(recorded: Recorded, ask: Ask, arms: tuple[str, str], metrics: Mapp
     for name, of in metrics.items():
         if of.direction == "neither":
             raise UsageError(f"which way is {name!r} better? expected --lower {name} or --higher {name}")
-    pairs: dict[str, Pairs] = {name: pair_up(*_readings(recorded, arms, name)) for name in metrics}
+    pairs = {name: _independent(pair_up(*_readings(recorded, arms, name))) for name in metrics}
     return gate.decide(pairs, gate.Policy(directions={name: of.direction for name, of in metrics.items()}))
+
+
+def _independent(pairs: Pairs) -> Pairs:
+    """The pairs, or one value per burst where a burst has more of them than the gate's margins were calibrated for."""
+    if not pairs.bursts.size or np.max(np.unique(pairs.bursts, return_counts=True)[1]) <= MAX_PAIRS:
+        return pairs
+    return Pairs(*burst_medians(pairs), pairs.reasons)
 
 
 def _sentences(a: str, b: str, contrasts: Sequence[ContrastResult], metrics: Mapping[str, Metric]) -> Iterable[str]:

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from harness.analyse.micro import OFF, ON, CaseResult, Reading, Room, analyse
-from harness.errors import StoreError
+from harness.errors import BenchError, MeasurementVoid, StoreError
 from harness.execute import host
 from harness.execute.micro import ROOMS, Job, catalogue, measure, merge, readings
 from harness.study_file import ROOT
@@ -50,7 +50,8 @@ def start(wish: Wish, root: Path, command: str, console: Console, now: datetime.
     folder: Path | None = None
     suites: dict[str, Any] = {}
     found: list[Reading] = []
-    interrupted, begun = False, 0
+    ended_by: KeyboardInterrupt | BenchError | None = None
+    begun = 0
     try:
         with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as bar:
             task = bar.add_task("starting")
@@ -64,13 +65,17 @@ def start(wish: Wish, root: Path, command: str, console: Console, now: datetime.
                 found += readings(suite, job)
                 merge(suites, name := f"{job.room}-{job.variant}", suite)
                 _keep(suites[name], folder / "pyperf" / f"{name}.json")
-    except KeyboardInterrupt:
-        interrupted = True
+    except (KeyboardInterrupt, BenchError) as error:
+        ended_by = error
     if folder is not None:
         results = analyse(rooms, found, wish.seed)
         _write(folder, wish, rooms, results, command, now)
         _show(results, folder, console)
-    return INTERRUPTED if interrupted else 0
+    if isinstance(ended_by, BenchError):
+        if folder is None:
+            raise ended_by
+        raise MeasurementVoid(f"{ended_by}; what was measured until then is kept in {folder}", ended_by.fault)
+    return INTERRUPTED if ended_by else 0
 
 
 def _budget(wish: Wish, rooms: int) -> float:

@@ -16,7 +16,7 @@ import numpy as np
 
 from harness.analyse.analysis import analyse, interim
 from harness.analyse.records import Analysis, Verdict
-from harness.errors import TargetError
+from harness.errors import MeasurementVoid, TargetError
 from harness.execute import burst
 from harness.execute.launch import arm_plan
 from harness.measure.records import Burst, Measured
@@ -84,7 +84,7 @@ def run(study: Study, store: Store, directory: Path, display: Display, steering:
         store.put("spent", spent)
         left = max(0.0, study.budget.seconds - spent)
         measured += store.measured(since=plan.number)  # reading all of them anew would take longer with each burst
-        decided = done >= study.budget.min_bursts and steering.decided(measured)
+        decided = steering.decided(measured) and done >= study.budget.min_bursts  # it is asked always: it shows
         display.burst_done(plan.number, spent, left, interim(study, measured))
         if decided:
             break
@@ -161,12 +161,20 @@ def _calibrate(study: Study, layout: Layout, start: Start, display: Display) -> 
         planned = schedule.BurstPlan(-1, some, swapped=False, blocks=())
         with burst.running(start(planned, cells), display.step) as live:
             for workload, found in cells:
-                half = min(live.capacity(arm, workload) for arm in found) / 2
+                half = min(_capacity(live, arm, workload) for arm in found) / 2
                 rates[workload] = min(half, rates.get(workload, half))
-    for name, rate in rates.items():
-        if rate <= 0:
-            raise TargetError(f"no request of workload {name!r} was answered while its rate was being found")
     return rates
+
+
+def _capacity(live: burst.RunningBurst, arm: str, workload: str) -> float:
+    found = live.capacity(arm, workload)
+    if found <= 0:
+        raise MeasurementVoid(
+            f"INVALID: {arm} answered no request of workload {workload!r} while its rate was being found; run the"
+            " Locust file against this target by hand and read its first failure",
+            TargetError.fault,
+        )
+    return found
 
 
 def _processes(study: Study, names: tuple[str, ...], number: int, cells: Cells, directory: Path) -> burst.BurstPlan:

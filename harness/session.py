@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from reports.info import RunInfo
 
 INTERRUPTED = 130
+CTRL_C = "Ctrl-C"
 
 
 def start(
@@ -89,7 +90,7 @@ def report(folder: Path, console: Console) -> None:
         measured = store.measured()
         if not measured.slices:
             raise StoreError(f"{folder.name} holds no measurement yet")
-        _write(study, store, measured, analyse(study, measured), console)
+        _write(study, store, measured, analyse(study, measured, mishap=mishap(store)), console)
 
 
 def show_plan(study: Study, console: Console) -> None:
@@ -138,15 +139,21 @@ def _ended_early(study: Study, store: Store, console: Console, error: BaseExcept
             return INTERRUPTED
         raise error
     try:
-        store.put("ended_by", "Ctrl-C" if interrupted else str(error))
+        store.put("ended_by", CTRL_C if interrupted else str(error))
         store.put("ended", time.time())
-        _write(study, store, measured, analyse(study, measured), console)
+        _write(study, store, measured, analyse(study, measured, mishap=mishap(store)), console)
     except StoreError as second:  # the disk is still full, say: the rows are there, and the first error counts
         console.print(str(second), highlight=False, soft_wrap=True, markup=False)
     console.print(f"go on with: synapsed-bench run --resume {shown(store.folder)}", highlight=False, soft_wrap=True)
     if not isinstance(error, BenchError):
         return INTERRUPTED
     raise MeasurementVoid(f"{error}; what was measured is kept in {shown(store.folder)}", error.fault) from error
+
+
+def mishap(store: Store) -> str:
+    """The error that ended the run, if one did and the run was not resumed; the user's own Ctrl-C is none."""
+    ended_by = store.find("ended_by", str) or ""
+    return "" if ended_by == CTRL_C else ended_by
 
 
 def _write(study: Study, store: Store, measured: Measured, analysis: Analysis, console: Console) -> None:

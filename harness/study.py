@@ -10,6 +10,8 @@ import msgspec
 
 OPTIMIZATIONS = ("pooling", "cleanup", "rate_limit", "circuit_breaker", "buffer_pool", "metrics")
 DesignKind = Literal["on-off", "ablation", "phases", "factorial", "sweep"]
+PLACEHOLDER = "{port}"
+"in a command, its environment or its `ready`: a port that nobody listens on, another one for every start"
 ArrivalKind = Literal["closed", "constant", "poisson"]
 
 
@@ -96,6 +98,8 @@ class Workload(_Record, frozen=True, kw_only=True):
     "tasks that every arm does before its first slice of a burst, for what fills up with use (a pool) to be full"
     request: str = "request"
     "the request name whose latency stands for the workload"
+    silent_tasks: bool = False
+    "whether some of its tasks make no request at all; if not, one that reports none is a request that got lost"
     max_error_ratio: float = 0.0
     max_rejection_ratio: float = 0.0
     segment_seconds: float = 0.0

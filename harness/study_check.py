@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
-from harness.analyse.metrics import METRICS
+from harness.analyse.metrics import METRICS, Metric
 from harness.errors import StudyError
 from harness.plan import arms
-from harness.study import OPTIMIZATIONS, Arm, Study, Target, Workload
+from harness.study import OPTIMIZATIONS, PLACEHOLDER, Arm, Study, Target, Workload
 from harness.study_place import Where
 
 Problem = tuple[Where, str]
@@ -23,6 +23,8 @@ Resolve = Callable[[str], object]
 Rule = tuple[str, Callable[[Any], object], str]
 """A field, what it must satisfy, and what to say was expected."""
 
+ARRIVALS = 10
+"that a slice of an open workload must have, so that none is without any"
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 _STUDY: Sequence[Rule] = (
     ("name", _NAME.fullmatch, "letters, digits, '.', '_' and '-', as it names the run's folder"),
@@ -75,6 +77,7 @@ def problems(study: Study, resolve: Resolve) -> Iterator[Problem]:
         yield from _workload(study, workload, ("workloads", index), resolve)
     for index, arm in enumerate(study.arms):
         yield from _arm(study, arm, ("arms", index), resolve)
+    yield from _places(study)
     yield from _design(study)
     yield from _expectations(study)
 
@@ -95,6 +98,26 @@ def _target(target: Target, where: Where) -> Iterator[Problem]:
         yield (*where, "command"), 'stands beside kind "reference"; expected kind = "command"'
 
 
+def _places(study: Study) -> Iterator[Problem]:
+    """All arms of a burst live at the same time, a twin of the baseline among them: each needs a place to listen at."""
+    by_name = {each.name: each for each in study.arms}
+    names = [*dict.fromkeys((study.design.baseline, study.design.treatment, *study.design.controls))]
+    taken: dict[str, str] = {}
+    for name in (*names, study.design.baseline) if study.design.hidden else names:
+        arm = by_name.get(name)
+        own = arm.target if arm is not None else None
+        target = own or study.target
+        place = target.ready if target.ready.startswith(("port:", "url:")) else ""
+        if not place or PLACEHOLDER in place:
+            continue
+        if place in taken:
+            where: Where = ("arms", study.arms.index(arm), "target", "ready") if arm and own else ("target", "ready")
+            others = f"{taken[place]!r} and {name!r}" if name != taken[place] else f"{name!r} and its hidden twin"
+            yield where, f"is {place!r} for {others}, which run at the same time; expected {PLACEHOLDER} in it"
+            return
+        taken[place] = name
+
+
 def _workload(study: Study, workload: Workload, where: Where, resolve: Resolve) -> Iterator[Problem]:
     yield from _broken(workload, _WORKLOAD, where)
     if [each.name for each in study.workloads].count(workload.name) > 1:
@@ -102,6 +125,11 @@ def _workload(study: Study, workload: Workload, where: Where, resolve: Resolve) 
     if workload.arrivals == "closed" and (workload.rate or workload.shape):
         field = "rate" if workload.rate else "shape"
         yield (*where, field), 'belongs to open arrivals; expected arrivals = "constant" or "poisson" beside it'
+    if workload.segment_seconds and workload.arrivals == "closed":
+        yield (*where, "segment_seconds"), "belongs to open arrivals, as in a closed loop a stall hides those behind it"
+    if 0 < workload.rate * workload.slice_seconds < ARRIVALS and not workload.is_episode:
+        least = ARRIVALS / workload.rate
+        yield (*where, "slice_seconds"), f"has fewer than {ARRIVALS} arrivals in it; expected at least {least:.3g} s"
     yield from _episode(workload, where)
     yield from _unknown_arms(study, workload.arms, (*where, "arms"))
     times = [second for second, _ in workload.shape]
@@ -112,6 +140,8 @@ def _workload(study: Study, workload: Workload, where: Where, resolve: Resolve) 
         yield (*where, "shape"), "expected times that increase"
     elif workload.shape and not any(rates):
         yield (*where, "shape"), "expected a rate above 0"
+    elif workload.shape and not workload.is_episode:
+        yield (*where, "shape"), "is longer than a slice, which would see only its beginning; expected episode_seconds"
     yield from _files((workload.file,), (*where, "file"), resolve)
 
 
@@ -181,6 +211,24 @@ def _unknown_arms(study: Study, names: Sequence[str], where: Where) -> Iterator[
             yield where, str(error)
 
 
+def _of_metric(name: str, played: Workload | None, where: Where) -> Iterator[Problem]:
+    if name not in METRICS:
+        yield (*where, "metric"), f"is {name!r}; expected one of: {', '.join(METRICS)}"
+    elif played is not None and (lacks := _lacks(METRICS[name], played)):
+        yield (*where, "metric"), f"is {name!r}, which {played.name!r} does not tell; expected {lacks}"
+
+
+def _lacks(of: Metric, workload: Workload) -> str:
+    """What the workload would need to tell this metric; empty when it does, or when nothing here could."""
+    if not of.sources or of.after_work:
+        return ""
+    if workload.is_episode:
+        return "" if {"episode", "reading"} & {*of.sources} else "a workload in slices"
+    if "slice" in of.sources or (workload.segment_seconds and "segment" in of.sources):
+        return ""
+    return "segment_seconds or episode_seconds there" if "segment" in of.sources else "episode_seconds there"
+
+
 def _expectations(study: Study) -> Iterator[Problem]:
     try:
         swept = arms.workloads(study)
@@ -193,8 +241,8 @@ def _expectations(study: Study) -> Iterator[Problem]:
             yield (*where, "name"), f"{expectation.name!r} is used twice; expected a name of its own"
         if expectation.workload not in workloads:
             yield (*where, "workload"), f"is {expectation.workload!r}; expected one of: {', '.join(workloads)}"
-        if expectation.metric not in METRICS:
-            yield (*where, "metric"), f"is {expectation.metric!r}; expected one of: {', '.join(METRICS)}"
+        played = next((each for each in (*study.workloads, *swept) if each.name == expectation.workload), None)
+        yield from _of_metric(expectation.metric, played, where)
         yield from _unknown_arms(study, (expectation.arm,), (*where, "arm"))
         yield from _unknown_arms(study, expectation.against, (*where, "against"))
         if not expectation.against or expectation.arm in expectation.against:

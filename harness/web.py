@@ -10,7 +10,11 @@ from collections.abc import Sequence
 from harness.errors import UsageError
 from harness.study_file import ROOT
 
-WORKLOADS = ("surge", "steady", "dial")
+WORKLOADS = (
+    *("surge", "steady", "dial", "bulk", "contention", "distant"),
+    *("churn", "flood", "outage", "mesh", "soak"),
+)
+"in the order of the form; the load shapes are Locust files of their own"
 USERS = 32
 
 

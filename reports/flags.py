@@ -1,7 +1,7 @@
 """The main table: every optimization on every workload, taken out of all of them and put in alone. Pure.
 
-One metric stands for a workload: that of its first expectation about its load, else throughput (closed) or median
-latency (open).
+A workload is told by every metric that is expected of it, for what helps one may harm another; without expectations by
+throughput (closed) or median latency (open).
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class FlagTable:
-    """`columns` are workloads with the metric that stands for each; rows have a name, what the plan thinks of it, and
-    a cell per column.
+    """`columns` are workloads, each with one metric; rows have a name, what the plan thinks of it, and a cell per
+    column.
     """
 
     anchor: str
@@ -80,30 +80,35 @@ def flag_tables(study: Study, analysis: Analysis) -> Iterator[FlagTable]:
 def ranking(study: Study, analysis: Analysis) -> tuple[str, ...]:
     """The flags by what they bring alone, the most useful first; empty when nothing is shown.
 
-    The mean of the log ratios in the good direction, 0 where the interval contains no change.
+    The mean of the log ratios in the good direction, 0 where the interval contains no change, over the first metric of
+    every workload on which all six were measured alone: any other one would compare them on different ground.
     """
-    worth: dict[str, list[float]] = {}
+    worth: dict[str, list[float]] = {flag: [] for flag in OPTIMIZATIONS}
     for workload in workloads(study):
-        name, request = stands_for(study, workload)
-        lower = words.metric_info(analysis, name).direction == "lower"
-        for flag in OPTIMIZATIONS:
-            found = _found(analysis, ("none", flag), workload.name, (name, request))
-            if found is not None and found.estimate is not None:
-                shown = not found.estimate.low <= 1.0 <= found.estimate.high
-                benefit = float(np.log(found.estimate.ratio)) * (-1.0 if lower else 1.0) if shown else 0.0
-                worth.setdefault(flag, []).append(benefit)
+        metric = told_by(study, workload)[0]
+        lower = words.metric_info(analysis, metric[0]).direction == "lower"
+        found = [_found(analysis, ("none", flag), workload.name, metric) for flag in OPTIMIZATIONS]
+        shown = [each.estimate for each in found if each is not None and each.estimate is not None and not each.problem]
+        if len(shown) == len(OPTIMIZATIONS):
+            for flag, ratio in zip(OPTIMIZATIONS, shown, strict=True):
+                benefit = float(np.log(ratio.ratio)) * (-1.0 if lower else 1.0)
+                worth[flag].append(0.0 if ratio.low <= 1.0 <= ratio.high else benefit)
     if not any(each for values in worth.values() for each in values):
         return ()
     return tuple(sorted(worth, key=lambda flag: -float(np.mean(worth[flag]))))
 
 
-def stands_for(study: Study, workload: Workload) -> tuple[str, str]:
-    """(metric, request) of a workload in the table."""
-    for each in study.expectations:
-        after_work = METRICS[each.metric].after_work and not workload.is_episode
-        if each.workload == workload.name and not after_work and METRICS[each.metric].sources:
-            return each.metric, each.request
-    return ("throughput", "") if workload.arrivals == "closed" else ("latency_p50", workload.request)
+def told_by(study: Study, workload: Workload) -> tuple[tuple[str, str], ...]:
+    """Every (metric, request) by which the table tells of a workload, at least one."""
+    asked = [
+        (each.metric, each.request or (workload.request if METRICS[each.metric].per_request_name else ""))
+        for each in study.expectations
+        if each.workload == workload.name
+        and METRICS[each.metric].sources
+        and (workload.is_episode or not METRICS[each.metric].after_work)
+    ]
+    usual = ("throughput", "") if workload.arrivals == "closed" else ("latency_p50", workload.request)
+    return tuple(dict.fromkeys(asked)) or (usual,)
 
 
 def _steps() -> Iterator[tuple[str, tuple[str, str]]]:
@@ -122,7 +127,7 @@ def _table(
     *,
     loses: bool,
 ) -> FlagTable:
-    chosen = [(each, stands_for(study, each)) for each in workloads(study)]
+    chosen = [(each, metric) for each in workloads(study) for metric in told_by(study, each)]
     rows = tuple(
         (
             name,
@@ -139,8 +144,8 @@ def _cell(analysis: Analysis, pair: tuple[str, str], workload: str, metric: tupl
     found = _found(analysis, pair, workload, metric)
     if found is None:
         return ABSENT
-    if found.estimate is None:
-        return Cell("not measurable", found.problem, "absent")
+    if found.estimate is None or found.problem:
+        return Cell("not resolved", found.problem, "absent")
     sense = words.sense(found.estimate, words.metric_info(analysis, metric[0]).direction)
     if loses:
         sense = {"better": "worse", "worse": "better"}.get(sense, sense)  # type: ignore[assignment]

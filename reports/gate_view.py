@@ -84,18 +84,32 @@ def table(decision: GateDecision, info: GateInfo) -> Table:
     for each in decision.metrics:
         base, head = info.values.get(each.name, (math.nan, math.nan))
         unit = _unit(each.name)
-        outcome = "undecided" if each.outcome == "INCONCLUSIVE" else each.outcome
+        outcome = "INVALID" if decision.outcome == "INVALID" else each.outcome
+        outcome = "undecided" if outcome == "INCONCLUSIVE" else outcome
         absolute = (words.quantity(base, unit), words.quantity(head, unit))
-        rows.append((_noun(each.name), *absolute, size(each), interval(each).removeprefix("interval "), outcome))
-    headings = ("metric", info.base, info.head, "change", "interval", "verdict")
-    return Table("Gate", headings, tuple(rows), (1, 2, 3, 4))
+        rows.append(
+            (_noun(each.name), *absolute, size(each), interval(each).removeprefix("interval "), _exact(each), outcome)
+        )
+    headings = ("metric", info.base, info.head, "change", "interval", "exact p", "verdict")
+    return Table("Gate", headings, tuple(rows), (1, 2, 3, 4, 5))
+
+
+CALIBRATED = (
+    "The word comes from pairs whose margins were calibrated by simulation; exact p is that of whole bursts for a loss"
+    " beyond the margin, whatever the pairs of a burst share."
+)
+
+
+def _exact(found: MetricDecision) -> str:
+    """The burst-level p-value that holds at any stopping time: 1 / E."""
+    return f"{min(1.0, math.exp(-found.log_e_exact)):.2g}"
 
 
 def on_terminal(decision: GateDecision, info: GateInfo) -> RenderableType:
     """Table first, the word last."""
     parts: list[RenderableType] = [Text(f"{info.title}: {_counts(decision)}")]
     if decision.metrics:
-        parts.append(terminal.table(table(decision, info)))
+        parts += [terminal.table(table(decision, info)), Text(CALIBRATED, style="dim")]
     parts += [Text(note, style="dim") for note in info.notes]
     parts.append(Text(sentence(decision, info), style=STYLES[decision.outcome]))
     return Group(*parts)
@@ -108,22 +122,22 @@ def as_markdown(decision: GateDecision, info: GateInfo) -> str:
         f"**{SIGNS[decision.outcome]} {markdown.escape(sentence(decision, info))}**",
     ]
     if decision.metrics:
-        parts.append(markdown.table(table(decision, info)))
+        parts += [markdown.table(table(decision, info)), CALIBRATED]
     parts += [markdown.escape(note) for note in info.notes]
     measured = f" measured in {words.duration(info.seconds)}, both sides interleaved" if info.seconds else ""
     parts.append(f"{_counts(decision)}{measured}. Repeat it with:\n\n{markdown.fenced(info.command)}")
     return "\n\n".join(parts) + "\n"
 
 
-def as_junit(decision: GateDecision, info: GateInfo) -> bytes:
-    """One test case per metric; undecided and invalid are errors, never silently green."""
+def as_junit(decision: GateDecision, info: GateInfo, others: Sequence[xml.Element] = ()) -> bytes:
+    """One test case per metric; undecided and invalid are errors, never silently green. `others` are appended."""
     suite = xml.Element("testsuite", name=junit.clean(f"synapsed-bench {info.title}"))
     suite.set("timestamp", words.moment(info.started)[:19].replace(" ", "T"))
     suite.set("time", f"{info.seconds:.3f}")
-    cases = _cases(decision, info)
+    cases = [*_cases(decision, info), *others]
     suite.extend(cases)
     suite.set("tests", str(len(cases)))
-    for attribute, tag in (("failures", "failure"), ("errors", "error")):
+    for attribute, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
         suite.set(attribute, str(sum(case.find(tag) is not None for case in cases)))
     return junit.document(suite)
 

@@ -170,10 +170,7 @@ def _attributions(analysis: Analysis) -> Iterator[Panel]:
         title = f"{words.metric_words(analysis, each.metric, each.request)} on {words.place(each.workload)}"
         key = f"attribution-{index}"
         chart = forest.forest(shown, forest.frame(shown), key, f"Which flag pays: {title}")
-        closing = {True: "their product agrees with the whole measured separately"}
-        closing |= {False: "their product does NOT agree with the whole measured separately"}
-        closure = "the whole was not measured separately" if each.closes is None else closing[each.closes]
-        yield Panel(key, f"{title}: {closure}", chart, tables.attribution(each))
+        yield Panel(key, f"{title}: {words.closure(each)}", chart, tables.attribution(each))
 
 
 def _crossovers(analysis: Analysis) -> Iterator[Panel]:

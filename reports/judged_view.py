@@ -42,10 +42,11 @@ def as_json(found: Judged, source: Path, command: str) -> bytes:
 
 
 def as_junit(found: Judged, source: Path, command: str) -> bytes:
-    """The gate's test cases if it was asked for, else one per verdict."""
-    if found.decision is not None:
-        return gate_view.as_junit(found.decision, _gate_info(found, source, command))
-    return junit.render(found.study, found.analysis, _info(source, command))
+    """One test case per verdict, and before them the gate's if it was asked for."""
+    if found.decision is None:
+        return junit.render(found.study, found.analysis, _info(source, command))
+    others = junit.verdicts(found.study, found.analysis)
+    return gate_view.as_junit(found.decision, _gate_info(found, source, command), others)
 
 
 def _info(source: Path, command: str) -> RunInfo:

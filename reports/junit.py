@@ -27,12 +27,17 @@ def render(study: Study, analysis: Analysis, info: RunInfo) -> bytes:
     properties = xml.SubElement(suite, "properties")
     for name, value in (("run", info.run), ("command", info.command), ("scope", words.scope(study))):
         xml.SubElement(properties, "property", name=name, value=clean(value))
-    cases = [_validity(study, analysis, info), *(_verdict(study, analysis, each) for each in analysis.verdicts)]
+    cases = [_validity(study, analysis, info), *verdicts(study, analysis)]
     suite.extend(cases)
     suite.set("tests", str(len(cases)))
     for attribute, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
         suite.set(attribute, str(sum(case.find(tag) is not None for case in cases)))
     return document(suite)
+
+
+def verdicts(study: Study, analysis: Analysis) -> list[xml.Element]:
+    """One test case per verdict."""
+    return [_verdict(study, analysis, each) for each in analysis.verdicts]
 
 
 def document(suite: xml.Element) -> bytes:

@@ -26,6 +26,8 @@ def render(study: Study, analysis: Analysis, info: RunInfo) -> str:
     parts.append(f"**{escape(analysis.answer)}**")
     if analysis.verdicts:
         parts.append(table(_signed(tables.verdicts(analysis), analysis.valid)))
+    for each in tables.findings(analysis):
+        parts += [escape(each.caption), table(each)]
     parts.append(escape(words.scope(study)))
     bursts = words.plural(analysis.bursts, "burst")
     parts.append(f"Run {escape(info.run)}, {bursts}, seed {info.seed}. Repeat it with:\n\n{fenced(info.command)}")

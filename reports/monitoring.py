@@ -67,7 +67,8 @@ def _share(value: float) -> str:
 _COLUMNS: Mapping[str, tuple[Callable[[Held], Sequence[float]], Callable[[float], str]]] = {
     "pool hit rate": (_hit_rate, _share),
     "breaker transitions": (_transitions, words.count),
-    "rejection rate": (_gauge("rate_limit.rejection_rate"), _share),
+    "rejected requests": (_gauge("rate_limit.rejection_rate"), _share),
+    "refused at the door": (_gauge("source_limit.rejection_rate"), _share),
     "buffer reuse": (_reuse, _share),
     "memory (USS)": (_gauge("memory.uss"), lambda value: words.quantity(value, "B")),
 }

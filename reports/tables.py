@@ -285,6 +285,19 @@ def tails(analysis: Analysis) -> Table:
     )
 
 
+def findings(analysis: Analysis) -> Sequence[Table]:
+    """What a design of its own kind answers, the answer as caption: which flag pays, from where on, whose tails."""
+    found = []
+    for flags in analysis.attributions:
+        subject = f"{words.metric_words(analysis, flags.metric, flags.request)} on {words.place(flags.workload)}"
+        found.append(attribution(flags, f"Which flag pays, {subject}: {words.closure(flags)}"))
+    for swept in analysis.crossovers:
+        direction = words.metric_info(analysis, swept.metric).direction
+        subject = f"{words.metric_words(analysis, swept.metric, swept.request)} on {swept.workload}"
+        found.append(sweep(swept, f"{subject}: {words.crossover_words(swept, direction)}"))
+    return (*found, tails(analysis)) if analysis.tails else found
+
+
 def sweep(found: Crossover, caption: str) -> Table:
     """The ratio at each value of a sweep's parameter."""
     rows = tuple(
@@ -299,7 +312,7 @@ def sweep(found: Crossover, caption: str) -> Table:
     return Table(caption, (found.parameter, "change (interval)", "ratio (interval)", "bursts / pairs"), rows, (1, 2, 3))
 
 
-def attribution(found: Attribution) -> Table:
+def attribution(found: Attribution, caption: str = "") -> Table:
     """The share of each flag in the change from none to all."""
     lines = [*found.effects, found.predicted]
     rows = [
@@ -315,5 +328,6 @@ def attribution(found: Attribution) -> Table:
         ends = f"{words.number(measured.low)}{words.EN_DASH}{words.number(measured.high)}"
         ratio = f"{words.number(measured.ratio)} ({ends})"
         rows.append(("measured separately", words.change(measured), ratio))
-    caption = f"{found.bursts} bursts, {found.pairs} fold-over pairs"
+    counted = f"{found.bursts} bursts, {found.pairs} fold-over pairs"
+    caption = f"{caption} ({counted})" if caption else counted
     return Table(caption, ("optimization", "change (interval)", "ratio (interval)"), tuple(rows), (1, 2))

@@ -18,7 +18,7 @@ STYLES = {"MET": "bold blue", "MISSED": "bold red", "INCONCLUSIVE": "bold yellow
 
 
 def result(study: Study, analysis: Analysis, info: RunInfo) -> RenderableType:
-    """The whole: banners, the answer, the verdicts or else the main estimates, the scope."""
+    """The whole: banners, the answer, the verdicts, what the design answers, or else the main estimates, the scope."""
     parts: list[RenderableType] = []
     if not analysis.valid:
         failed = [each for each in analysis.checks if each.status == "invalid"]
@@ -27,7 +27,12 @@ def result(study: Study, analysis: Analysis, info: RunInfo) -> RenderableType:
     if not info.complete:
         parts.append(_banner("INTERRUPTED", "The run stopped before its end.", "yellow"))
     parts += [Text(analysis.answer, style="bold"), Text()]
-    parts.append(verdict_table(analysis) if analysis.verdicts else estimate_table(analysis))
+    if analysis.verdicts:
+        parts.append(verdict_table(analysis))
+    elif not (analysis.attributions or analysis.crossovers):
+        parts.append(estimate_table(analysis))
+    for each in tables.findings(analysis):
+        parts += [Text(each.caption), table(each)]
     parts.append(Text(words.scope(study), style="dim"))
     return Group(*parts)
 

@@ -7,7 +7,16 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Literal
 
-from harness.analyse.records import Analysis, ContrastResult, Crossover, Direction, Estimate, MetricInfo, Source
+from harness.analyse.records import (
+    Analysis,
+    Attribution,
+    ContrastResult,
+    Crossover,
+    Direction,
+    Estimate,
+    MetricInfo,
+    Source,
+)
 from harness.study import OPTIMIZATIONS, Study
 
 THIN = "\u202f"
@@ -169,15 +178,34 @@ def contrast_words(contrast: ContrastResult) -> str:
 
 
 def crossover_words(found: Crossover, direction: Direction) -> str:
-    """From where on the treatment pays, with the interval; else that it does everywhere, nowhere, or is not shown."""
+    """From where on the treatment pays, with the interval, and at which values it is shown to: an estimate that
+    crosses 1 may do so among values where nothing is shown.
+    """
+    senses = [sense(each, direction) for each in found.ratios]
     if found.at is None:
-        senses = {sense(each, direction) for each in found.ratios}
         said = {frozenset({"better"}): "pays at every value", frozenset({"worse"}): "harms at every value"}
-        between = f"between {round_number(found.values[0])} and {round_number(found.values[-1])}"
-        return f"{said.get(frozenset(senses), 'no crossover shown')} {between}"
-    side = "" if found.pays_above is None else "from " if found.pays_above else "up to "
-    ends = f"{number(found.low)}{EN_DASH}{number(found.high)}"
-    return f"pays {side}{found.parameter} = {number(found.at)} ({ends})"
+        told = said.get(frozenset(senses), "no crossover shown")
+        told += f" between {round_number(found.values[0])} and {round_number(found.values[-1])}"
+    else:
+        side = "" if found.pays_above is None else "from " if found.pays_above else "up to "
+        ends = f"{number(found.low)}{EN_DASH}{number(found.high)}"
+        told = f"pays {side}{found.parameter} = {number(found.at)} ({ends})"
+    if len(set(senses)) == 1:
+        return told
+    at: dict[str, str] = {
+        one: ", ".join(round_number(value) for value, each in zip(found.values, senses, strict=True) if each == one)
+        for one in senses
+    }
+    words_of = {"better": "shown to pay at", "worse": "to harm at", "unclear": "no difference shown at"}
+    shown = [f"{what} {at[one]}" for one, what in words_of.items() if one in at]
+    return f"{told}; {'; '.join(shown)}"
+
+
+def closure(found: Attribution) -> str:
+    """Whether the flags' effects multiply to what all of them do together."""
+    if found.closes is None:
+        return "the whole was not measured separately"
+    return f"their product {'agrees' if found.closes else 'does NOT agree'} with the whole measured separately"
 
 
 def place(workload: str) -> str:

@@ -32,6 +32,8 @@ Key = tuple[int, int]
 "(burst, block): what two arms share when they form a pair; readings have block 0"
 Value = float | str
 "a positive number, or the reason why there is none"
+MAX_UNUSABLE = 0.10
+"share of pairs without a value beyond which the others stand for nothing: what is missing is rarely missing by chance"
 RESAMPLES = 999
 "of the bootstrap that stands beside the interval"
 
@@ -104,8 +106,17 @@ def readings(rows: Iterable[Row], metric: Metric, request: str) -> Readings:
         about = row.reading if isinstance(row, Episode) else row
         key = (about.burst, about.block) if isinstance(about, Slice) else (about.burst, 0)
         values[key] = value_of(metric, row, request)
-        requests += about.answered if isinstance(about, Slice) else about.requests
+        requests += _answered(about, metric, request)
     return Readings(values, requests)
+
+
+def _answered(about: Slice | ArmReading, metric: Metric, request: str) -> int:
+    """How many requests a row's value rests on: those of the name, for a metric that has one."""
+    if not isinstance(about, Slice):
+        return about.requests
+    if not metric.per_request_name:
+        return about.answered
+    return sum(len(each.service) // 4 for each in about.latencies if request in ("", each.name))
 
 
 def pair_up(a: Mapping[Key, Value], b: Mapping[Key, Value]) -> Pairs:
@@ -238,7 +249,10 @@ def _problem(question: Contrast, a: Readings, b: Readings, pairs: Pairs) -> str:
     if not pairs.differences.size:
         if not pairs.reasons:
             return f"no pair of {question.b} and {question.a} was measured"
-        return "no usable pair: " + ", ".join(f"{count} x {reason}" for reason, count in pairs.reasons.items())
+        return "no usable pair: " + _counted(pairs.reasons)
+    usable_pairs, unusable = pairs.differences.size, sum(pairs.reasons.values())
+    if unusable > MAX_UNUSABLE * (usable_pairs + unusable):
+        return f"{unusable} of {usable_pairs + unusable} pairs are unusable: " + _counted(pairs.reasons)
     metric = question.metric
     requests, stretches = min(a.requests, b.requests), min(len(a.values), len(b.values))
     if requests < metric.min_requests or stretches < metric.min_stretches:
@@ -247,6 +261,10 @@ def _problem(question: Contrast, a: Readings, b: Readings, pairs: Pairs) -> str:
             f" {metric.min_requests:,} in {metric.min_stretches}"
         )
     return ""
+
+
+def _counted(reasons: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} x {reason}" for reason, count in reasons.items())
 
 
 def _median(values: Mapping[Key, Value]) -> float:

@@ -46,12 +46,12 @@ def goodput(stretch: Slice, request: str) -> float:
 
 
 def success_ratio(stretch: Slice, request: str) -> float:
-    """Answered per ended request of that name."""
+    """Answered per ended request of that name, (k + 1/2) / (n + 1): nothing answered has a ratio too."""
     good = answered(stretch, request)
     bad = sum(each.rejected + each.failed for each in stretch.unanswered if each.name == request)
     if not good + bad:
         raise Unusable(f"no {request!r} request ended")
-    return good / (good + bad)
+    return (good + 0.5) / (good + bad + 1.0)
 
 
 def time_per_request(stretch: Slice, request: str) -> float:

@@ -88,9 +88,30 @@ def _needed(values: NDArray[np.float64], request: str) -> NDArray[np.float64]:
     return values
 
 
+def missing(stretch: Slice, request: str) -> int:
+    """Requests of that name ("" = any) without an answer: failed, or waited for in vain; those whose name is not known
+    count for every name.
+    """
+    if not request:
+        return stretch.failures + stretch.cancelled
+    return sum(each.failed for each in stretch.unanswered if each.name == request) + stretch.cancelled
+
+
 def _quantile(fraction: float) -> Callable[[Slice, str], float]:
+    """Of all requests but the rejected ones. One without an answer took longer than any other: where the percentile
+    falls among those it has no value, and leaving them out would reward an arm for losing its slowest requests.
+    """
+
     def of(stretch: Slice, request: str) -> float:
-        return float(np.quantile(_needed(latency_seconds(stretch, request), request), fraction))
+        values = _needed(latency_seconds(stretch, request), request)
+        without = missing(stretch, request)
+        if not without:
+            return float(np.quantile(values, fraction))
+        place = fraction * (values.size + without - 1)
+        if place > values.size - 1:
+            share = without / (values.size + without)
+            raise Unusable(f"the percentile lies among the requests without an answer ({share:.1%} or more)")
+        return float(np.quantile(values, place / max(1, values.size - 1)))
 
     return of
 
@@ -119,11 +140,13 @@ def _per_answered(amount: Callable[[Slice], float]) -> Callable[[Slice, str], fl
     return of
 
 
-def _per_started(amount: Callable[[Slice], float]) -> Callable[[Slice, str], float]:
+def _share(amount: Callable[[Slice], int]) -> Callable[[Slice, str], float]:
+    """(k + 1/2) / (n + 1): a stretch without any has a ratio too, and none of them drops out for being good."""
+
     def of(stretch: Slice, _request: str) -> float:
         if not stretch.started:
             raise Unusable("no request was started")
-        return amount(stretch) / stretch.started
+        return (amount(stretch) + 0.5) / (stretch.started + 1.0)
 
     return of
 
@@ -158,7 +181,7 @@ _TABLE = (
         "99th percentile of latency",
         "s",
         "lower",
-        "Latency from the intended start that 99 % of requests stay below, within one segment or episode.",
+        "Latency from the intended start that 99 % of requests of a segment, episode stay below; no answer = above.",
         _TAIL,
         _quantile(0.99),
         per_request_name=True,
@@ -169,7 +192,7 @@ _TABLE = (
         "99.9th percentile of latency",
         "s",
         "lower",
-        "Latency from the intended start that 99.9 % of requests stay below, within one segment or episode.",
+        "Latency from the intended start that 99.9 % of requests of a segment, episode stay below; no answer = above.",
         _TAIL,
         _quantile(0.999),
         per_request_name=True,
@@ -238,18 +261,18 @@ _TABLE = (
         "error ratio",
         "1",
         "lower",
-        "Failed requests (rejections apart) per started request.",
+        "Requests that failed or never ended (rejections apart) per started request, (k + 1/2) / (n + 1).",
         _STRETCHES,
-        _per_started(lambda stretch: float(stretch.failures)),
+        _share(lambda stretch: stretch.failures + stretch.hung),
     ),
     Metric(
         "rejection_ratio",
         "rejection ratio",
         "1",
         "neither",
-        "Rejected requests per started request; good for an abuser, bad for honest peers.",
+        "Rejected requests per started request, (k + 1/2) / (n + 1); good for an abuser, bad for honest peers.",
         _STRETCHES,
-        _per_started(lambda stretch: float(stretch.rejected)),
+        _share(lambda stretch: stretch.rejected),
     ),
     Metric(
         "target_memory",
@@ -333,7 +356,7 @@ _TABLE = (
         "success ratio",
         "1",
         "higher",
-        "Answered requests of one name per request of that name that ended, one way or another.",
+        "Answered requests of one name per request of that name that ended, (k + 1/2) / (n + 1).",
         _STRETCHES,
         episodes.success_ratio,
         per_request_name=True,

@@ -82,7 +82,8 @@ def judge(questions: Sequence[Question], study: Study, void: str = "") -> tuple[
     counted = [index for index, each in enumerate(questions) if each.metric.sources]
     adjusted = dict(zip(counted, holm([p_values[index] for index in counted]), strict=True))
     return tuple(
-        _verdict(each, alpha, (p_values[index], adjusted.get(index, 1.0)), void) for index, each in enumerate(questions)
+        _verdict(each, alpha, (p_values[index], adjusted.get(index, 1.0)), void, sequential=study.budget.stop_early)
+        for index, each in enumerate(questions)
     )
 
 
@@ -93,19 +94,35 @@ def _p_value(question: Question, sequential: bool) -> float:
     found = question.contrast
     if found is None or found.estimate is None or found.problem:
         return 1.0
-    bound = math.log(bound_of(question.expectation)[1])
     if not sequential:
-        return median_p_value(question.medians, bound)
-    above, below = log_e_path(question.medians, bound), log_e_path(-question.medians, -bound)
-    return min(p_value(above), p_value(below))
+        return median_p_value(question.medians, math.log(bound_of(question.expectation)[1]))
+    return min(map(p_value, _evidence(question)))
 
 
-def _verdict(question: Question, alpha: float, p_values: tuple[float, float], void: str) -> Verdict:
+def _evidence(question: Question) -> tuple[Floats, Floats]:
+    """log E of "above the claimed bound" and of "below it" after each burst."""
+    bound = math.log(bound_of(question.expectation)[1])
+    return log_e_path(question.medians, bound), log_e_path(-question.medians, -bound)
+
+
+def _shown_below(question: Question, found: Estimate, sequential: bool) -> bool:
+    """On which side of the bound a decided question lies. Sequentially, on that of the evidence that was reached: the
+    median may have crossed the bound since.
+    """
+    if sequential:
+        above, below = map(p_value, _evidence(question))
+        return below < above
+    return found.ratio <= bound_of(question.expectation)[1]
+
+
+def _verdict(
+    question: Question, alpha: float, p_values: tuple[float, float], void: str, *, sequential: bool
+) -> Verdict:
     expectation, found = question.expectation, question.contrast
     of = question.metric
     side, bound = bound_of(expectation)
     raw_p, adjusted_p = p_values
-    outcome, reason = _outcome(question, of, alpha, adjusted_p)
+    outcome, reason = _outcome(question, of, alpha, adjusted_p, sequential)
     if void and outcome != "NOT MEASURABLE":
         outcome, reason = "INCONCLUSIVE", f"the measurement is invalid: {void}"
     return Verdict(
@@ -127,7 +144,7 @@ def _verdict(question: Question, alpha: float, p_values: tuple[float, float], vo
     )
 
 
-def _outcome(question: Question, of: Metric, alpha: float, adjusted_p: float) -> tuple[Outcome, str]:
+def _outcome(question: Question, of: Metric, alpha: float, adjusted_p: float, sequential: bool) -> tuple[Outcome, str]:
     found = question.contrast
     if not of.sources:
         return "NOT MEASURABLE", f"this machine lacks the counter for {of.noun}"
@@ -135,10 +152,9 @@ def _outcome(question: Question, of: Metric, alpha: float, adjusted_p: float) ->
         return "INCONCLUSIVE", f"no pair of {question.expectation.arm} and {question.against} was measured"
     if found.estimate is None or found.problem:
         return "INCONCLUSIVE", found.problem
-    side, bound = bound_of(question.expectation)
     if adjusted_p <= alpha:
-        beyond = found.estimate.ratio <= bound if side == "at_most" else found.estimate.ratio >= bound
-        return ("MET" if beyond else "MISSED"), ""
+        claims_below = bound_of(question.expectation)[0] == "at_most"
+        return ("MET" if _shown_below(question, found.estimate, sequential) == claims_below else "MISSED"), ""
     if not found.estimate.bounded:
         return "INCONCLUSIVE", f"{found.estimate.bursts} bursts are too few for an interval"
     return "INCONCLUSIVE", "the interval contains the claimed bound"

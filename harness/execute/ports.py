@@ -7,9 +7,8 @@ from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
-from harness.study import Target
+from harness.study import PLACEHOLDER, Target
 
-PLACEHOLDER = "{port}"
 LOOPBACK = "127.0.0.1"
 
 

@@ -18,7 +18,7 @@ from locust import events, task
 from reference_impl.transports.base import Peer
 from scenarios.load.episode import EpisodeUser
 from scenarios.load.link import Link
-from scenarios.load.session import session
+from scenarios.load.session import playing, session
 from scenarios.load.users import FAILURES, zipf
 
 RTT = float(os.environ.get("DISTANT_RTT", "0.01"))
@@ -34,6 +34,8 @@ _strangers: dict[Any, Iterator[Peer]] = {}
 
 @events.test_start.add_listener
 def _lay(environment: Any, **_: Any) -> None:
+    if not playing(environment, __name__):
+        return
     peers = session(environment).peers
     peers = peers if REUSE >= 0 else peers[:PEERS]
     _reached[environment] = peers

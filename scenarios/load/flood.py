@@ -6,7 +6,6 @@ connection, who comes from an address of its own (127.0.0.2; where there is none
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 from contextlib import suppress
@@ -16,12 +15,12 @@ from typing import Any
 import gevent
 from locust import constant, task
 
-from reference_impl import assemble
 from reference_impl.channel import SECOND_BYTES, Initiation
 from reference_impl.dialer import Dialer
 from reference_impl.identity import Identity
 from reference_impl.service import ECHO
 from scenarios.load.episode import EpisodeUser
+from scenarios.load.session import session
 from scenarios.load.users import FAILURES
 
 SECONDS = float(os.environ.get("FLOOD_SECONDS", "4"))
@@ -44,9 +43,7 @@ class HonestUser(EpisodeUser):
 
     def on_start(self) -> None:
         super().on_start()
-        tables = json.loads(os.environ.get("SYNAPSED_SETTINGS", "{}"))
-        enabled = frozenset(filter(None, os.environ.get("SYNAPSED_OPTIMIZATIONS", "").split(",")))
-        self.own = assemble.dialer(enabled - {"none"}, Identity.generate(), tables)  # a peer of its own right
+        self.own = session(self.environment).make_dialer()  # a peer of its own right
         _dialers.setdefault(self.environment, []).append(self.own)
         self.environment.synapsed_housekeeping = self.keep_house
 

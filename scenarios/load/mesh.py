@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from time import perf_counter
+from typing import Any
 
 import gevent
 from locust import events, task
@@ -19,7 +20,7 @@ from reference_impl.identity import Identity
 from reference_impl.service import ECHO
 from reference_impl.transports.tcp import TcpSettings, TcpTransport
 from scenarios.load.episode import EpisodeUser, told
-from scenarios.load.session import session
+from scenarios.load.session import playing, session
 from scenarios.load.users import FAILURES
 
 CLIENTS = int(os.environ.get("MESH_CLIENTS", "25000"))
@@ -28,8 +29,10 @@ IDENTITIES: list[Identity] = []
 
 
 @events.test_start.add_listener
-def _prepare(environment: object, **_: object) -> None:
+def _prepare(environment: Any, **_: Any) -> None:
     """Identities are made before the load: making them is no part of what a node is asked for."""
+    if not playing(environment, __name__):
+        return
     while len(IDENTITIES) < CLIENTS:
         IDENTITIES.append(Identity.generate())
 

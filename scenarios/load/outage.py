@@ -19,7 +19,7 @@ from reference_impl.dialer import Dialer
 from reference_impl.transports.base import Peer
 from scenarios.load.episode import EpisodeUser, told
 from scenarios.load.link import Link
-from scenarios.load.session import session
+from scenarios.load.session import playing, session
 from scenarios.load.users import FAILURES
 
 BEGINS = float(os.environ.get("OUTAGE_BEGINS", "1"))
@@ -73,6 +73,8 @@ _outages: dict[Any, Outage] = {}
 
 @events.test_start.add_listener
 def _lay(environment: Any, **_: Any) -> None:
+    if not playing(environment, __name__):
+        return
     _outages[environment] = Outage(session(environment).peers[:STRUCK])
 
 

@@ -42,6 +42,8 @@ class Session:
     peers: tuple[Peer, ...]
     dialer: Dialer
     node: Target | None
+    make_dialer: Callable[[], Dialer]
+    "another peer with the same switches"
 
 
 _sessions: dict[Any, Session] = {}
@@ -52,6 +54,11 @@ on_failed_start: list[Callable[[str], None]] = []
 def session(environment: Any) -> Session:
     """The session of a running environment."""
     return _sessions[environment]
+
+
+def playing(environment: Any, module: str) -> bool:
+    """Whether a user of this Locust file is among those chosen: several files may be loaded side by side."""
+    return any(kind.__module__ == module for kind in environment.user_classes)
 
 
 @events.init_command_line_parser.add_listener
@@ -134,14 +141,18 @@ def _open_session(options: Any) -> Session:
             name for name in OPTIMIZATIONS if getattr(options, name)
         ]
     settings = json.loads(os.environ.get("SYNAPSED_SETTINGS", "{}"))
-    dialer = assemble.dialer(parse(names), Identity.generate(), settings)
+
+    def make_dialer() -> Dialer:
+        return assemble.dialer(parse(names), Identity.generate(), settings)
+
+    dialer = make_dialer()
     node = None if ready else _start_node(names)
     described = node.ready if node else json.loads(ready or "{}")
     peers = tuple(
         Peer(bytes.fromhex(peer["peer_id"]), {name: tuple(where) for name, where in peer["addresses"].items()})
         for peer in described["peers"]
     )
-    return Session(peers, dialer, node)
+    return Session(peers, dialer, node, make_dialer)
 
 
 def _start_node(names: Sequence[str]) -> Target:

@@ -85,6 +85,13 @@ def test_an_open_rate_and_one_request(file: Path) -> None:
     assert asked.study.budget.seconds == 20.0
     assert [each.label for each in asked.judged] == ["latency_p50", "cpu_per_request"]
     assert asked.study.title == "y against x"
+    assert workload.slice_seconds == 0.6  # 30 arrivals
+    assert asked.study.budget.blocks == 8  # the pairs of a burst share a layout: the margins allow for so many
+
+
+def test_a_rate_too_low_for_slices_is_refused(file: Path) -> None:
+    with pytest.raises(UsageError, match=r"--rate 5; expected 0 or at least 10 arrivals a second"):
+        duel(Ask(file, "x", "y", rate=5.0))
 
 
 def test_a_program_that_ends_at_once_leaves_no_run(file: Path) -> None:
@@ -99,9 +106,9 @@ def test_a_program_that_ends_at_once_leaves_no_run(file: Path) -> None:
     [
         ("serve --port {port}", "", ("serve", "--port", "{port}"), "port:127.0.0.1:{port}"),
         ("serve 'a b' $HOME", "", ("serve", "a b", "$HOME"), "line"),
-        ("serve", "port:localhost:80", ("serve",), "port:localhost:80"),
+        ("serve {port}", "port:localhost:{port}", ("serve", "{port}"), "port:localhost:{port}"),
         ("serve {port}", "url:/health", ("serve", "{port}"), "url:http://127.0.0.1:{port}/health"),
-        ("serve", "url:http://h:1/x", ("serve",), "url:http://h:1/x"),
+        ("serve {port}", "url:http://h:{port}/x", ("serve", "{port}"), "url:http://h:{port}/x"),
         ("serve {port}", "pattern:^up$", ("serve", "{port}"), "pattern:^up$"),
     ],
 )
@@ -119,6 +126,8 @@ def test_a_command_is_split_and_never_given_to_a_shell(
         ("serve 'x", "", "no closing quotation"),
         ("serve", "port", "needs {port} in the command"),
         ("serve", "soon", "expected line, port"),
+        ("serve", "port:localhost:80", "a, b and a twin of a run at the same time; expected {port} in it"),
+        ("serve {port}", "url:http://h:1/x", "a, b and a twin of a run at the same time; expected {port} in it"),
         ("serve", "url:", "expected line, port"),
         ("serve", "pattern:(", "expected a regular expression"),
     ],

@@ -356,6 +356,23 @@ def test_however_a_run_ends_what_was_measured_is_kept(
     assert str(error) in (folder / "report.html").read_text() or "Ctrl-C" in (folder / "report.html").read_text()
     summary = msgspec.json.decode((folder / "summary.json").read_bytes())
     assert summary["complete"] is False
+    assert summary["valid"] is isinstance(error, KeyboardInterrupt)  # a system that died is not judged
+    again = bench("report", "latest")
+    assert ("INVALID" in again.out) is not summary["valid"]
+
+
+def test_a_bug_of_ours_is_never_the_exit_code_of_a_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(session, "pipeline", _Ends(2, ValueError("off by one")))
+    (tmp_path / "mine.toml").write_text(STUDY)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(("run", "mine.toml"))
+    told = capsys.readouterr().err
+    assert ended.value.code == 4
+    assert "Traceback" in told  # for the bug report
+    assert "a bug of ours: ValueError: off by one; what was measured is kept" in told.splitlines()[-1]
 
 
 def test_a_report_that_cannot_be_written_does_not_hide_why_the_run_ended(

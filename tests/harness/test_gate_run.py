@@ -6,6 +6,7 @@ import datetime
 import io
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -116,6 +117,10 @@ def test_every_arm_sees_its_own_code_under_changing_paths(tmp_path: Path) -> Non
     for tree in trees.values():
         (tree / PACKAGE).mkdir(parents=True)
     seen: dict[str, set[Path]] = {name: set() for name in names}
+    gone = subprocess.Popen((sys.executable, "-c", ""))
+    gone.wait()
+    (tmp_path / f"slot-{gone.pid}-0" / PACKAGE).mkdir(parents=True)  # of a gate that was killed
+    (tmp_path / f"slot-{os.getpid()}-1").mkdir()
     with Slots(tmp_path, trees) as slots:
         asked = gate_run.question(a_revision("1", trees["base"]), a_revision("2", trees["head"]))
         steering = RevisionSteering(asked, slots)

@@ -214,7 +214,7 @@ def test_views_agree_and_nothing_in_the_file_breaks_out(tmp_path: Path) -> None:
     assert summary["verdicts"][0]["outcome"] == "MET"
     assert summary["environment"]["machine"] == "not known: measured elsewhere"
     suite = xml.fromstring(written["junit"].read_bytes())[0]
-    assert (suite.get("tests"), suite.get("failures"), suite.get("timestamp")) == ("2", "1", "2001-09-09T01:46:40")
+    assert (suite.get("tests"), suite.get("failures"), suite.get("timestamp")) == ("3", "1", "2001-09-09T01:46:40")
     plain = Console(file=io.StringIO(), width=100)
     plain.print(judged_view.on_terminal(judged(read(path), Ask()), path, "again"))
     assert "a|b *i*" in plain.file.getvalue()  # type: ignore[attr-defined]
@@ -223,3 +223,36 @@ def test_views_agree_and_nothing_in_the_file_breaks_out(tmp_path: Path) -> None:
 def test_a_report_that_cannot_be_written(tmp_path: Path) -> None:
     code, told = run(str(a_file(tmp_path, *lines(1.0))), "--markdown", str(tmp_path / "no" / "such"))
     assert (code, told[:6]) == (2, "store:")
+
+
+def test_more_pairs_in_a_burst_than_the_margins_allow_are_judged_by_burst(tmp_path: Path) -> None:
+    """What the pairs of one burst share must not count sixteen times."""
+    rows = ["burst,pair,arm,metric,value"]
+    for burst in range(16):
+        for pair in range(16):
+            slower = 1.02 if burst % 2 else 0.99  # half the layouts are slow: no regression of 1 %
+            rows += [f"{burst},{pair},x,latency,1.0", f"{burst},{pair},y,latency,{slower + 1e-6 * pair}"]
+    path = tmp_path / "many.csv"
+    path.write_text("\n".join(rows))
+    found = judged(read(path), Ask(gate=True, directions={"latency": "lower"}))
+    assert found.decision is not None
+    assert [(each.pairs, each.bursts) for each in found.decision.metrics] == [(16, 16)]
+
+
+def test_the_junit_of_a_gate_has_the_verdicts_too(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text(
+        "\n".join(
+            ["burst,pair,arm,metric,value"]
+            + [f"{burst},0,{arm},throughput,{value}" for burst in range(40) for arm, value in (("x", 1.0), ("y", 1.1))]
+        )
+    )
+    code, _ = run(str(path), "--gate", "--expect", "throughput>=2", "--junit", str(tmp_path / "out.xml"))
+    assert code == 1
+    suite = xml.fromstring((tmp_path / "out.xml").read_bytes())[0]
+    assert [case.get("name") for case in suite.findall("testcase")] == [
+        "validity",
+        "throughput",
+        "throughput>=2 against x",
+    ]
+    assert suite.get("failures") == "1"

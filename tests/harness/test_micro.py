@@ -17,6 +17,7 @@ from rich.console import Console
 
 from harness import cli, micro
 from harness.analyse.micro import Case, Room
+from harness.errors import MeasurementVoid, TargetError
 from harness.execute import micro as execute
 from harness.execute.micro import Job
 
@@ -143,6 +144,28 @@ def test_an_interrupt_keeps_what_was_measured(tmp_path: Path, monkeypatch: pytes
     assert micro.start(wish(rooms=("cleanup",), peers=False), tmp_path, "", screen, NOW) == micro.INTERRUPTED
     (folder,) = tmp_path.iterdir()
     assert [each.stem for each in (folder / "pyperf").iterdir()] == [f"cleanup-{done[0].variant}"]
+
+
+def test_a_worker_that_fails_voids_the_rest_and_keeps_what_was_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[Job] = []
+
+    def measure_once(job: Job) -> Any:
+        if done:
+            raise TargetError("the worker of cleanup, on measured nothing: killed")
+        done.append(job)
+        return execute.measure(job)
+
+    monkeypatch.setattr(micro, "measure", measure_once)
+    screen = Console(file=io.StringIO(), width=200)
+    with pytest.raises(MeasurementVoid, match=r"measured nothing: killed; what was measured until then is kept in"):
+        micro.start(wish(rooms=("cleanup",), peers=False), tmp_path, "", screen, NOW)
+    (folder,) = tmp_path.iterdir()
+    assert (folder / "report.html").is_file()
+    with pytest.raises(TargetError):  # nothing is kept where nothing was measured
+        micro.start(wish(rooms=("cleanup",), peers=False), tmp_path / "empty", "", screen, NOW)
+    assert not (tmp_path / "empty").exists()
 
 
 def test_an_interrupt_before_the_first_reading_leaves_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from harness.duel_session import DuelDisplay, evidence, line
 from harness.gate import Policy
 from harness.measure.records import Measured
 from harness.study import Arm, Workload
-from harness.two_arms import BLOCKS, Duel, DuelSteering, decide, duel, values
+from harness.two_arms import BLOCKS, MAX_PAIRS, Duel, DuelSteering, decide, duel, values
 from tests.harness.analyse.synthetic import a_run, changed
 
 CLOSED = Workload(name="surge", file="surge.py")
@@ -79,7 +79,7 @@ def test_a_run_that_is_not_valid_is_no_pass() -> None:
 def test_an_open_workload_judges_no_throughput() -> None:
     found = asked(Workload(name="steady", file="steady.py", arrivals="poisson", rate=100.0))
     assert [each.label for each in found.judged] == ["latency_p50", "cpu_per_request"]
-    assert found.study.budget.blocks == BLOCKS
+    assert found.study.budget.blocks == MAX_PAIRS
     assert found.study.budget.stop_early
 
 

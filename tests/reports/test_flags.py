@@ -8,7 +8,7 @@ import pytest
 from harness.analyse.analysis import analyse
 from harness.analyse.records import Analysis
 from harness.study import OPTIMIZATIONS, Design, Expectation, Study
-from reports.flags import ABSENT, flag_tables, ranking, stands_for
+from reports.flags import ABSENT, flag_tables, ranking, told_by
 from tests.harness.analyse.synthetic import STEADY, SURGE, a_run, a_study
 
 FACTORS = {"all": 0.5, "all-pooling": 1.0, "all-metrics": 0.4, "pooling": 0.5, "buffer_pool": 1.5}
@@ -53,11 +53,36 @@ def test_the_steps_of_the_plan_are_a_table_of_their_own() -> None:
     assert steps.rows[-1][2][0].tone == "better"
 
 
-def test_what_is_expected_of_a_workload_stands_for_it(study: Study) -> None:
-    assert stands_for(study, SURGE) == ("throughput", "")
-    assert stands_for(study, STEADY) == ("latency_p50", "request")
+def test_a_workload_is_told_by_all_that_is_expected_of_it(study: Study) -> None:
+    assert told_by(study, SURGE) == (("throughput", ""),)
+    assert told_by(study, STEADY) == (("latency_p50", "request"),)
     asked = Expectation(name="q", claim="c", workload="surge", metric="goodput", request="r", at_least=2.0)
-    assert stands_for(a_study(asked), SURGE) == ("goodput", "r")
+    more = Expectation(name="p", claim="c", workload="surge", metric="latency_p50", at_most=1.0)
+    again = msgspec.structs.replace(more, name="again", at_most=0.5)
+    memory = Expectation(name="m", claim="c", workload="surge", metric="memory", at_most=1.0)
+    several = a_study(asked, more, again, memory)
+    assert told_by(several, SURGE) == (("goodput", "r"), ("latency_p50", "request"))
+
+
+def test_flags_are_ranked_only_where_all_of_them_were_measured_alone() -> None:
+    partly = msgspec.structs.replace(SURGE, arms=("none", "pooling", "all"))
+    study = a_study(design=Design(kind="ablation"), workloads=(partly,))
+    assert ranking(study, analyse(study, a_run(study, FACTORS, 60))) == ()
+
+
+def test_what_is_not_resolved_is_no_number() -> None:
+    asked = Expectation(name="q", claim="c", workload="surge", metric="error_ratio", at_most=2.0)
+    study = a_study(asked, design=Design(kind="ablation"))
+    measured = a_run(study, FACTORS, 20)
+    rows = tuple(
+        msgspec.structs.replace(row, started=0) if row.burst % 5 == 0 and row.arm == "pooling" else row
+        for row in measured.slices
+    )
+    _, alone = flag_tables(study, analyse(study, msgspec.structs.replace(measured, slices=rows)))
+    cells = {name: row[0] for name, _, row in alone.rows}
+    assert (cells["pooling"].effect, cells["pooling"].tone) == ("not resolved", "absent")
+    assert "pairs are unusable" in cells["pooling"].interval
+    assert cells["cleanup"].tone != "absent"
 
 
 def test_no_table_without_such_a_design() -> None:

@@ -13,7 +13,7 @@ from rich.console import Console, RenderableType
 import reports
 from harness.analyse.records import Verdict
 from reports import context, junit, markdown, schema, summary, tables, terminal, words
-from tests.reports.sample import ENVIRONMENT, INFO, STUDY, invalid, sample, small, swept, tailed
+from tests.reports.sample import ENVIRONMENT, INFO, STUDY, attributed, invalid, sample, small, swept, tailed
 
 CUT = msgspec.structs.replace(INFO, complete=False)
 
@@ -226,3 +226,13 @@ def test_tables_are_rectangular() -> None:
         assert table.rows
         assert {len(row) for row in table.rows} == {len(table.headings)}
         assert all(isinstance(cell, str) for row in table.rows for cell in row)
+
+
+def test_the_terminal_and_markdown_tell_what_a_design_of_its_own_answers() -> None:
+    for analysis, told in (
+        (attributed(), "Which flag pays, CPU per request on surge: their product does NOT agree"),
+        (swept(), f"CPU per request on surge: pays from message_bytes = {words.number(2400)}"),
+    ):
+        page = markdown.render(STUDY, analysis, INFO)
+        assert " ".join(told.split()) in " ".join(printed(terminal.result(STUDY, analysis, INFO)).split())
+        assert markdown.escape(told) in page

@@ -128,3 +128,4 @@ def test_a_sweep_without_a_crossing_says_what_it_shows() -> None:
     assert words.crossover_words(never, "higher").startswith("harms at every value")
     assert words.crossover_words(worse, "lower").startswith("harms at every value")
     assert words.crossover_words(mixed, "lower").startswith("no crossover shown between")
+    assert "; shown to pay at 64; to harm at " in words.crossover_words(mixed, "lower")

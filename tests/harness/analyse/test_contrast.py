@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -24,6 +25,7 @@ from harness.analyse.contrast import (
     readings,
 )
 from harness.analyse.metrics import metric
+from harness.measure.records import Latencies
 from tests.harness.analyse import reference
 from tests.harness.analyse.simulation import BLOCKS, differences, runs
 from tests.harness.analyse.synthetic import a_reading, a_stretch, a_study
@@ -117,7 +119,7 @@ def test_unusable_pairs_are_counted_with_their_reasons() -> None:
     assert result.burst_numbers == (0, 1, 2, 4, 6, 7)
     assert result.burst_ratios == pytest.approx([0.5] * 6)
     assert result.value_a == pytest.approx(0.001)
-    assert result.problem == ""
+    assert result.problem == "2 of 8 pairs are unusable: 1 x no answered 'request' request, 1 x zero"
 
 
 def test_nothing_to_compare_says_so() -> None:
@@ -159,3 +161,13 @@ def test_coverage_of_the_fixed_length_interval(bursts: int) -> None:
     truth = math.log1p(0.05)
     covered = np.mean((medians[:, int(low)] <= truth) & (truth <= medians[:, int(high)]))
     assert 0.93 <= covered <= 0.975
+
+
+def test_a_value_rests_on_the_requests_of_its_own_name() -> None:
+    both = msgspec.structs.replace(
+        a_stretch(requests=200), latencies=(Latencies("rare", b"\0" * 40), Latencies("often", b"\0" * 760))
+    )
+    rows = [msgspec.structs.replace(both, block=block) for block in range(3)]
+    counted = {name: readings(rows, metric("latency_p99"), name).requests for name in ("rare", "often", "")}
+    assert counted == {"rare": 30, "often": 570, "": 600}
+    assert readings(rows, metric("throughput"), "rare").requests == 600

@@ -9,7 +9,7 @@ import pytest
 from harness.analyse.contrast import value_of
 from harness.analyse.metrics import METRICS, metric
 from harness.errors import StudyError
-from harness.measure.records import Latencies, Slice
+from harness.measure.records import Latencies, Slice, Unanswered
 from tests.harness.analyse.synthetic import a_reading, a_stretch
 
 STRETCH = Slice(
@@ -44,18 +44,16 @@ STRETCH = Slice(
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("latency_p50", 3.0),
+        ("latency_p50", 4.0),  # a fifth request was cancelled: slower than any
         ("latency_mean", 4.75),
-        ("latency_p99", np.quantile([1, 2, 4, 12], 0.99)),
-        ("latency_p999", np.quantile([1, 2, 4, 12], 0.999)),
-        ("service_p50", 2.5),
+        ("service_p50", 2.5),  # of those that have one
         ("throughput", 8.0),
         ("cpu_per_request", 0.1),
         ("cpu_target_per_request", 0.075),
         ("cpu_load_per_request", 0.025),
         ("page_faults_per_request", 2.5),
-        ("error_ratio", 0.25),
-        ("rejection_ratio", 0.125),
+        ("error_ratio", 3.5 / 9.0),  # two failed, one was never answered
+        ("rejection_ratio", 1.5 / 9.0),
     ],
 )
 def test_metric_of_a_stretch(name: str, expected: float) -> None:
@@ -94,6 +92,7 @@ def test_every_metric_is_described_and_measured_where_it_says() -> None:
     ("name", "fields", "reason"),
     [
         ("latency_p50", {"latencies": ()}, "no answered 'request' request"),
+        ("latency_p99", {}, "the percentile lies among the requests without an answer (20.0% or more)"),
         ("service_p50", {"latencies": ()}, "no answered 'request' request"),
         ("throughput", {"seconds": 0.0}, "the stretch has no duration"),
         ("throughput", {"answered": 0}, "zero"),
@@ -110,3 +109,27 @@ def test_what_has_no_value_says_why(name: str, fields: dict[str, object], reason
 def test_unknown_metric_names_the_choices() -> None:
     with pytest.raises(StudyError, match=r"unknown metric 'latency'; expected one of latency_p50, "):
         metric("latency")
+
+
+def test_percentiles_count_requests_without_an_answer_as_slower_than_any() -> None:
+    """Against the sorted values with infinities in their place."""
+    rng = np.random.default_rng(7)
+    for without in (0, 1, 9):
+        seconds = rng.exponential(1.0, 991).astype("<f4")
+        lost = (Unanswered("request", rejected=5, failed=without, seconds=1.0), Unanswered("other", 0, 90, 1.0))
+        stretch = msgspec.structs.replace(
+            a_stretch(requests=991), latencies=(Latencies("request", seconds.tobytes()),), unanswered=lost
+        )
+        whole = np.concatenate([seconds, np.full(without, 1e9)])
+        expected = np.quantile(whole, 0.99)
+        assert value_of(metric("latency_p99"), stretch, "request") == pytest.approx(expected, rel=1e-6)
+    failed = msgspec.structs.replace(stretch, failed={"reset": 20})
+    assert value_of(metric("latency_p50"), failed, "") == pytest.approx(np.quantile([*seconds, *([9.0] * 20)], 0.5))
+    told = value_of(metric("latency_p99"), failed, "")
+    assert told == "the percentile lies among the requests without an answer (2.0% or more)"
+
+
+def test_no_error_and_no_success_have_a_ratio_too() -> None:
+    assert value_of(metric("error_ratio"), a_stretch(requests=99), "") == pytest.approx(0.005)
+    none = msgspec.structs.replace(a_stretch(requests=9), latencies=(), unanswered=(Unanswered("request", 0, 9, 1.0),))
+    assert value_of(metric("success_ratio"), none, "request") == pytest.approx(0.05)

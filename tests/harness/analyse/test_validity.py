@@ -47,8 +47,9 @@ def test_a_good_run_is_valid() -> None:
     [
         ("successes", {"answered": 0, "failed": {"refused": 100}, "started": 100}, "0 answered of 3,600 started"),
         ("errors", {"failed": {"reset": 1}}, "of requests failed (reset)"),
+        ("errors", {"cancelled": 2}, "of requests failed (no answer in time)"),
         ("rejections", {"rejected": 1}, "of requests rejected"),
-        ("conservation", {"cancelled": 3}, "108 requests not counted exactly once"),
+        ("conservation", {"cancelled": 3}, "requests not counted exactly once"),
     ],
 )
 def test_requests_gone_wrong(name: str, fields: dict[str, object], saw: str) -> None:
@@ -123,6 +124,12 @@ def test_no_steady_state() -> None:
     assert not found(study, msgspec.structs.replace(measured, slices=one_block), "steady state")
 
 
+def test_few_bursts_cannot_tell_a_steady_state() -> None:
+    checks = found(both(), quiet_run(both(), bursts=7), "steady state")
+    assert {each.status for each in checks} == {"note"}
+    assert all(each.saw.endswith("7 bursts are too few to tell") for each in checks)
+
+
 def test_equal_arms_that_differ_void_the_run() -> None:
     study = a_study(design=DESIGN)
     for check in found(study, quiet_run(study, {"none-again": 1.10}, bursts=20), "A/A equivalence"):
@@ -171,3 +178,44 @@ def test_autocorrelation_is_only_reported() -> None:
     assert {each.status for each in notes} == {"note"}
     assert len(notes) == 4
     assert not found(study, changed(quiet_run(study), latencies=()), "autocorrelation")
+
+
+def test_a_request_that_no_task_reported_is_lost_unless_tasks_may_be_silent() -> None:
+    one_more = {"started": 1_000}
+    for silent, status in ((False, "invalid"), (True, "note")):
+        study = a_study(workloads=(msgspec.structs.replace(SURGE, silent_tasks=silent),), design=DESIGN)
+        checks = found(study, some(quiet_run(study), "all", **one_more), "conservation")
+        assert [each.status for each in checks if each.where == "surge on all"] == [status]
+
+
+def test_arrivals_nobody_took_are_no_failed_requests() -> None:
+    study = both()
+    late = some(quiet_run(study), "all", arrivals=101, tasks=100, started=101, cancelled=1, answered=100)
+    assert {each.status for each in found(study, late, "errors") if each.where == "steady on all"} == {"ok"}
+
+
+def test_an_error_that_ended_the_run_voids_it() -> None:
+    study = a_study(design=DESIGN)
+    analysis = analyse(study, quiet_run(study), mishap="target all (pid 7) died: killed by SIGKILL")
+    assert not analysis.valid
+    (check,) = (each for each in analysis.checks if each.status == "invalid")
+    assert (check.name, check.saw) == ("processes", "target all (pid 7) died: killed by SIGKILL")
+    assert analysis.answer.startswith("INVALID, so nothing is claimed: processes: target all (pid 7) died")
+
+
+def test_slices_that_hold_few_requests_of_a_user_are_told() -> None:
+    study = a_study(design=DESIGN)
+    checks = found(study, a_run(study, {"all": 8.0}, 8), "slice length")
+    told = {each.where: (each.status, each.saw) for each in checks}
+    assert told["surge on none"][0] == "ok"
+    assert told["surge on all"][0] == "note"
+    assert told["surge on all"][1].endswith("times as long as its median request")
+
+
+def test_where_no_twin_was_measured_is_told_once() -> None:
+    here = msgspec.structs.replace(STEADY, arms=("none", "all"))
+    study = a_study(workloads=(SURGE, here), design=DESIGN)
+    notes = [each for each in found(study, quiet_run(study), "A/A equivalence") if "no twin" in each.saw]
+    assert [(each.status, each.where) for each in notes] == [("note", "steady")]
+    alone = a_study(workloads=(here,), design=msgspec.structs.replace(DESIGN, hidden=False))
+    assert not found(alone, quiet_run(alone), "A/A equivalence")

@@ -156,3 +156,22 @@ def test_holm_matches_the_reference(p_values: list[float]) -> None:
 def test_a_bound_is_exactly_one_positive_ratio(at_most: float | None, at_least: float | None) -> None:
     with pytest.raises(StudyError, match="exactly one of at_most, at_least"):
         bound_of(expected(at_most=at_most, at_least=at_least))
+
+
+def test_the_side_shown_stands_though_the_median_crosses_the_bound_later() -> None:
+    """Sequential evidence once reached counts, and on the side it was reached on."""
+    study = msgspec.structs.replace(a_study(expected(at_most=1.0)), budget=Budget(stop_early=True))
+    ratios = [0.9] * 12 + [1.1] * 14
+    (verdict,) = judge([asked(expected(at_most=1.0), ratios, study)], study)
+    assert verdict.contrast is not None
+    assert verdict.contrast.estimate is not None
+    assert verdict.contrast.estimate.ratio > 1.0
+    assert verdict.outcome == "MET"
+
+
+def test_a_tenth_of_pairs_without_a_value_is_too_much() -> None:
+    fine = judged(expected(at_most=0.30), [*around(0.1, 18), 0.0, 0.0])
+    gone = judged(expected(at_most=0.30), [*around(0.1, 17), 0.0, 0.0])
+    assert fine.outcome == "MET"
+    assert gone.outcome == "INCONCLUSIVE"
+    assert gone.reason == "2 of 19 pairs are unusable: 2 x zero"
