@@ -104,6 +104,13 @@ def show_plan(study: Study, console: Console) -> None:
         highlight=False,
         markup=False,
     )
+    console.print("bursts of a round, in which every pair meets:", highlight=False)
+    for number, visit in enumerate(layout.visits, 1):
+        together: dict[tuple[str, ...], list[str]] = {}
+        for workload, names in visit.cells:
+            together.setdefault(tuple(sorted(names)), []).append(workload)
+        told = "; ".join(f"{', '.join(played)} on {', '.join(names)}" for names, played in together.items())
+        console.print(f"  {number}: {told}", highlight=False, markup=False)
     if not expected.proofs:
         console.print("no expectations: estimates without verdicts", highlight=False)
         return

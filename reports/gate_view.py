@@ -84,8 +84,8 @@ def table(decision: GateDecision, info: GateInfo) -> Table:
     for each in decision.metrics:
         base, head = info.values.get(each.name, (math.nan, math.nan))
         unit = _unit(each.name)
-        outcome = "INVALID" if decision.outcome == "INVALID" else each.outcome
-        outcome = "undecided" if outcome == "INCONCLUSIVE" else outcome
+        word: GateOutcome = "INVALID" if decision.outcome == "INVALID" else each.outcome
+        outcome = "undecided" if word == "INCONCLUSIVE" else word
         absolute = (words.quantity(base, unit), words.quantity(head, unit))
         rows.append(
             (_noun(each.name), *absolute, size(each), interval(each).removeprefix("interval "), _exact(each), outcome)

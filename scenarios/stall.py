@@ -23,15 +23,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from harness.analyse.contrast import value_of
+from harness.analyse.metrics import metric
 from harness.errors import LoadError
-from harness.execute import host
-from harness.execute.load import LoadProcess, LoadSpec
+from harness.execute import burst, host
 from harness.execute.target import Target
-from harness.execute.wire import OpenSlice, WorkloadFile
+from harness.study import Workload
 from harness.study_file import ROOT
 
 FILE = ROOT / "scenarios" / "load" / "steady.py"
+NODE = (sys.executable, "-m", "reference_impl", "--peers", "8")
 USERS = 64
+WARM_SECONDS = 0.2
 LOCUST_USERS = 20
 PERCENTILE = 99.9
 TOLERANCE = 0.10
@@ -53,19 +56,27 @@ class Stall:
 
 
 def with_harness(stall: Stall) -> float:
-    """The percentile as this harness reports it, in seconds. Raises `TargetError` or `LoadError`."""
-    with _node() as node:
-        env = {"SYNAPSED_TARGET": json.dumps(node.ready), "SYNAPSED_OPTIMIZATIONS": "all"}
-        spec = LoadSpec("stall", (WorkloadFile("steady", str(FILE), USERS, {}, scheduled=True),), env)
-        with LoadProcess.start(spec) as load:
-            host.pin(load.pids(), host.cores()[1:2])
-            arrivals = tuple((np.arange(round(stall.seconds * stall.rate)) / stall.rate).tolist())
-            load.slice(OpenSlice("steady", 0.2, 0.0, 5.0, (), tuple(each for each in arrivals if each < 0.2)))
-            with _stalled(node.pid, stall):
-                result = load.slice(OpenSlice("steady", stall.seconds, 0.0, 10.0, node.pids(), arrivals))
-    (samples,) = result.samples
-    latencies = np.frombuffer(samples.service, "<f4") + np.frombuffer(samples.lag, "<f4")
-    return float(np.percentile(latencies, PERCENTILE))
+    """The percentile as this harness reports it, in seconds: the metric of a segment, as in any report.
+
+    Raises `TargetError` or `LoadError`.
+    """
+    workload = Workload(name="steady", file=str(FILE), arrivals="constant", users=USERS, rate=stall.rate)
+    plan = burst.BurstPlan(0, (burst.ArmPlan("all", NODE, ("all",)),), (workload,))
+    arrivals = tuple((np.arange(round(stall.seconds * stall.rate)) / stall.rate).tolist())
+    short = tuple(each for each in arrivals if each < WARM_SECONDS)
+    visits = (
+        burst.Visit("steady", 0, ("all",), short, stall.rate, WARM_SECONDS),
+        burst.Visit("steady", 1, ("all",), arrivals, stall.rate, stall.seconds, "segment"),
+    )
+    with burst.running(plan) as running:
+        rows = running.slices(visits)
+        next(rows)
+        with _stalled(running.target_pid("all"), stall):
+            segment = next(rows)
+    found = value_of(metric("latency_p999"), segment, workload.request)
+    if isinstance(found, str):
+        raise LoadError(f"the segment has no percentile: {found}")
+    return found
 
 
 def with_locust(stall: Stall) -> float:
@@ -116,9 +127,7 @@ def percentile(counts: Mapping[float, int]) -> float:
 
 @contextmanager
 def _node() -> Iterator[Target]:
-    with Target.start(
-        (sys.executable, "-m", "reference_impl", "--peers", "8"), {"SYNAPSED_OPTIMIZATIONS": "all"}
-    ) as node:
+    with Target.start(NODE, {"SYNAPSED_OPTIMIZATIONS": "all"}) as node:
         host.pin(node.pids(), host.cores()[:1])
         yield node
 

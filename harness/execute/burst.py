@@ -43,8 +43,9 @@ class ArmPlan(msgspec.Struct, frozen=True):
 
 
 class BurstPlan(msgspec.Struct, frozen=True):
-    """A burst's arms and workloads, and its time limits (seconds). `memory_workload` empty = the first
-    workload.
+    """A burst's arms and workloads, and its time limits (seconds): a target is ready within `ready_timeout`, a
+    load process, whose Locust file may prepare a hundred thousand clients, within `load_timeout`. `memory_workload`
+    empty = the first workload.
     """
 
     number: int
@@ -54,6 +55,7 @@ class BurstPlan(msgspec.Struct, frozen=True):
     memory_workload: str = ""
     warm_seconds: float = 0.3
     ready_timeout: float = 30.0
+    load_timeout: float = 120.0
     work_timeout: float = 60.0
     drain_timeout: float = 5.0
     load_python: tuple[str, ...] = ()
@@ -168,6 +170,10 @@ class RunningBurst:
         tasks = own[0] if own else result.answered
         return tasks / result.seconds if result.seconds > 0 else 0.0
 
+    def target_pid(self, arm: str) -> int:
+        """The pid of an arm's target, for whoever wants to disturb it."""
+        return self._arms[arm].target.pid
+
     def readings(self) -> Iterator[ArmReading]:
         """What each arm's processes held; call at the end of the burst, when gauges tell its whole story."""
         for arm in self._arms.values():
@@ -204,14 +210,14 @@ class RunningBurst:
         loads = {}
         for arm in self.plan.arms:
             self._progress(Step("starting load", arm.name))
-            load = LoadProcess.spawn(self._load_spec(arm, targets[arm.name]), self.plan.ready_timeout)
+            load = LoadProcess.spawn(self._load_spec(arm, targets[arm.name]), self.plan.load_timeout)
             ends.callback(load.stop)
             loads[arm.name] = load
         for arm in self.plan.arms:
             running = _RunningArm(arm, targets[arm.name], loads[arm.name])
             self._arms[arm.name] = running
             with self._blaming(running):
-                running.load.wait_ready(self.plan.ready_timeout)
+                running.load.wait_ready(self.plan.load_timeout)
                 running.target_idle, running.load_idle = idle[arm.name], memory(running.load.pids())
         self._pin()
 

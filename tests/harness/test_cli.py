@@ -183,6 +183,7 @@ def test_dry_run_shows_the_plan_and_measures_nothing(bench: Bench, tmp_path: Pat
     assert "workloads: surge, steady, dial" in answer.out
     assert "bursts of about" in answer.out
     assert "interval expected" in answer.out
+    assert " 1: surge, steady, dial on all, first-day-reuse, none, none-again" in answer.out
     assert list(tmp_path.iterdir()) == []
 
 
