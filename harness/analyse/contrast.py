@@ -14,6 +14,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -147,12 +148,26 @@ def median_interval(values: Floats, confidence: float) -> tuple[float, float]:
     """Two-sided interval of the median by order statistics (inverts the sign test); (-inf, inf) if too few
     values.
     """
-    if not values.size:
+    ranks = _ranks(values.size, confidence)
+    if ranks is None:
         return -math.inf, math.inf
-    interval = stats.quantile_test(values, q=0.0, p=0.5).confidence_interval(confidence_level=confidence)
+    ordered = np.sort(values)
+    return float(ordered[ranks[0]]), float(ordered[ranks[1]])
+
+
+@lru_cache(maxsize=4096)
+def _ranks(size: int, confidence: float) -> tuple[int, int] | None:
+    """Which of so many values in order are the ends of the interval, by `scipy.stats.quantile_test`; None if none are.
+
+    They depend on nothing else, and a report asks a thousand times.
+    """
+    if not size:
+        return None
+    test = stats.quantile_test(np.arange(size), q=0.0, p=0.5)
+    interval = test.confidence_interval(confidence_level=confidence)
     if math.isnan(interval.low) or math.isnan(interval.high):
-        return -math.inf, math.inf
-    return float(interval.low), float(interval.high)
+        return None
+    return int(interval.low), int(interval.high)
 
 
 def median_p_value(values: Floats, against: float) -> float:

@@ -38,15 +38,15 @@ class Costs:
     """Seconds that measuring costs besides load. Defaults were measured with two processes an arm on two
     cores.
 
-    `start` is per arm and burst (exec, ready, pin), `warmup` per arm and workload, `switch` per stretch of
-    load, `memory` per arm for the fixed work before memory is read, and `task` for each task to warm up with.
+    `start` is per arm and burst (exec, ready, pin, end), `warmup` per arm and workload, `switch` per stretch of
+    load, and `task` for each request of fixed work and each task to warm up with: the mean of arms that shake hands for
+    every one of them and arms that do not.
     """
 
-    start: float = 0.5
-    warmup: float = 0.3
-    switch: float = 0.01
-    memory: float = 0.3
-    task: float = 0.0005
+    start: float = 1.0
+    warmup: float = 0.35
+    switch: float = 0.02
+    task: float = 0.0008
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ def burst_seconds(study: Study, layout: Layout, costs: Costs) -> float:
     total = 0.0
     for visit in layout.visits:
         measured = [(by_name[name], len(arms)) for name, arms in visit.cells]
-        memory = 0.0 if any(each.is_episode for each, _ in measured) else costs.memory
+        memory = 0.0 if any(each.is_episode for each, _ in measured) else study.budget.memory_requests * costs.task
         load = sum(arms * _load_seconds(each, study.budget.blocks, costs) for each, arms in measured)
         total += len(visit.arms) * (costs.start + memory) + load
     return total / len(layout.visits)

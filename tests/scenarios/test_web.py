@@ -141,7 +141,8 @@ def test_the_form_shows_a_switch_per_optimization_in_words(web: Web, page: Page)
 def test_the_form_asks_each_workload_s_question_and_picks_one(web: Web, page: Page) -> None:
     open_form(page, web)
     rows = {row.locator("td").nth(1).inner_text(): row for row in page.locator("tr:has(td input[type=checkbox])").all()}
-    assert set(rows) == {"SurgeUser", "SteadyUser", "DialUser"}
+    others = {"Bulk", "Contention", "Distant", "Churn", "Honest", "Outage", "Mesh", "Soak"}
+    assert set(rows) == {f"{name}User" for name in {"Surge", "Steady", "Dial"} | others} | {"Abuser"}
     assert "How much can one node take?" in rows["SurgeUser"].inner_text()
     assert "How long does a request take when nothing is saturated?" in rows["SteadyUser"].inner_text()
     picked = [name for name, row in rows.items() if row.get_by_role("checkbox").is_checked()]
@@ -178,6 +179,23 @@ def test_start_runs_a_node_with_exactly_these_switches_and_stop_ends_it(web: Web
     stop()
     rates = re.findall(r"pool hit rate ([\d.]+)%", web.started.said())[-2:]
     assert float(rates[0]) == 0 < float(rates[1])  # each start has a fresh dialer with its own switches
+
+
+def test_a_workload_with_a_story_tells_it_anew_with_every_start(tmp_path: Path) -> None:
+    """The dead peer of an outage has a link process of its own, which only that workload starts."""
+    with serving(tmp_path) as web:
+
+        def links(workload: str) -> list[int]:
+            assert web.post("/swarm", user_count=2, spawn_rate=2, user_classes=workload)["success"]
+            web.until(lambda: web.requests()[0] > 0)
+            found = [process.pid for process in web.started.descendants("reference_impl.relay")]
+            web.post("/stop")
+            web.until(lambda: not web.started.descendants("reference_impl"))
+            return found
+
+        (first,), (second,) = links("OutageUser"), links("OutageUser")
+        assert first != second
+        assert links("SoakUser") == []
 
 
 @needs_browser

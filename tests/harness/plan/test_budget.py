@@ -50,7 +50,7 @@ def planned(study: Study, costs: Costs | None = None) -> Forecast:
 
 def test_time_is_the_sum_of_its_parts() -> None:
     study = a_study()
-    costs = Costs(start=1.0, warmup=0.5, switch=0.02, memory=0.25)
+    costs = Costs(start=1.0, warmup=0.5, switch=0.02, task=0.25 / study.budget.memory_requests)
     assert burst_seconds(study, layout(study), costs) == pytest.approx(4 * (1.0 + 0.25 + 0.5 + 3 * 0.23))
     tails = msgspec.structs.replace(study, workloads=(msgspec.structs.replace(SURGE, segment_seconds=10.0),))
     more = burst_seconds(tails, layout(tails), costs) - burst_seconds(study, layout(study), costs)
