@@ -4,7 +4,7 @@ Both send the same encrypted 1 KiB requests from 32 greenlets to the same node w
 loop (`scenarios/bare.py`) and Locust, held by the harness, running `scenarios/load/surge.py`. They take turns in short
 adjacent slices in random order, node on the first core, load on the second. Processes are started afresh several times,
 because memory layout shifts all slices of one start alike: the ratio is the median over starts of the median over their
-rounds. The command takes about a minute.
+rounds. The command takes about a minute and a half.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def ceiling(measured: Sequence[Round]) -> Ceiling:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print every start and the result; 0 when the goal lies below the interval, else 1."""
     parser = argparse.ArgumentParser(prog="python -m scenarios.ceiling", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--starts", type=int, default=7, help="sets of fresh processes; fewer than 6 give no interval")
+    parser.add_argument("--starts", type=int, default=12, help="sets of fresh processes; fewer than 6 give no interval")
     parser.add_argument("--rounds", type=int, default=6, help="pairs of slices per set of processes")
     parser.add_argument("--seconds", type=float, default=0.4, help="length of one slice")
     options = parser.parse_args(argv)
