@@ -72,6 +72,10 @@ def gate(
     build: Annotated[
         bool, typer.Option("--build/--no-build", help="An environment per lock, or the one at hand for both.")
     ] = True,
+    micro: Annotated[
+        list[str] | None,
+        typer.Option("--micro", metavar="ROOM", help="Judge this room's micro benchmarks instead; or all. Repeatable."),
+    ] = None,
     markdown: MarkdownOption = None,
     junit: JunitOption = None,
     runs_folder: RunsOption = Path("runs"),
@@ -86,7 +90,13 @@ def gate(
     one, other = revisions.prepare(ROOT, cache, (base, head), tell, build=build)
     notes = ("Uncommitted changes of this checkout are not measured.",) if revisions.dirty(ROOT) else ()
     setting = _setting("base", "head", cache, runs_folder, (markdown, junit), notes)
-    raise typer.Exit(gate_run.run(one, other, setting, cache=cache, seconds=60.0 * minutes))
+    if not micro:
+        raise typer.Exit(gate_run.run(one, other, setting, cache=cache, seconds=60.0 * minutes))
+    from harness import gate_micro
+
+    rooms = () if "all" in micro else tuple(micro)
+    with gate_run.slots(cache, one, other) as slots:
+        raise typer.Exit(gate_micro.run(one, other, setting, slots=slots, rooms=rooms, seconds=60.0 * minutes))
 
 
 def ab(

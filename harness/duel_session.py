@@ -113,13 +113,20 @@ def _write_views(decision: GateDecision, asked: Duel, measured: Measured, settin
         values=values(asked, measured),
         notes=setting.notes,
     )
-    for kind, path in setting.files:
+    write_views(decision, info, setting.files)
+    return info
+
+
+def write_views(decision: GateDecision, info: GateInfo, files: Files) -> None:
+    """Write the reports that were asked for. Raises `StoreError`."""
+    from reports import gate_view
+
+    for kind, path in files:
         content = gate_view.as_junit(decision, info) if kind == "junit" else gate_view.as_markdown(decision, info)
         try:
             path.write_bytes(content if isinstance(content, bytes) else content.encode())
         except OSError as error:
             raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
-    return info
 
 
 def _ended_early(steering: DuelSteering, store: Store, setting: Setting, error: BaseException) -> int:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -60,11 +61,17 @@ def run(
 ) -> int:  # fmt: skip
     """Measure `head` against `base`; returns the exit code. `cache` holds the links to their code meanwhile."""
     asked = question(base, head, seconds, policy)
-    trees = {BASE: base.tree, HEAD: head.tree, hidden_name(BASE): base.tree}
-    with Slots(cache, trees) as slots:
+    with slots(cache, base, head) as places:
+        return duel_session.run(RevisionSteering(asked, places), setting)
+
+
+@contextmanager
+def slots(cache: Path, base: Revision, head: Revision) -> Iterator[Slots]:
+    """Where the arms see their code. Raises `TargetError` when a revision's Python does not find it there."""
+    with Slots(cache, {BASE: base.tree, HEAD: head.tree, hidden_name(BASE): base.tree}) as places:
         for revision in (base, head):
-            slots.check(revision)
-        return duel_session.run(RevisionSteering(asked, slots), setting)
+            places.check(revision)
+        yield places
 
 
 def question(base: Revision, head: Revision, seconds: float = SECONDS, policy: Policy = POLICY) -> two_arms.Duel:
@@ -109,7 +116,10 @@ class Slots:
 
     def assign(self, planned: schedule.BurstPlan) -> Mapping[str, Path]:
         """Directory by arm: in the burst's random order of starts, or its reverse when it is `swapped`."""
-        names = planned.arms[::-1] if planned.swapped else planned.arms
+        return self.place(planned.arms[::-1] if planned.swapped else planned.arms)
+
+    def place(self, names: Sequence[str]) -> Mapping[str, Path]:
+        """Directory by arm, in this order."""
         assigned = dict(zip(names, self._paths, strict=False))
         for name, path in assigned.items():
             self._link(path, self._trees[name])

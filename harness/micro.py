@@ -61,10 +61,10 @@ def start(wish: Wish, root: Path, command: str, console: Console, now: datetime.
                     begun = job.round + 1
                     console.print(f"round {begun} begins; {_wanted(wish, len(rooms))}", highlight=False)
                 suite = measure(job)
-                folder = folder or _folder(root, now)
+                folder = folder or folder_for(root, now)
                 found += readings(suite, job)
                 merge(suites, name := f"{job.room}-{job.variant}", suite)
-                _keep(suites[name], folder / "pyperf" / f"{name}.json")
+                keep(suites[name], folder / "pyperf" / f"{name}.json")
     except (KeyboardInterrupt, BenchError) as error:
         ended_by = error
     if folder is not None:
@@ -133,9 +133,9 @@ def _tell_missing(wish: Wish, rooms: Iterable[Room], console: Console) -> None:
         )  # fmt: skip
 
 
-def _folder(root: Path, now: datetime.datetime) -> Path:
+def folder_for(root: Path, now: datetime.datetime, kind: str = "micro") -> Path:
     """A new run folder. `runs/latest` stays with the studies."""
-    stem = f"{now:%Y%m%d-%H%M%S}-micro"
+    stem = f"{now:%Y%m%d-%H%M%S}-{kind}"
     for name in (stem, *(f"{stem}-{number}" for number in range(2, 100))):
         folder = root / name
         try:
@@ -148,7 +148,7 @@ def _folder(root: Path, now: datetime.datetime) -> Path:
     raise StoreError(f"{root} holds too many runs of this very second")
 
 
-def _keep(suite: Any, path: Path) -> None:
+def keep(suite: Any, path: Path) -> None:
     """Write the suite as it stands: whatever ends this process, the workers so far are kept."""
     try:
         suite.dump(str(path), replace=True)

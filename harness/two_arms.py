@@ -7,7 +7,7 @@ trusted and the measurement is INVALID; and PASS needs the twin shown to be equa
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -101,13 +101,19 @@ def decide(asked: Duel, measured: Measured, analysis: Analysis | None = None, vo
     """The gate's word on the rows so far; with the `analysis`, its validity checks have their say, and `void` says why
     it can be nothing but INVALID.
     """
-    a, b = asked.arms
-    twin = hidden_name(a)
     checks = analysis.checks if analysis is not None else ()
     void = void or next((f"{each.name}: {each.saw} ({each.where})" for each in checks if each.status == "invalid"), "")
-    decision = gate.decide(pairs(asked, measured, a, b), asked.policy, void)
-    forth = gate.decide(pairs(asked, measured, a, twin), asked.policy)
-    back = gate.decide(pairs(asked, measured, twin, a), asked.policy)
+    return weigh(lambda a, b: pairs(asked, measured, a, b), asked.arms, asked.policy, void)
+
+
+def weigh(
+    read: Callable[[str, str], Mapping[str, Pairs]], arms: tuple[str, str], policy: Policy, void: str = ""
+) -> GateDecision:
+    """The gate's word on `arms` (base, head), its twin heard; `read` gives the pairs of any two arms by metric."""
+    a, b = arms
+    twin = hidden_name(a)
+    decision = gate.decide(read(a, b), policy, void)
+    forth, back = gate.decide(read(a, twin), policy), gate.decide(read(twin, a), policy)
     if decision.outcome == "INVALID":
         return decision
     for one, (first, second) in ((forth, (a, twin)), (back, (twin, a))):
@@ -117,9 +123,7 @@ def decide(asked: Duel, measured: Measured, analysis: Analysis | None = None, vo
     if decision.outcome == "PASS" and not forth.outcome == back.outcome == "PASS":
         names = sorted({each.name for one in (forth, back) for each in one.metrics if each.outcome != "PASS"})
         told = f"equal arms are not yet shown to be equal: {', '.join(names)}"
-        return GateDecision(
-            "INCONCLUSIVE", decision.metrics, decision.metrics[0].bursts >= asked.policy.max_bursts, told
-        )
+        return GateDecision("INCONCLUSIVE", decision.metrics, decision.metrics[0].bursts >= policy.max_bursts, told)
     return decision
 
 

@@ -30,7 +30,8 @@ _TAGS: Mapping[GateOutcome, str] = {"FAIL": "failure", "INCONCLUSIVE": "error", 
 class GateInfo(msgspec.Struct, frozen=True):
     """What was compared and how to repeat it. `started` is seconds since 1970 (UTC), `seconds` the measuring.
 
-    `values` are the absolute medians of both sides by metric. `notes` are sentences for the reader.
+    `values` are the absolute medians of both sides by metric, in the unit of the table of metrics or else in `unit`.
+    `notes` are sentences for the reader.
     """
 
     title: str
@@ -40,6 +41,7 @@ class GateInfo(msgspec.Struct, frozen=True):
     started: float
     seconds: float
     values: Mapping[str, tuple[float, float]] = {}
+    unit: str = "1"
     notes: tuple[str, ...] = ()
 
 
@@ -83,7 +85,7 @@ def table(decision: GateDecision, info: GateInfo) -> Table:
     rows = []
     for each in decision.metrics:
         base, head = info.values.get(each.name, (math.nan, math.nan))
-        unit = _unit(each.name)
+        unit = _unit(each.name, info.unit)
         word: GateOutcome = "INVALID" if decision.outcome == "INVALID" else each.outcome
         outcome = "undecided" if word == "INCONCLUSIVE" else word
         absolute = (words.quantity(base, unit), words.quantity(head, unit))
@@ -176,6 +178,6 @@ def _noun(label: str) -> str:
     return f"{METRICS[name].noun}{on}{workload}" if name in METRICS else label.replace("_", " ")
 
 
-def _unit(label: str) -> str:
+def _unit(label: str, other: str) -> str:
     name = label.partition(" on ")[0]
-    return METRICS[name].unit if name in METRICS else "1"
+    return METRICS[name].unit if name in METRICS else other

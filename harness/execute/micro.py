@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -15,9 +16,10 @@ import pyperf
 from harness.analyse.micro import Reading, Room
 from harness.errors import TargetError, UsageError
 from harness.execute.process import Child
+from harness.study_file import ROOT
 
 ROOMS = ("pooling", "cleanup", "rate_limit", "circuit_breaker", "buffer_pool", "metrics", "channel", "calm")
-_WORKER = (sys.executable, "-m", "scenarios.micro.worker")
+_WORKER = ("-P", "-m", "scenarios.micro.worker")
 _PATIENCE = 300.0
 "seconds after which a worker is hung"
 
@@ -34,13 +36,15 @@ class Job:
     seconds: float
     env: Mapping[str, str]
     memory: bool = False
+    python: str = sys.executable
+    "the interpreter of the worker; what it measures is found on the PYTHONPATH of `env`, else here"
 
 
-def catalogue(room: str) -> Room:
+def catalogue(room: str, env: Mapping[str, str] | None = None, python: str = sys.executable) -> Room:
     """What the room's script measures. Raises `UsageError` for an unknown room, `TargetError` when it cannot tell."""
     if room not in ROOMS:
         raise UsageError(f"unknown room {room!r}; expected some of: {', '.join(ROOMS)}")
-    lines, words = _run([*_WORKER, "catalogue", room], {})
+    lines, words = _run([python, *_WORKER, "catalogue", room], env or {})
     try:
         return msgspec.json.decode("".join(lines), type=Room)
     except msgspec.DecodeError:
@@ -53,7 +57,7 @@ def measure(job: Job) -> pyperf.BenchmarkSuite:
         out = Path(folder) / "worker.json"
         options = {"--out": out, "--seed": job.seed, "--threads": job.threads, "--seconds": job.seconds}
         arguments = [str(each) for option in options.items() for each in option] + ["--memory"] * job.memory
-        _, words = _run([*_WORKER, "measure", job.room, job.variant, *arguments], job.env)
+        _, words = _run([job.python, *_WORKER, "measure", job.room, job.variant, *arguments], job.env)
         if not out.exists():  # written at the very end
             raise TargetError(f"the worker of {job.room}, {job.variant} measured nothing: {words}")
         return pyperf.BenchmarkSuite.load(str(out))
@@ -82,7 +86,9 @@ def merge(into: dict[str, pyperf.BenchmarkSuite], key: str, suite: pyperf.Benchm
 def _run(command: list[str], env: Mapping[str, str]) -> tuple[list[str], str]:
     """The lines the program printed, and how it ended."""
     lines: list[str] = []
-    child = Child(command, env=env, on_line=lines.append)
+    asked = env.get("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
+    path = os.pathsep.join(filter(None, (asked, str(ROOT))))  # the scripts are ours; what they import comes first
+    child = Child(command, env={**env, "PYTHONPATH": path}, on_line=lines.append)
     words = ""
     try:
         words = child.epitaph() if child.wait(_PATIENCE) else f"did not end within {_PATIENCE:.0f} s"

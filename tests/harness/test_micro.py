@@ -119,7 +119,7 @@ def test_a_run_shows_its_tables(run: tuple[Path, str]) -> None:
 
 def test_runs_of_the_same_second_do_not_mix(run: tuple[Path, str]) -> None:
     folder, _ = run
-    assert micro._folder(folder.parent, NOW).name == "20260102-030405-micro-2"
+    assert micro.folder_for(folder.parent, NOW).name == "20260102-030405-micro-2"
 
 
 def test_an_unknown_room_ends_with_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
