@@ -112,12 +112,13 @@ def readings(rows: Iterable[Row], metric: Metric, request: str) -> Readings:
 
 
 def _answered(about: Slice | ArmReading, metric: Metric, request: str) -> int:
-    """How many requests a row's value rests on: those of the name, for a metric that has one."""
+    """How many requests a row's value rests on: those of the name, for a metric that has one, answered or failed."""
     if not isinstance(about, Slice):
         return about.requests
     if not metric.per_request_name:
         return about.answered
-    return sum(len(each.service) // 4 for each in about.latencies if request in ("", each.name))
+    answered = sum(len(each.service) // 4 for each in about.latencies if request in ("", each.name))
+    return answered + sum(each.failed for each in about.unanswered if request in ("", each.name))
 
 
 def pair_up(a: Mapping[Key, Value], b: Mapping[Key, Value]) -> Pairs:
