@@ -11,6 +11,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import msgspec
 
@@ -86,6 +89,7 @@ class Step(msgspec.Struct, frozen=True):
     block: int = 0
 
 
+LONGEST_VARIABLE = 100_000
 PATIENCE = 10.0
 "times its expected length that an episode of so many tasks may take"
 Progress = Callable[[Step], None]
@@ -210,7 +214,8 @@ class RunningBurst:
         loads = {}
         for arm in self.plan.arms:
             self._progress(Step("starting load", arm.name))
-            load = LoadProcess.spawn(self._load_spec(arm, targets[arm.name]), self.plan.load_timeout)
+            told = _told(targets[arm.name].ready, ends)
+            load = LoadProcess.spawn(self._load_spec(arm, told, targets[arm.name]), self.plan.load_timeout)
             ends.callback(load.stop)
             loads[arm.name] = load
         for arm in self.plan.arms:
@@ -231,7 +236,7 @@ class RunningBurst:
             notes.update(dict.fromkeys(arm.load.notes))
         self.notes = tuple(note for note in notes if note)
 
-    def _load_spec(self, arm: ArmPlan, target: Target) -> LoadSpec:
+    def _load_spec(self, arm: ArmPlan, told: str, target: Target) -> LoadSpec:
         files = tuple(
             wire.WorkloadFile(
                 each.name, arm.files.get(each.name, each.file), each.users, each.env, each.arrivals != "closed"
@@ -241,7 +246,7 @@ class RunningBurst:
         env = {
             **arm.env,
             **arm.load_env,
-            "SYNAPSED_TARGET": msgspec.json.encode(target.ready).decode(),
+            "SYNAPSED_TARGET": told,
             "SYNAPSED_OPTIMIZATIONS": ",".join(arm.optimizations),
         }
         if isinstance(url := target.ready.get("url"), str):
@@ -380,6 +385,16 @@ def run(
         burst.work()
         yield from burst.slices(visits)
         yield from burst.readings()
+
+
+def _told(ready: dict[str, Any], ends: ExitStack) -> str:
+    """The ready line for a variable, or "@" and the file that holds it: the kernel takes no variable of 128 KiB."""
+    text = msgspec.json.encode(ready).decode()
+    if len(text) <= LONGEST_VARIABLE:
+        return text
+    path = Path(ends.enter_context(TemporaryDirectory(prefix="synapsed-bench-"))) / "target.json"
+    path.write_text(text)
+    return f"@{path}"
 
 
 def _target_env(arm: ArmPlan) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """What every workload needs before its first request: the peers under test, and a dialer with the same switches.
 
-The harness names its target in SYNAPSED_TARGET (the node's ready line) and the switches in SYNAPSED_OPTIMIZATIONS.
+The harness names its target in SYNAPSED_TARGET (the node's ready line, or "@" and the file that
+holds it) and the switches in SYNAPSED_OPTIMIZATIONS.
 Without a target - plain `locust -f`, or the web UI - a reference node of our own is started with the switches that
 were asked for (command line, start form), and ended with the test.
 """
@@ -14,6 +15,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 from gevent import GreenletExit
@@ -134,7 +136,9 @@ def _quit(environment: Any, **_: Any) -> None:
 
 
 def _open_session(options: Any) -> Session:
-    ready = os.environ.get("SYNAPSED_TARGET")
+    ready = os.environ.get("SYNAPSED_TARGET", "")
+    if ready.startswith("@"):
+        ready = Path(ready[1:]).read_text(encoding="utf-8")
     names: Sequence[str] = _asked()
     if options is not None and not ready:
         names = [name for name in names if name in CONTROLS] + [

@@ -197,3 +197,35 @@ def bursts_guard() -> int:
     from harness.execute.guard import GUARD
 
     return GUARD.pid
+
+
+LONG = """
+import json, os, sys, time
+sys.stdout.write(json.dumps({"long": "x" * 200_000}) + chr(10))
+sys.stdout.flush()
+time.sleep(600)
+"""
+READS_IT = """
+import json, os
+from locust import User, task
+
+class Reader(User):
+    @task
+    def read(self):
+        told = os.environ["SYNAPSED_TARGET"]
+        ready = json.loads(open(told[1:]).read()) if told.startswith("@") else {}
+        error = None if len(ready.get("long", "")) == 200_000 else ValueError(told[:100])
+        self.environment.events.request.fire(
+            request_type="read", name="request", response_time=1.0, response_length=0, exception=error, context={}
+        )
+"""
+
+
+def test_a_ready_line_too_long_for_a_variable_travels_in_a_file(tmp_path: Path) -> None:
+    command = (sys.executable, write(tmp_path, "long.py", LONG))
+    workload = Workload(name="w", file=write(tmp_path, "reads.py", READS_IT), users=1, slice_seconds=0.1)
+    plan = BurstPlan(0, (ArmPlan("one", command),), (workload,), memory_requests=3, warm_seconds=0.05)
+    with bursts.running(plan) as burst:
+        burst.work()
+        (row,) = burst.slices((Visit("w", 0, ("one",)),))
+    assert row.answered == row.started > 0
