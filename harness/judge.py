@@ -35,7 +35,6 @@ from harness.analyse.records import Analysis, ContrastResult, Direction
 from harness.analyse.verdict import Question, describe, judge
 from harness.errors import DataError, UsageError
 from harness.study import Budget, Design, Expectation, Study, Target
-from harness.two_arms import MAX_PAIRS
 
 COLUMNS = ("burst", "pair", "arm", "metric", "value")
 _CLAIM = re.compile(
@@ -309,7 +308,7 @@ def _decision(recorded: Recorded, ask: Ask, arms: tuple[str, str], metrics: Mapp
 
 def _independent(pairs: Pairs) -> Pairs:
     """The pairs, or one value per burst where a burst has more of them than the gate's margins were calibrated for."""
-    if not pairs.bursts.size or np.max(np.unique(pairs.bursts, return_counts=True)[1]) <= MAX_PAIRS:
+    if not pairs.bursts.size or np.max(np.unique(pairs.bursts, return_counts=True)[1]) <= gate.MAX_PAIRS:
         return pairs
     return Pairs(*burst_medians(pairs), pairs.reasons)
 

@@ -26,8 +26,6 @@ BLOCKS = 16
 """Pairs per burst, shared out among the workloads. Starting six processes costs as much as six blocks; simulated with
 the starts counted, two workloads and pairs of 4.5 %: in 180 s sixteen PASS equal code in 86 % of gates and FAIL +5 % in
 99 %, eight in 71 and 94 %; in 300 s sixteen in 99.6 and 100 %, with no false FAIL in 2,000."""
-MAX_PAIRS = 8
-"of one workload in a burst: they share a process layout, and the margins that absorb it were calibrated up to here"
 SLICE_SECONDS = 0.15
 FIXED_WORK = 200
 "requests before the first slice: the gate judges no memory, so they only warm"
@@ -71,7 +69,7 @@ def duel(
         design=Design(baseline=a.name, treatment=b.name),
         budget=Budget(
             seconds=seconds,
-            blocks=max(1, min(MAX_PAIRS, BLOCKS // len(workloads))),
+            blocks=max(1, min(gate.MAX_PAIRS, BLOCKS // len(workloads))),
             min_bursts=policy.min_bursts,
             max_bursts=policy.max_bursts,
             memory_requests=FIXED_WORK,

@@ -11,10 +11,10 @@ from rich.console import Console
 
 from harness.analyse.analysis import analyse, interim
 from harness.duel_session import DuelDisplay, evidence, line
-from harness.gate import Policy
+from harness.gate import MAX_PAIRS, Policy
 from harness.measure.records import Measured
 from harness.study import Arm, Workload
-from harness.two_arms import BLOCKS, MAX_PAIRS, Duel, DuelSteering, decide, duel, values
+from harness.two_arms import BLOCKS, Duel, DuelSteering, decide, duel, values
 from tests.harness.analyse.synthetic import a_run, changed
 
 CLOSED = Workload(name="surge", file="surge.py")
