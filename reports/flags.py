@@ -161,8 +161,7 @@ def _found(analysis: Analysis, pair: tuple[str, str], workload: str, metric: tup
         (
             each
             for each in analysis.contrasts
-            if (each.a, each.b, each.metric) == (*pair, name)
-            and (each.workload == workload or (each.source == "reading" and not each.workload))
+            if (each.a, each.b, each.metric, each.workload) == (*pair, name, workload)
             and (not request or each.request == request)
         ),
         None,

@@ -33,7 +33,7 @@ BURN = """
 import threading, time
 threading.Thread(target=lambda: [time.sleep(0.001) for _ in iter(lambda: sum(range(50_000)), 0)], daemon=True).start()
 """
-SHORT = Policy(min_bursts=3, max_bursts=3)
+SHORT = Policy(alpha_fail=0.01, min_bursts=2, max_bursts=2)
 
 
 def a_tree(folder: Path, extra: str = "") -> Path:

@@ -7,7 +7,7 @@ import pytest
 
 from harness.analyse.analysis import analyse
 from harness.analyse.records import Analysis
-from harness.study import OPTIMIZATIONS, Design, Expectation, Study
+from harness.study import OPTIMIZATIONS, Design, Expectation, Study, Workload
 from reports.flags import ABSENT, flag_tables, ranking, told_by
 from tests.harness.analyse.synthetic import STEADY, SURGE, a_run, a_study
 
@@ -88,3 +88,14 @@ def test_what_is_not_resolved_is_no_number() -> None:
 def test_no_table_without_such_a_design() -> None:
     study = a_study()
     assert list(flag_tables(study, analyse(study, a_run(study, {}, 8)))) == []
+
+
+def test_memory_after_the_fixed_work_is_not_taken_for_that_of_an_episode() -> None:
+    asked = Expectation(name="q", claim="c", workload="mesh", metric="target_memory", at_most=0.6)
+    mesh = Workload(name="mesh", file="mesh.py", episode_seconds=1.0, arms=("none", "all"))
+    study = a_study(asked, design=Design(kind="ablation"), workloads=(SURGE, mesh))
+    measured = a_run(study, FACTORS, 30)
+    assert any(each.metric == "target_memory" and not each.workload for each in analyse(study, measured).contrasts)
+    for table in flag_tables(study, analyse(study, measured)):
+        column = [name for name, _ in table.columns].index("mesh")
+        assert all(row[column] == ABSENT for _, _, row in table.rows)
