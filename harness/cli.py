@@ -167,8 +167,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(130)
     except Exception as error:
         traceback.print_exc()
-        told = f"a bug of ours: {type(error).__name__}: {error}; what was measured is kept in its run folder"
-        fail(MeasurementVoid(told, "synapsed-bench"))  # never 1, which would be a verdict
+        told = f"{type(error).__name__}: {error}; expected no such thing: please report it with the lines above"
+        fail(MeasurementVoid(told, "a bug of ours"))  # never 1, which would be a verdict
 
 
 def _allow_descriptors() -> None:

@@ -102,6 +102,13 @@ CALIBRATED = (
 )
 
 
+EXACT = "With one pair a burst the evidence is exact, whenever the measuring stops."
+
+
+def _evidence(decision: GateDecision) -> str:
+    return EXACT if all(each.pairs == each.bursts for each in decision.metrics) else CALIBRATED
+
+
 def _exact(found: MetricDecision) -> str:
     """The burst-level p-value that holds at any stopping time: 1 / E."""
     return f"{min(1.0, math.exp(-found.log_e_exact)):.2g}"
@@ -111,7 +118,7 @@ def on_terminal(decision: GateDecision, info: GateInfo) -> RenderableType:
     """Table first, the word last."""
     parts: list[RenderableType] = [Text(f"{info.title}: {_counts(decision)}")]
     if decision.metrics:
-        parts += [terminal.table(table(decision, info)), Text(CALIBRATED, style="dim")]
+        parts += [terminal.table(table(decision, info)), Text(_evidence(decision), style="dim")]
     parts += [Text(note, style="dim") for note in info.notes]
     parts.append(Text(sentence(decision, info), style=STYLES[decision.outcome]))
     return Group(*parts)
@@ -124,7 +131,7 @@ def as_markdown(decision: GateDecision, info: GateInfo) -> str:
         f"**{SIGNS[decision.outcome]} {markdown.escape(sentence(decision, info))}**",
     ]
     if decision.metrics:
-        parts += [markdown.table(table(decision, info)), CALIBRATED]
+        parts += [markdown.table(table(decision, info)), _evidence(decision)]
     parts += [markdown.escape(note) for note in info.notes]
     measured = f" measured in {words.duration(info.seconds)}, both sides interleaved" if info.seconds else ""
     parts.append(f"{_counts(decision)}{measured}. Repeat it with:\n\n{markdown.fenced(info.command)}")

@@ -93,6 +93,7 @@ def test_the_word(
     suite = xml.fromstring(dict(setting.files)["junit"].read_bytes())[0]
     assert int(suite.get("failures", "0")) == (code == 1)
     assert int(suite.get("errors", "0")) == 2 * (code == 4)
+    assert "the evidence is exact" in dict(setting.files)["markdown"].read_text()
     assert " µs |" in re.sub(r"\s", " ", dict(setting.files)["markdown"].read_text())
 
 
