@@ -7,6 +7,7 @@ certificates state no end ("99991231235959Z", RFC 5280, 4.1.2.5).
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import ssl
 import tempfile
@@ -73,14 +74,15 @@ class Authority:
         return _certificate(name, Ed25519PublicKey.from_public_bytes(peer_id), self._key, authority=False)
 
     def context(self, identity: Identity, *, server_side: bool) -> ssl.SSLContext:
-        """TLS 1.3 only, X25519; both ends show a certificate of this authority; no tickets: each handshake is whole."""
+        """TLS 1.3 only, X25519; both ends show a certificate of this authority; no tickets: handshakes are whole."""
         # Looked up in the module at each call: a class bound before gevent patches ssl would recurse for ever.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.check_hostname = False  # the peer id is pinned, which says more than a name
         context.verify_mode = ssl.CERT_REQUIRED
         context.load_verify_locations(cadata=self.certificate_pem)
-        context.set_ecdh_curve("X25519")
+        with contextlib.suppress(ssl.SSLError):  # a Python linked the old way takes NIST curves only (gh-77063) ...
+            context.set_ecdh_curve("X25519")  # ... and leaves OpenSSL's own order, which X25519 leads up to 3.4
         if server_side:
             context.num_tickets = 0  # a ticket would look like something sent unasked
         leaf = self.issue(identity.peer_id).public_bytes(Encoding.PEM).decode()
