@@ -8,7 +8,7 @@ bench: .venv/bench
 	@$(BIN)/synapsed-bench run quick
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/test
 	$(BIN)/ruff check .
