@@ -84,7 +84,7 @@ def main_arms(analysis: Analysis) -> tuple[str, ...]:
     return tuple(name for name in analysis.arms if name in main)
 
 
-def _legend(figure: Figure, names: Sequence[str], roles: dict[str, str], y: float) -> float:
+def legend(figure: Figure, names: Sequence[str], roles: dict[str, str], y: float) -> float:
     """Names with their line style in rows from pixel `y` on; returns where the rows end."""
     width = 72.0 * figure.get_size_inches()[0]
     x = 0.0
@@ -116,7 +116,8 @@ def _grid(axes: Axes, which: Literal["x", "y", "both"]) -> None:
     axes.grid(True, axis=which, which="major", color=colour("line"), linewidth=1.0)
 
 
-def _legend_height(names: Sequence[str], width: float) -> float:
+def legend_height(names: Sequence[str], width: float) -> float:
+    """Pixels that `legend` takes for these names, at most."""
     needed = sum(48.0 + CHARACTER * len(name) for name in names)
     return 20.0 * math.ceil(needed / width)
 
@@ -148,9 +149,9 @@ def _nines(percentile: float) -> float:
 
 def _percentile_figure(curves: Sequence[LatencyCurve], roles: dict[str, str], width: float) -> Figure:
     names = [each.arm for each in curves]
-    top = 34.0 + _legend_height(names, width)
+    top = 34.0 + legend_height(names, width)
     figure = new_figure(width, 290.0 + top)
-    _legend(figure, names, roles, 14.0)
+    legend(figure, names, roles, 14.0)
     write(figure, 0.0, top - 12.0, "latency (log scale)", "muted", size=FONT - 1.0)
     axes = new_axes(figure, 62.0, top, 24.0, 46.0)
     low = min(min(each.service_seconds if _differs(each) else each.seconds) for each in curves) / 1.15
@@ -214,9 +215,9 @@ def _first_and_last(series: ThroughputSeries) -> str:
 
 def _throughput_figure(series: Sequence[ThroughputSeries], roles: dict[str, str], width: float) -> Figure:
     names = [each.arm for each in series]
-    top = 34.0 + _legend_height(names, width)
+    top = 34.0 + legend_height(names, width)
     figure = new_figure(width, 250.0 + top)
-    _legend(figure, names, roles, 14.0)
+    legend(figure, names, roles, 14.0)
     write(figure, 0.0, top - 12.0, "requests/s (log scale)", "muted", size=FONT - 1.0)
     axes = new_axes(figure, 62.0, top, 24.0, 46.0)
     values = [point.value for each in series for point in each.points if point.value > 0.0] or [1.0]

@@ -14,7 +14,7 @@ from jinja2 import PackageLoader, StrictUndefined
 from harness.analyse.records import Analysis, Check, Verdict
 from harness.measure.records import Environment
 from harness.study import Study
-from reports import bars, charts, context, flags, forest, monitoring, tables, words
+from reports import bars, charts, context, flags, forest, monitoring, tables, traces, words
 from reports.charts import Chart
 from reports.info import RunInfo
 from reports.tables import Table
@@ -89,6 +89,7 @@ def render(study: Study, analysis: Analysis, environment: Environment, info: Run
         throughput=tuple(_throughput(analysis)),
         cpu=tuple(_cpu(analysis)),
         memory=Panel("memory-added", "", bars.memory(analysis, "memory"), tables.memory(analysis)),
+        traces=tuple(_traces(analysis)),
         tables=tables,
         monitoring=monitoring.table(analysis),
         context=context,
@@ -182,6 +183,13 @@ def _crossovers(analysis: Analysis) -> Iterator[Panel]:
         key = f"crossover-{index}"
         chart = forest.forest(shown, forest.frame(shown), key, title)
         yield Panel(key, title, chart, tables.sweep(each, f"{metric} on {each.workload}, by {each.parameter}"))
+
+
+def _traces(analysis: Analysis) -> Iterator[Panel]:
+    for index, place in enumerate(traces.places(analysis)):
+        key = f"trace-{index}"
+        shown = traces.chart(analysis, place, key)
+        yield Panel(key, traces.title(place), shown, traces.table(analysis, place), folded=True)
 
 
 def _latency(analysis: Analysis) -> Iterator[Panel]:

@@ -100,6 +100,7 @@ class _Analyst:
             attributions=tuple(self._attributions()),
             crossovers=tuple(self._crossovers(contrasts)),
             leaks=tuple(views.leaks(self.rows, self.study.confidence)),
+            traces=tuple(views.traces(self.rows, self.shown)),
             tails=tuple(self._tails()),
         )
 

@@ -271,6 +271,21 @@ class LeakSlope(msgspec.Struct, frozen=True):
     episodes: int
 
 
+class MemoryTrace(msgspec.Struct, frozen=True):
+    """How the memory of one end moved within the episodes of a workload.
+
+    `added[i]` is bytes of USS beyond the process idle at ready, `seconds[i]` after the opening; each is the median over
+    `episodes` of their i-th moments.
+    """
+
+    workload: str
+    arm: str
+    end: Literal["target", "load"]
+    seconds: tuple[float, ...]
+    added: tuple[float, ...]
+    episodes: int
+
+
 class FlagEffect(msgspec.Struct, frozen=True):
     """The main effect of one flag on the log metric, as a ratio on/off with its interval (Shapley value
     without three-way interactions).
@@ -381,4 +396,5 @@ class Analysis(msgspec.Struct, frozen=True):
     attributions: tuple[Attribution, ...] = ()
     crossovers: tuple[Crossover, ...] = ()
     leaks: tuple[LeakSlope, ...] = ()
+    traces: tuple[MemoryTrace, ...] = ()
     tails: tuple[TailTest, ...] = ()

@@ -20,6 +20,7 @@ from harness.analyse.records import (
     LatencyCurve,
     LeakSlope,
     MemoryRow,
+    MemoryTrace,
     SeriesPoint,
     Source,
     SummaryValue,
@@ -212,6 +213,20 @@ def leaks(rows: Rows, confidence: float) -> Iterator[LeakSlope]:
                 bounded = math.isfinite(low) and math.isfinite(high)
                 ends = {"low": low, "high": high} if bounded else {"low": None, "high": None}
                 yield LeakSlope(workload, arm, end, float(np.median(slopes)), **ends, episodes=slopes.size)
+
+
+def traces(rows: Rows, arms: Sequence[str]) -> Iterator[MemoryTrace]:
+    """Memory within episodes over time, of every workload, arm and end, as far as the shortest episode was watched."""
+    for (workload, arm), found in rows.episodes.items():
+        moments = min(len(each.samples) for each in found)
+        if arm not in arms or moments < 2:
+            continue
+        seconds = np.median([[each.at for each in one.samples[:moments]] for one in found], axis=0)
+        for end in ENDS:
+            idle = [getattr(one.reading, f"{end}_idle").uss for one in found]
+            held = np.array([[getattr(each, end).uss for each in one.samples[:moments]] for one in found], float)
+            added = np.median(held - np.array(idle)[:, None], axis=0)
+            yield MemoryTrace(workload, arm, end, tuple(seconds.tolist()), tuple(added.tolist()), len(found))
 
 
 def gauges(arm: str, found: Sequence[ArmReading]) -> Iterator[GaugeSeries]:

@@ -227,7 +227,14 @@ def test_episodes_are_compared_on_their_arms_with_what_they_left() -> None:
     assert slopes["none", "target"].slope > 0.0
     assert slopes["none", "target"].low is not None
     assert slopes["all", "target"].slope == 0.0
+    traces = {(each.arm, each.end): each for each in found.traces}
+    assert traces["none", "target"].seconds == (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)
+    assert traces["none", "target"].added == tuple(1_000.0 * at for at in range(1, 9)), "beyond idle at ready"
+    assert set(traces["all", "target"].added) == set(traces["none", "load"].added) == {0.0}
+    assert {each.workload for each in found.traces} == {"churn"}
+    assert traces["none", "target"].episodes == len(episodes)
     few = analyse(study, msgspec.structs.replace(plain, readings=readings, samples=samples[:16]))
+    assert few.traces == (), "an episode that nobody watched has no line"
     assert all(each.low is None and each.high is None for each in few.leaks)
     assert analyse(study, msgspec.structs.replace(plain, readings=readings)).leaks == ()
 
