@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import zlib
 from pathlib import Path
 
 from harness.errors import StudyError
@@ -17,10 +18,12 @@ from harness.study_file import resolve
 def arm_plan(study: Study, arm: Arm, directory: Path, episode: Workload | None = None, seed: int = 0) -> ArmPlan:
     """How `arm` is started; files are looked for in `directory` (the study's) and in the project.
 
-    Both ends learn the environment and settings of an `episode`, and the `seed` of its faults.
+    Both ends learn the environment and settings of an `episode`, and the `seed` of its faults. Hashes are seeded from
+    `seed` and the arm's name: another layout in every burst and arm, and yet the same run again from the same seed.
     """
     target, url = placed(arm.target or study.target)
-    settings, env = target.settings, {**target.env, **arm.env}
+    settings = target.settings
+    env = {"PYTHONHASHSEED": str(zlib.crc32(f"{seed} {arm.name}".encode())), **target.env, **arm.env}
     if episode is not None:
         settings = {
             room: {**settings.get(room, {}), **episode.settings.get(room, {})}

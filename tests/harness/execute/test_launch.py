@@ -1,0 +1,25 @@
+"""What the processes of an arm are told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.execute.launch import arm_plan
+from harness.study import Arm, Study, Target
+
+
+def test_hash_seeds_vary_by_burst_and_arm_and_come_again_with_the_study(tmp_path: Path) -> None:
+    study = Study(name="any", title="any", workloads=())
+
+    def seed(arm: str, burst: int) -> str:
+        return arm_plan(study, Arm(name=arm), tmp_path, seed=burst).env["PYTHONHASHSEED"]
+
+    seeds = {(arm, burst): seed(arm, burst) for arm in ("none", "all") for burst in range(20)}
+    assert len(set(seeds.values())) == len(seeds)
+    assert all(0 <= int(each) < 2**32 for each in seeds.values()), "what the interpreter takes"
+    assert seeds == {(arm, burst): seed(arm, burst) for arm, burst in seeds}
+
+
+def test_who_sets_a_hash_seed_gets_it(tmp_path: Path) -> None:
+    study = Study(name="any", title="any", workloads=(), target=Target(env={"PYTHONHASHSEED": "7"}))
+    assert arm_plan(study, Arm(name="none"), tmp_path).env["PYTHONHASHSEED"] == "7"
