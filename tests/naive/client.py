@@ -8,7 +8,7 @@ import socket
 from types import TracebackType
 from typing import NamedTuple
 
-from tests.naive.secure import ECHO, OK, Identity, Initiator, SecurityError, frame, pack, unpack
+from tests.naive.secure import ECHO, OK, Identity, Initiator, SecurityError, frame, parse, seal
 
 TIMEOUT_SECONDS = 5.0
 FAILURES = (OSError, SecurityError)
@@ -44,11 +44,17 @@ class Connection:
 
     def request(self, payload: bytes) -> bytes:
         """The peer's echo of `payload`."""
-        self.socket.sendall(frame(self.sending.encrypt(pack(ECHO, payload))))
-        kind, body = unpack(self.receiving.decrypt(self._read_frame()))
+        self.socket.sendall(seal(self.sending, ECHO, payload))
+        kind, body, missing = parse(self.receiving.decrypt(self._read_frame()))
         if kind != OK:
             raise SecurityError(f"peer answered with kind {kind}")
-        return body
+        if not missing:
+            return body
+        parts = []
+        while missing > 0:
+            parts.append(self.receiving.decrypt(self._read_frame()))
+            missing -= len(parts[-1])
+        return b"".join(parts)
 
     def _read_frame(self) -> bytes:
         return self._read(int.from_bytes(self._read(2), "big"))

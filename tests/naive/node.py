@@ -15,7 +15,7 @@ from functools import partial
 
 import uvloop
 
-from tests.naive.secure import ECHO, ERROR, OK, Identity, Responder, SecurityError, frame, pack, unpack
+from tests.naive.secure import ECHO, ERROR, OK, CipherState, Identity, Responder, SecurityError, frame, parse, seal
 
 HANDSHAKE_SECONDS = 5.0
 
@@ -23,6 +23,18 @@ HANDSHAKE_SECONDS = 5.0
 async def read_frame(reader: asyncio.StreamReader) -> bytes:
     size = int.from_bytes(await reader.readexactly(2), "big")
     return await reader.readexactly(size)
+
+
+async def read_message(reader: asyncio.StreamReader, cipher: CipherState) -> tuple[int, bytes]:
+    """(kind, body)"""
+    kind, body, missing = parse(cipher.decrypt(await read_frame(reader)))
+    if not missing:
+        return kind, body
+    parts = []
+    while missing > 0:
+        parts.append(cipher.decrypt(await read_frame(reader)))
+        missing -= len(parts[-1])
+    return kind, b"".join(parts)
 
 
 async def answer_requests(identity: Identity, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -33,9 +45,9 @@ async def answer_requests(identity: Identity, reader: asyncio.StreamReader, writ
         responder.finish(await read_frame(reader))
     sending, receiving = responder.ciphers()
     while True:
-        kind, body = unpack(receiving.decrypt(await read_frame(reader)))
-        answer = pack(OK, body) if kind == ECHO else pack(ERROR, b"this node only echoes")
-        writer.write(frame(sending.encrypt(answer)))
+        kind, body = await read_message(reader, receiving)
+        answer = (OK, body) if kind == ECHO else (ERROR, b"this node only echoes")
+        writer.write(seal(sending, *answer))
         await writer.drain()
 
 

@@ -27,8 +27,10 @@ MAX_RECORDS = 2**24
 """The other end changes its keys after this many records; this one ends the connection."""
 
 HEAD = struct.Struct(">BI")
-MAX_BODY = 16 * 1024
-"""Longer messages are spread over several records, which this end does not speak."""
+MAX_SINGLE = 16 * 1024
+MAX_BODY = 4 * 1024 * 1024
+MAX_PLAINTEXT = 65_535 - TAG_LENGTH
+"""A longer body than MAX_SINGLE follows its head in records of its own, all but the last of MAX_PLAINTEXT."""
 ECHO, OK, ERROR = 1, 128, 130
 
 
@@ -191,15 +193,21 @@ def frame(record: bytes) -> bytes:
     return len(record).to_bytes(2, "big") + record
 
 
-def pack(kind: int, body: bytes) -> bytes:
-    return HEAD.pack(kind, len(body)) + body
+def seal(cipher: CipherState, kind: int, body: bytes) -> bytes:
+    """A message on the wire: one record, or its head and then its body in records."""
+    head = HEAD.pack(kind, len(body))
+    if len(body) <= MAX_SINGLE:
+        return frame(cipher.encrypt(head + body))
+    parts = [body[at : at + MAX_PLAINTEXT] for at in range(0, len(body), MAX_PLAINTEXT)]
+    return b"".join(frame(cipher.encrypt(part)) for part in [head, *parts])
 
 
-def unpack(message: bytes) -> tuple[int, bytes]:
-    """(kind, body) of a message of one record."""
-    if len(message) < HEAD.size:
+def parse(record: bytes) -> tuple[int, bytes, int]:
+    """(kind, body so far, bytes that are to come in further records) from the first record of a message."""
+    if len(record) < HEAD.size:
         raise SecurityError("message without a head")
-    kind, size = HEAD.unpack_from(message)
-    if size > MAX_BODY or size != len(message) - HEAD.size:
+    kind, size = HEAD.unpack_from(record)
+    body = record[HEAD.size :]
+    if size > MAX_BODY or len(body) != (size if size <= MAX_SINGLE else 0):
         raise SecurityError("message of another length than it says")
-    return kind, message[HEAD.size :]
+    return kind, body, size - len(body)

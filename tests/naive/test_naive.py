@@ -56,7 +56,7 @@ def our_peers(target: Target) -> list[base.Peer]:
 
 
 @pytest.mark.parametrize("optimizations", ["none", "all"])
-@pytest.mark.parametrize("size", [0, 1, 1024, secure.MAX_BODY])
+@pytest.mark.parametrize("size", [0, 1, 1024, secure.MAX_SINGLE, secure.MAX_SINGLE + 1, 65_519, 65_520, 1 << 20])
 def test_a_naive_client_is_served_by_our_node(start: Callable[..., Target], optimizations: str, size: int) -> None:
     for peer in naive_peers(start(OURS, optimizations)):
         with client.Connection(secure.Identity(), peer) as connection:
@@ -70,7 +70,7 @@ def test_our_dialer_is_served_by_a_naive_node(start: Callable[..., Target], opti
     peers = our_peers(start(NAIVE))
     dialer = assemble.dialer(parse([optimizations]), Identity.generate())
     try:
-        for size in (0, 1, 1024, secure.MAX_BODY):
+        for size in (0, 1, 1024, secure.MAX_SINGLE, secure.MAX_SINGLE + 1, 65_519, 65_520, 1 << 20):
             for peer in peers:
                 with dialer.connect(peer) as connection:
                     assert connection.request(b"x" * size) == b"x" * size
@@ -107,7 +107,7 @@ def test_records_are_bound_to_their_order_and_their_number() -> None:
         sending.encrypt(b"one more")
 
 
-@pytest.mark.parametrize("name", ["secure.py", "node.py", "client.py", "users.py", "surge.py", "dial.py"])
+@pytest.mark.parametrize("name", ["secure.py", "node.py", "client.py", "users.py", "surge.py", "dial.py", "bulk.py"])
 def test_the_naive_pair_knows_nothing_of_our_code(name: str) -> None:
     for node in ast.walk(ast.parse((HERE / name).read_text())):
         names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
@@ -128,6 +128,7 @@ def test_the_honest_study_claims_equivalence_from_both_sides() -> None:
         ("surge", "cpu_per_request"),
         ("steady", "latency_p50"),
         ("dial", "latency_mean"),
+        ("bulk-1m", "cpu_per_request"),
     }
     assert all(each == {"at_most": 1.15, "at_least": 0.87} for each in sides.values())
 
@@ -142,7 +143,12 @@ def test_both_arms_of_the_honest_study_run_and_report_the_same_requests(arm: str
     with Target.start(plan.command, env, plan.cwd, ready_timeout=30) as target:
         env["SYNAPSED_TARGET"] = json.dumps(target.ready)
         with LoadProcess.start(LoadSpec(arm, files, env, cwd=plan.cwd)) as load_process:
-            asked = (("surge", {"request"}), ("steady", {"request"}), ("dial", {"connect", "first request"}))
+            asked = (
+                ("surge", {"request"}),
+                ("steady", {"request"}),
+                ("dial", {"connect", "first request"}),
+                ("bulk-1m", {"echo"}),
+            )
             for workload, names in asked:
                 result = load_process.slice(OpenSlice(workload, 0.2, 0.0, 5.0, target.pids()))
                 assert {each.name for each in result.samples} == names
