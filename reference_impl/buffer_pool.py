@@ -125,8 +125,7 @@ class CryptoBufferPool:
 
     def seal(self, cipher: CipherState, kind: int, body: Bytes) -> bytes | Iterator[PooledBuffer]:
         if len(body) <= self._pool_above:
-            ciphertext = cipher.encrypt(HEAD.pack(kind, len(body)) + body)
-            return len(ciphertext).to_bytes(2, "big") + ciphertext
+            return _framed(cipher, HEAD.pack(kind, len(body)) + body)
         check_body(len(body))
         return self._seal_long(cipher, kind, body)
 
@@ -195,8 +194,13 @@ def _seal_record(cipher: CipherState, plaintext: Bytes, out: memoryview, at: int
     return stop
 
 
+def _framed(cipher: CipherState, plaintext: Bytes) -> bytes:
+    ciphertext = cipher.encrypt(plaintext)
+    return len(ciphertext).to_bytes(LENGTH_BYTES, "big") + ciphertext
+
+
 class Allocating:
-    """Off: the same protocol, allocating per frame: header + ciphertext by concatenation, frames and reads joined."""
+    """Off: the same protocol, allocating per frame: header + ciphertext by concatenation, plaintexts joined."""
 
     def __init__(self, settings: BufferSettings) -> None:
         self._messages = 0
@@ -205,16 +209,18 @@ class Allocating:
         self._messages += 1
         head = HEAD.pack(kind, len(body))
         if len(body) <= MAX_SINGLE:
-            ciphertext = cipher.encrypt(head + body)
-            return len(ciphertext).to_bytes(2, "big") + ciphertext
+            return _framed(cipher, head + body)
         check_body(len(body))
-        view = memoryview(body)
-        plaintexts: list[Bytes] = [head, *(view[at : at + MAX_PLAINTEXT] for at in range(0, len(view), MAX_PLAINTEXT))]
-        frames = []
-        for plaintext in plaintexts:
-            ciphertext = cipher.encrypt(plaintext)
-            frames.append(len(ciphertext).to_bytes(2, "big") + ciphertext)
-        return b"".join(frames)
+        return self._seal_long(cipher, head, memoryview(body))
+
+    @staticmethod
+    def _seal_long(cipher: CipherState, head: bytes, body: memoryview) -> Iterator[PooledBuffer]:
+        """Record by record, each sent before the next is made: to join them would be one more copy of it all."""
+        begun = _framed(cipher, head)
+        for at in range(0, len(body), MAX_PLAINTEXT):
+            wire = begun + _framed(cipher, body[at : at + MAX_PLAINTEXT])
+            begun = b""
+            yield lend(memoryview(wire), len(wire), None, False)
 
     def inbox(self, cipher: CipherState) -> Inbox:
         return JoinedInbox(cipher)

@@ -125,7 +125,7 @@ class PooledInbox:
 
 
 class JoinedInbox:
-    """Reads are appended to one bytes object, records sliced out of it, their plaintexts joined."""
+    """Each read is appended to what an earlier one left over, records decrypted from it, their plaintexts joined."""
 
     __slots__ = ("_cipher", "_kind", "_missing", "_parts", "_pending")
 
@@ -140,18 +140,18 @@ class JoinedInbox:
 
     def feed(self, data: Bytes) -> list[Message]:
         messages: list[Message] = []
-        pending = self._pending + data
-        at, end = 0, len(pending)
+        view = memoryview(self._pending + data if self._pending else data)
+        at, end = 0, len(view)
         while end - at >= LENGTH_BYTES:
-            stop = at + LENGTH_BYTES + int.from_bytes(pending[at : at + LENGTH_BYTES], "big")
+            stop = at + LENGTH_BYTES + (view[at] << 8 | view[at + 1])
             if stop > end:
                 break
-            self._record(pending[at + LENGTH_BYTES : stop], messages)
+            self._record(view[at + LENGTH_BYTES : stop], messages)
             at = stop
-        self._pending = pending[at:] if at else pending
+        self._pending = bytes(view[at:])
         return messages
 
-    def _record(self, ciphertext: bytes, messages: list[Message]) -> None:
+    def _record(self, ciphertext: memoryview, messages: list[Message]) -> None:
         if self._missing:
             self._missing -= check_body_record(len(ciphertext), self._missing)
             self._parts.append(self._cipher.decrypt(ciphertext))
