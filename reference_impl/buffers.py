@@ -31,9 +31,14 @@ class PooledBuffer:
         """Wipe what held plaintext and hand the storage to the next owner."""
         storage = self._storage
         del self._storage  # of two threads that release, one gets past this line
+        view = self.view
         if self._secret:
-            wipe(self.view)
+            wipe(view)
         del self.view
+        try:
+            view.release()  # whoever kept it must not see the next owner's bytes
+        except BufferError:  # a transport has not let go of it: the storage is its last owner's
+            return
         if self._free is not None:
             self._free.append(storage)
 
@@ -63,6 +68,12 @@ def wipe(view: memoryview) -> None:
     for at in range(0, len(view), step):
         part = view[at : at + step]
         part[:] = _ZEROS[: len(part)]
+
+
+def release_all(messages: list[Message]) -> None:
+    """Give back what is received and not going to be looked at."""
+    for message in messages:
+        message.release()
 
 
 class Message:

@@ -76,12 +76,12 @@ class FixedRetry:
 
     def __init__(
         self, settings: BreakerSettings, clock: Callable[[], float] = time.monotonic,
-        rng: random.Random | None = None, sleep: Callable[[float], None] = time.sleep, *,
+        rng: random.Random | None = None, sleep: Callable[[float], None] | None = None, *,
         failures: Errors = (OSError,), answers: Errors = (),
     ) -> None:  # fmt: skip
         self._settings = settings
         self._rng = rng or random.Random()
-        self._sleep = sleep
+        self._sleep = sleep or time.sleep  # not a default: gevent may patch it after this module is loaded
         self._failures, self._answers = failures, answers
         self._asked = self._retries = self._rejected = 0
 
@@ -149,7 +149,7 @@ class CircuitBreakers:
 
     def __init__(
         self, settings: BreakerSettings, clock: Callable[[], float] = time.monotonic,
-        rng: random.Random | None = None, sleep: Callable[[float], None] = time.sleep, *,
+        rng: random.Random | None = None, sleep: Callable[[float], None] | None = None, *,
         failures: Errors = (OSError,), answers: Errors = (), listeners: Iterable[Listener] = (),
     ) -> None:  # fmt: skip
         rng = rng or random.Random()

@@ -16,6 +16,7 @@ from reference_impl.buffer_pool import Buffers
 from reference_impl.buffers import Message
 from reference_impl.circuit_breaker import Attempts
 from reference_impl.cleanup import Cleanup, Guard
+from reference_impl.frame import check_body
 from reference_impl.metrics import Metrics, Recorder
 from reference_impl.noise import Bytes
 from reference_impl.pooling import Lease, Pool
@@ -76,6 +77,7 @@ class Connection:
 
     def exchange(self, kind: int, payload: Bytes) -> Message:
         """One request and its answer; the message's body is valid until its `release` (or the end of its `with`)."""
+        check_body(len(payload))  # here, where it is the caller's mistake and costs no connection
         began = _clock()
         message = self._link.exchange(kind, payload)
         self._recorder.request(_clock() - began, len(payload), len(message.body))
@@ -116,7 +118,11 @@ class Loan:
             return
         if kind is not None and issubclass(kind, OSError):
             self._dialer.attempts.failed(connection.key)
-        connection.guard.__exit__(kind, error, traceback)
+        if kind is None:  # the caller dealt with the error of a request; its connection is over all the same
+            self._dialer.attempts.failed(connection.key)
+            connection.guard.release()
+        else:
+            connection.guard.__exit__(kind, error, traceback)
         if connection.guard.released:  # what this twin does not release, it does not give back to the pool either
             self._dialer.pool.discard(self._lease)
 

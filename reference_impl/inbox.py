@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from reference_impl.buffers import Message, PooledBuffer
+from reference_impl.buffers import Message, PooledBuffer, release_all
 from reference_impl.errors import FrameError
 from reference_impl.frame import HEAD_BYTES, LENGTH_BYTES, MAX_FRAME, MAX_PLAINTEXT, MAX_SINGLE, parse_head
 from reference_impl.noise import TAG_BYTES, Bytes, CipherState
@@ -62,6 +62,15 @@ class PooledInbox:
                 self._begin(kind, size)
                 return []
         messages: list[Message] = []
+        try:
+            self._take(data, messages)
+        except BaseException:
+            release_all(messages)
+            raise
+        return messages
+
+    def _take(self, data: Bytes, messages: list[Message]) -> None:
+        """Add to `messages` what `data` completes."""
         if self._odd:
             data = self._odd + data
             self._odd = b""
@@ -75,12 +84,11 @@ class PooledInbox:
                 self._partial = self._acquire(stop - at)
                 self._filled = end - at
                 self._partial.view[: self._filled] = view[at:end]
-                return messages
+                return
             self._record(view[at + LENGTH_BYTES : stop], messages)
             at = stop
         if at < end:
             self._odd = bytes(view[at:end])
-        return messages
 
     def _complete(self, partial: PooledBuffer, view: memoryview, messages: list[Message]) -> int:
         """Add to the record that an earlier read cut in two; returns how much of `view` that took."""

@@ -17,7 +17,7 @@ from typing import Any
 from reference_impl import settings as check
 from reference_impl.buffer_pool import Buffers
 from reference_impl.cleanup import Cleanup
-from reference_impl.errors import HandshakeError
+from reference_impl.errors import FrameError, HandshakeError
 from reference_impl.identity import Identity
 from reference_impl.metrics import Metrics, Recorder
 from reference_impl.rate_limit import RateLimiter
@@ -35,18 +35,22 @@ MakeSession = Callable[[Entrance], Session]
 class NodeSettings:
     """Limits of a node that no optimization switches.
 
-    `handshake_timeout`: seconds from accept to authenticated. `max_handshakes`: unfinished handshakes at once.
+    `handshake_timeout`: seconds from accept to authenticated. `message_timeout`: seconds from the first byte of a
+    request to its last, and for a peer to take an answer; 30, so that 4 MiB need no more than 1.2 Mbit/s.
+    `max_handshakes`: unfinished handshakes at once.
     `tick`: seconds between housekeeping rounds; a channel idle for one to two ticks is trimmed. `backlog`: the listen
     queue of each port.
     """
 
     handshake_timeout: float = 5.0
+    message_timeout: float = 30.0
     max_handshakes: int = 1024
     tick: float = 2.0
     backlog: int = 1024
 
     def __post_init__(self) -> None:
         check.positive("node", "handshake_timeout", self.handshake_timeout)
+        check.positive("node", "message_timeout", self.message_timeout)
         check.positive("node", "tick", self.tick)
         check.count("node", "max_handshakes", self.max_handshakes)
         check.count("node", "backlog", self.backlog)
@@ -91,6 +95,8 @@ class Node:
         self.arena = memoryview(bytearray(_READ_BYTES))
         self.recorders: dict[int, Recorder] = {}
         self.unfinished: dict[Session, float] = {}
+        self.owing: dict[Session, float] = {}
+        """Sessions in the middle of a message, or whose answer is not taken, with their deadlines."""
         self.touched: dict[Session, None] = {}  # a set, in half the memory of one
         self.refused = 0
         self._cooling: dict[Session, None] = {}
@@ -204,6 +210,10 @@ class Node:
             if deadline > now:
                 break  # all have the same timeout, so they stand in order of their deadlines
             session.fail(HandshakeError("handshake took too long"))
+        for session, deadline in list(self.owing.items()):
+            if deadline > now:
+                break
+            session.give_up(FrameError("a message took too long"))
         for session in self._cooling.keys() - self.touched.keys():
             session.trim()
         self._cooling, self.touched = self.touched, {}

@@ -228,7 +228,12 @@ class Handshake:
     def _mix_dh(self, private: X25519PrivateKey | None, public: X25519PublicKey | None) -> None:
         if private is None or public is None:
             raise HandshakeError("handshake message out of turn")
-        self._key_chain, key = _hkdf(self._key_chain, private.exchange(public))
+        try:
+            secret = private.exchange(public)
+        except ValueError as error:  # a public key of low order: the secret would be zero
+            self._step = -1
+            raise HandshakeError("handshake message carries a key of low order") from error
+        self._key_chain, key = _hkdf(self._key_chain, secret)
         self._aead = AESGCM(key)
         self._nonce = 0
 

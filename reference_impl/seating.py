@@ -108,6 +108,8 @@ class Seating(Generic[C]):
             slot = self.peers.get(peer)
             if slot is None:
                 slot = self.peers[peer] = Slot(peer, self._settings.max_connections_per_peer, self.orphans)
+            else:
+                slot.peer = peer  # the same identity, and maybe another address
             seat = None if slot.waiters else self._free(slot)
             if seat is not None:
                 return seat

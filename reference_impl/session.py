@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from reference_impl.buffers import Message, PooledBuffer
+from reference_impl.buffers import Message, PooledBuffer, release_all
 from reference_impl.errors import ChannelError, FrameError, HandshakeError
 from reference_impl.metrics import Recorder
 from reference_impl.service import rejection
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from reference_impl.node import Node
 
 _WRITE_HIGH = 4095
+_LOOK_AGAIN = 0.01
 _TOO_EARLY = "peer sent a request before the answer to the last one"
 
 
@@ -94,9 +95,14 @@ class Session(asyncio.BufferedProtocol):
                 return
             messages = channel.feed(data)
             if messages:
+                if self._began:
+                    self._settle()
                 if len(messages) > 1:
+                    release_all(messages)
                     raise FrameError(_TOO_EARLY)
                 self._answer(messages[0])
+            elif not self._began:
+                self._expect()
         except ChannelError as error:
             self.fail(error)
 
@@ -121,24 +127,37 @@ class Session(asyncio.BufferedProtocol):
         node.touched[self] = None
         messages = channel.feed(acceptance.rest)
         if len(messages) > 1:
+            release_all(messages)
             raise FrameError(_TOO_EARLY)
         for message in messages:
             self._answer(message)
+        if acceptance.rest and not messages:
+            self._expect()
+
+    def _expect(self) -> None:
+        """From now on the peer owes us something: the rest of a message, or that it takes our answer."""
+        self._began = time.monotonic()
+        self._node.owing[self] = self._began + self._node.settings.message_timeout
+
+    def _settle(self) -> None:
+        """The peer owes us nothing any more."""
+        self._began = 0.0
+        self._node.owing.pop(self, None)
 
     def _answer(self, message: Message) -> None:
         began = time.perf_counter()
         node = self._node
         channel = self._channel
         assert channel is not None
-        retry_after = node.rooms.peer_limit.check(channel.peer_id)
-        kind, body = rejection(retry_after) if retry_after else node.service.answer(message.kind, message.body)
-        sent, received = len(body), len(message.body)
-        wire = channel.seal(kind, body)
-        if isinstance(wire, bytes):
-            self._transport.write(wire)
-        else:
-            self._write_buffers(wire)
-        message.release()
+        with message:
+            retry_after = node.rooms.peer_limit.check(channel.peer_id)
+            kind, body = rejection(retry_after) if retry_after else node.service.answer(message.kind, message.body)
+            sent, received = len(body), len(message.body)
+            wire = channel.seal(kind, body)
+            if isinstance(wire, bytes):
+                self._transport.write(wire)
+            else:
+                self._write_buffers(wire)
         node.touched[self] = None
         self._recorder.request(time.perf_counter() - began, sent, received)
 
@@ -155,8 +174,13 @@ class Session(asyncio.BufferedProtocol):
             asyncio.get_running_loop().call_soon(self._after_write)
 
     def _after_write(self) -> None:
-        if self._transport.get_write_buffer_size() == 0:
+        if self._unsent is None:
+            return
+        left = self._transport.get_write_buffer_size()
+        if left == 0:
             self._release_sent()
+        elif left <= _WRITE_HIGH:  # beyond it the transport itself tells when it is empty
+            asyncio.get_running_loop().call_later(_LOOK_AGAIN, self._after_write)
 
     def _release_sent(self) -> None:
         unsent, self._unsent = self._unsent, None
@@ -166,15 +190,23 @@ class Session(asyncio.BufferedProtocol):
     def pause_writing(self) -> None:
         """The peer reads too slowly: take no further request until it has taken the answer."""
         self._transport.pause_reading()
+        if not self._began:
+            self._expect()
 
     def resume_writing(self) -> None:
         self._release_sent()
+        self._settle()
         self._transport.resume_reading()
 
     def trim(self) -> None:
         """Idle for a while: keep the keys, drop the AEAD contexts."""
         if self._channel is not None:
             self._channel.trim()
+
+    def give_up(self, error: ChannelError) -> None:
+        """As `fail`, at once: a transport that is only closed waits until the peer has taken the rest of its answer."""
+        self._transport.abort()
+        self.fail(error)
 
     def fail(self, error: ChannelError) -> None:
         """The peer broke the protocol: the connection dies, by way of its guard."""
@@ -197,6 +229,7 @@ class Session(asyncio.BufferedProtocol):
             self._channel = None
         self._release_sent()
         node.touched.pop(self, None)
+        node.owing.pop(self, None)
         guard, self._guard = self._guard, None
         if guard is not None:
             guard.release()

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from reference_impl import settings as check
 from reference_impl.buffer_pool import Buffers
-from reference_impl.buffers import Message
+from reference_impl.buffers import Message, release_all
 from reference_impl.channel import SECOND_BYTES, Initiation
 from reference_impl.errors import FrameError, HandshakeError
 from reference_impl.identity import Identity
@@ -38,7 +38,7 @@ _links: weakref.WeakSet[TcpLink] = weakref.WeakSet()
 def _disown_after_fork() -> None:
     """In a forked child: a nonce must never be used twice, so no inherited link may ever be used."""
     for link in list(_links):
-        link._turn.clear()
+        link.wipe()  # the token alone would come back with an exchange that was under way
 
 
 os.register_at_fork(after_in_child=_disown_after_fork)
@@ -101,6 +101,7 @@ class TcpLink:
                     size = self._recv_into(space.view)
                     messages = inbox.feed(space.view[:size]) if size else _ended()
         if len(messages) > 1:
+            release_all(messages)
             raise FrameError("peer sent more than the answer that was asked for")
         return messages[0]
 

@@ -15,7 +15,7 @@ import time
 from typing import NoReturn
 
 from reference_impl.buffer_pool import Buffers
-from reference_impl.buffers import Message, PooledBuffer
+from reference_impl.buffers import Message, PooledBuffer, release_all
 from reference_impl.certificates import Authority, peer_id_of
 from reference_impl.errors import ChannelError, FrameError, HandshakeError, IdentityError, NonceExhausted
 from reference_impl.frame import HEAD, HEAD_BYTES, MAX_BODY, MAX_SINGLE, check_body
@@ -97,14 +97,14 @@ class TlsInbox:
 
     def feed(self, data: Bytes) -> list[Message]:
         messages: list[Message] = []
-        if len(data) <= _STEP:
-            self._incoming.write(data)
-            self._drain(messages)
-            return messages
         view = memoryview(data)
-        for at in range(0, len(view), _STEP):
-            self._incoming.write(view[at : at + _STEP])
-            self._drain(messages)
+        try:
+            for at in range(0, len(view) or 1, _STEP):  # nothing new: there may be something left of the handshake
+                self._incoming.write(view[at : at + _STEP])
+                self._drain(messages)
+        except BaseException:
+            release_all(messages)
+            raise
         return messages
 
     def _drain(self, messages: list[Message]) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from reference_impl.buffer_pool import BufferSettings, CryptoBufferPool
-from reference_impl.channel import SECOND_BYTES, Initiation
+from reference_impl.channel import SECOND_BYTES, Channel, Initiation
 from reference_impl.dialer import Dialer
-from reference_impl.errors import IdentityError, Rejected, RemoteError
+from reference_impl.errors import FrameError, IdentityError, Rejected, RemoteError
 from reference_impl.frame import MAX_BODY, wire_size
 from reference_impl.identity import Identity
 from reference_impl.optimizations import OPTIMIZATIONS
@@ -252,10 +252,13 @@ def test_the_first_request_may_travel_with_the_last_handshake_frame(running: Sta
 
 
 def test_idle_channels_are_trimmed_and_work_again(running: Start, dialing: Make) -> None:
-    node, dialer = running("all", node={"tick": 0.05}), dialing()
+    node, dialer = running("all", node={"tick": 0.2}), dialing()
     with dialer.connect(node.peers[0]) as connection:
         connection.request(b"x")
+        (session,) = {*node.node.touched, *node.node._cooling}
         assert wait_until(lambda: not node.node.touched and not node.node._cooling)
+        assert isinstance(channel := session._channel, Channel)
+        assert channel._sending._aead is channel._receiving._aead is None, "only the keys are left"
         assert connection.request(b"again") == b"again"
 
 
@@ -303,3 +306,73 @@ def test_a_forked_child_can_use_no_inherited_connection(running: Start, dialing:
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
         assert connection.request(b"after") == b"after"
+
+
+@pytest.mark.parametrize("arm", ["none", "all"])
+@pytest.mark.parametrize("size", [3, 4096], ids=["a record cut short", "a body that never comes"])
+def test_a_message_that_is_never_finished_is_not_waited_for(running: Start, arm: str, size: int) -> None:
+    node = running(arm, node={"tick": 0.02, "message_timeout": 0.05})
+    idle, lazy = RawPeer(node, CryptoBufferPool(BufferSettings())), RawPeer(node, CryptoBufferPool(BufferSettings()))
+    pieces = lazy.channel.seal(1, bytes(1 << 20))
+    assert not isinstance(pieces, bytes)
+    for piece in pieces:
+        with piece:
+            lazy.socket.sendall(piece.view[:size])
+        break
+    assert lazy.socket.recv(1) == b"", "the node closes it"
+    assert wait_until(lambda: not node.node.owing)
+    assert node.node.cleanup.open_connections() == 1
+    request = idle.channel.seal(1, b"as long as it wants")
+    assert isinstance(request, bytes)
+    idle.socket.sendall(request)
+    assert idle.channel.feed(idle.socket.recv(1000))[0].kind == OK
+    for each in (idle, lazy):
+        each.socket.close()
+
+
+@pytest.mark.parametrize("arm", ["none", "all"])
+def test_an_answer_that_is_never_taken_is_not_kept(running: Start, arm: str) -> None:
+    node = running(arm, node={"tick": 0.02, "message_timeout": 0.2})
+    lazy = RawPeer(node, CryptoBufferPool(BufferSettings()))
+    for _ in range(20):  # until it is more than the kernel's buffers at both ends take
+        asked = lazy.channel.seal(SOURCE, SIZE.pack(MAX_BODY))
+        assert isinstance(asked, bytes)
+        lazy.socket.sendall(asked)
+        if wait_until(lambda: bool(node.node.owing), 0.1):
+            break
+    else:
+        pytest.fail("the node waits for nobody")
+    assert wait_until(lambda: node.node.cleanup.open_connections() == 0)
+    assert wait_until(lambda: not node.node.owing), "its buffers are gone, too"
+    lazy.socket.close()
+
+
+def test_a_payload_that_is_too_long_costs_the_caller_alone(running: Start, dialing: Make) -> None:
+    node, dialer = running(), dialing("all")
+    for _ in range(10):
+        with pytest.raises(FrameError, match="at most"), dialer.connect(node.peers[0]) as connection:
+            connection.request(bytes(MAX_BODY + 1))
+    with dialer.connect(node.peers[0]) as connection:
+        assert connection.request(b"the same connection") == b"the same connection"
+    assert dialer.gauges()["pooling"]["misses"] == 1
+    assert dialer.gauges()["circuit_breaker"]["closed_to_open"] == 0
+
+
+@pytest.mark.parametrize("on", ["none", "first-day-reuse", "all"])
+def test_an_error_dealt_with_inside_the_block_gives_the_seat_back(running: Start, dialing: Make, on: str) -> None:
+    node, dialer = running(), dialing(on, tcp={"request_timeout": 0.05})
+    blocked, freed = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        blocked.set()
+        freed.wait()
+
+    with dialer.connect(node.peers[0]) as connection:
+        node._loop.call_soon_threadsafe(hold)
+        blocked.wait()
+        with pytest.raises(TimeoutError):
+            connection.request(b"x")
+        freed.set()
+    with dialer.connect(node.peers[0]) as connection:
+        assert connection.request(b"anew") == b"anew"
+    assert dialer.cleanup.open_connections() == (0 if on == "none" else 1)

@@ -186,8 +186,20 @@ def test_trim_keeps_the_key_and_wipe_forgets_it() -> None:
     sender, receiver = CipherState(key), CipherState(key)
     sender.trim()
     receiver.trim()
+    assert sender._aead is receiver._aead is None
     assert receiver.decrypt(sender.encrypt(b"after a pause")) == b"after a pause"
     sender.wipe()
     with pytest.raises(NonceExhausted):
         sender.encrypt(b"x")
     assert sender._key == bytes(32)
+
+
+def test_a_key_of_low_order_ends_the_handshake() -> None:
+    """X25519 with such a key gives zero, whatever the other key is (RFC 7748, 6.1)."""
+    static = X25519PrivateKey.generate()
+    responder = end("responder", static)
+    responder.read(bytes(32))
+    with pytest.raises(HandshakeError, match="low order"):
+        responder.write()
+    with pytest.raises(HandshakeError, match="out of turn"):
+        responder.write()
