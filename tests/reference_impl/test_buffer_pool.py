@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import pickle
 import resource
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -185,3 +186,24 @@ def test_at_a_megabyte_reused_buffers_cost_at_most_a_page_fault_per_message() ->
 def test_bad_settings_are_refused_by_name(name: str, value: float) -> None:
     with pytest.raises(SettingsError, match=f"buffer_pool.{name}"):
         BufferSettings(**{name: value})  # type: ignore[arg-type]
+
+
+def test_a_view_that_was_kept_reaches_nothing_after_the_release() -> None:
+    pool = CryptoBufferPool(BufferSettings())
+    buffer = pool.acquire(20_000)
+    view = buffer.view
+    buffer.release()
+    with pytest.raises(ValueError, match="released"):
+        view[0] = 1
+
+
+def test_a_storage_that_somebody_still_uses_is_not_lent_again() -> None:
+    pool = CryptoBufferPool(BufferSettings())
+    buffer = pool.acquire(20_000)
+    using = memoryview(buffer.view)  # as a transport does while it sends
+    exported = pickle.PickleBuffer(buffer.view)
+    buffer.release()
+    assert pool.retained() == 0
+    using[0] = 1
+    assert pool.acquire(20_000).view[0] == 0
+    exported.release()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reference_impl.buffer_pool import Allocating, Buffers, BufferSettings, CryptoBufferPool
-from reference_impl.buffers import Message
+from reference_impl.buffers import BufferReleased, Message, PooledBuffer
 from reference_impl.channel import FIRST_BYTES, SECOND_BYTES, THIRD_BYTES, Acceptance, Channel, Initiation
 from reference_impl.errors import ChannelError, FrameError, HandshakeError, IdentityError
 from reference_impl.frame import HEAD, MAX_BODY, MAX_FRAME, MAX_PLAINTEXT, MAX_SINGLE, wire_size
@@ -110,7 +111,18 @@ def test_cut_after_every_single_byte(twin: type[Buffers]) -> None:
 @pytest.mark.parametrize("size", [100, 20_000, 200_000])
 def test_forged_replayed_and_reordered_frames_kill_the_channel(twin: type[Buffers], size: int) -> None:
     for attack in ("forge", "replay", "reorder", "cut"):
-        sender, receiver = connect(make(twin), make(twin))
+        lent: list[PooledBuffer] = []
+        buffers = make(twin)
+        if isinstance(buffers, CryptoBufferPool):
+            acquire = buffers.acquire
+
+            def remember(size: int, *, secret: bool = False, acquire: Any = acquire, lent: Any = lent) -> PooledBuffer:
+                buffer: PooledBuffer = acquire(size, secret=secret)
+                lent.append(buffer)
+                return buffer
+
+            buffers._acquire = remember
+        sender, receiver = connect(make(twin), buffers)
         first, second = wire(sender, 1, b"x" * size), wire(sender, 1, b"y" * size)
         if attack == "forge":
             stream = first[:-1] + bytes([first[-1] ^ 1])
@@ -123,7 +135,11 @@ def test_forged_replayed_and_reordered_frames_kill_the_channel(twin: type[Buffer
         with pytest.raises(ChannelError):
             receiver.feed(stream)
         receiver.close()
-        if isinstance(buffers := receiver._buffers, CryptoBufferPool):
+        for each in lent:
+            with pytest.raises(BufferReleased):
+                _ = each.view
+        assert lent or size <= MAX_SINGLE or attack == "reorder" or twin is Allocating
+        if isinstance(buffers, CryptoBufferPool):
             for free in (kind.free for kind in buffers._classes):
                 assert not any(b"xxxx" in bytes(storage) for storage in free)
 

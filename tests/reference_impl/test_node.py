@@ -376,3 +376,14 @@ def test_an_error_dealt_with_inside_the_block_gives_the_seat_back(running: Start
     with dialer.connect(node.peers[0]) as connection:
         assert connection.request(b"anew") == b"anew"
     assert dialer.cleanup.open_connections() == (0 if on == "none" else 1)
+
+
+def test_a_peer_that_moved_is_dialed_where_it_is_now(running: Start, dialing: Make) -> None:
+    node, dialer = running(), dialing("all")
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        moved = Peer(bytes(node.peers[0]), {"tcp": gone.getsockname()[:2]})
+    with dialer.connect(node.peers[0]) as held:
+        with pytest.raises(ConnectionRefusedError):
+            dialer.connect(moved)
+        with dialer.connect(node.peers[0]) as connection:  # and back again
+            assert held.request(b"x") + connection.request(b"y") == b"xy"
