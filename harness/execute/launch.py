@@ -18,8 +18,9 @@ from harness.study_file import resolve
 def arm_plan(study: Study, arm: Arm, directory: Path, episode: Workload | None = None, seed: int = 0) -> ArmPlan:
     """How `arm` is started; files are looked for in `directory` (the study's) and in the project.
 
-    Both ends learn the environment and settings of an `episode`, and the `seed` of its faults. Hashes are seeded from
-    `seed` and the arm's name: another layout in every burst and arm, and yet the same run again from the same seed.
+    Both ends learn the environment and settings of an `episode`. `seed` is the burst's: all its arms learn it, so that
+    faults and the choices of users differ from burst to burst and are the same on each arm. Hashes are seeded from it
+    and the arm's name: another layout in every burst and arm, and yet the same run again from the same study.
     """
     target, url = placed(arm.target or study.target)
     settings = target.settings
@@ -29,7 +30,7 @@ def arm_plan(study: Study, arm: Arm, directory: Path, episode: Workload | None =
             room: {**settings.get(room, {}), **episode.settings.get(room, {})}
             for room in dict.fromkeys((*settings, *episode.settings))
         }
-        env |= {**episode.env, "SYNAPSED_SEED": str(seed)}
+        env |= episode.env
     files = {
         each.name: str(resolve(arm.files.get(each.name) or arm.file or each.file, directory))
         for each in study.workloads
@@ -38,7 +39,7 @@ def arm_plan(study: Study, arm: Arm, directory: Path, episode: Workload | None =
         name=arm.name,
         command=_command(target),
         optimizations=arm.optimizations,
-        env={**env, "SYNAPSED_SETTINGS": json.dumps(settings)},
+        env={**env, "SYNAPSED_SEED": str(seed), "SYNAPSED_SETTINGS": json.dumps(settings)},
         files=files,
         load_env={"LOCUST_HOST": url} if url and "LOCUST_HOST" not in env else {},
         readiness=_readiness(target),

@@ -1,12 +1,7 @@
-"""What workloads with a memory of time share: a story that begins with the first task, and what they tell at its end.
-
-An episode's Locust file decides by SYNAPSED_SEED, so both arms of a pair meet the same misfortunes.
-"""
+"""What workloads with a memory of time share: a story that begins with the first task and its end."""
 
 from __future__ import annotations
 
-import os
-import random
 from collections.abc import Callable
 from time import perf_counter
 from typing import Any
@@ -15,8 +10,6 @@ import gevent
 from locust import events
 
 from scenarios.load.users import FAILURES, PeerUser
-
-SEED = int(os.environ.get("SYNAPSED_SEED", "0"))
 
 
 def told(environment: Any) -> dict[str, float]:
@@ -49,14 +42,13 @@ def _forget(environment: Any, **_: Any) -> None:
 
 
 class EpisodeUser(PeerUser):
-    """A user whose dialer keeps house after the load, and whose choices follow the episode's seed."""
+    """A user whose dialer keeps house after the load."""
 
     abstract = True
     _began: dict[Any, float] = {}  # noqa: RUF012 - one story per environment
 
     def on_start(self) -> None:
         super().on_start()
-        self.random = random.Random(f"{SEED}/{type(self).__name__}/{self.number}")
         self.environment.synapsed_housekeeping = self.dialer.sweep
         told(self.environment)
 

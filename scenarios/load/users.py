@@ -18,8 +18,12 @@ FAILURES = (OSError, Rejected, RemoteError, PoolTimeout, RuntimeError)
 """What a request may raise and a workload reports as that request's failure."""
 
 
+SEED = os.environ.get("SYNAPSED_SEED", "0")
+"""Of the burst: users choose anew in each, and alike on all of its arms."""
+
+
 class PeerUser(User):
-    """A user with a dialer and peers, numbered from 0; subclasses add tasks."""
+    """A user with a dialer and peers, numbered from 0, whose choices follow SEED; subclasses add tasks."""
 
     abstract = True
     host = "own-reference-node"  # what Locust's start form shows; the peers are the session's
@@ -30,12 +34,12 @@ class PeerUser(User):
         super().__init__(environment)
         self.number = PeerUser._made
         PeerUser._made += 1
+        self.random = random.Random(f"{SEED}/{type(self).__name__}/{self.number}")
 
     def on_start(self) -> None:
         current = session(self.environment)
         self.dialer, self.peers = current.dialer, current.peers
         self.fire = self.environment.events.request.fire
-        self.random = random.Random(self.number)
 
     def report(self, name: str, seconds: float, length: int, error: BaseException | None = None) -> None:
         """Tell Locust of one finished request."""

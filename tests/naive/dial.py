@@ -18,7 +18,7 @@ PAYLOAD = os.urandom(64)
 class NaiveDialUser(NaiveUser):
     def on_start(self) -> None:
         super().on_start()
-        self.random = random.Random(self.number)
+        self.random = random.Random(f"{os.environ.get('SYNAPSED_SEED', '0')}/{self.number}")
         self.weights = list(accumulate(1 / rank for rank in range(1, len(self.peers) + 1)))
 
     @task

@@ -20,6 +20,15 @@ def test_hash_seeds_vary_by_burst_and_arm_and_come_again_with_the_study(tmp_path
     assert seeds == {(arm, burst): seed(arm, burst) for arm, burst in seeds}
 
 
+def test_all_arms_of_a_burst_and_no_two_bursts_share_the_seed_of_choices(tmp_path: Path) -> None:
+    study = Study(name="any", title="any", workloads=())
+
+    def seeds(burst: int) -> set[str]:
+        return {arm_plan(study, Arm(name=arm), tmp_path, seed=burst).env["SYNAPSED_SEED"] for arm in ("none", "all")}
+
+    assert [seeds(burst) for burst in (7, 8, 9)] == [{"7"}, {"8"}, {"9"}]
+
+
 def test_who_sets_a_hash_seed_gets_it(tmp_path: Path) -> None:
     study = Study(name="any", title="any", workloads=(), target=Target(env={"PYTHONHASHSEED": "7"}))
     assert arm_plan(study, Arm(name="none"), tmp_path).env["PYTHONHASHSEED"] == "7"
