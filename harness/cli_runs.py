@@ -98,10 +98,6 @@ def _stored(folder: Path) -> tuple[Study, Measured, str]:
     """A run's study, its rows, and the error that ended it ("" = none)."""
     from harness import session
     from harness.measure.store import Store
-    from harness.study import Study
 
     with Store.open(folder) as store:
-        study, measured, mishap = store.get("study", Study), store.measured(), session.mishap(store)
-    if not measured.slices:
-        raise StoreError(f"{folder.name} holds no measurement yet")
-    return study, measured, mishap
+        return *session.stored(store), session.mishap(store)

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 from rich.console import Console
 from rich.table import Table
 
@@ -61,15 +62,18 @@ def resume(folder: Path, console: Console, *, strict: bool) -> int:
         was, here = store.get("environment", Environment), host.environment(ROOT)
         if differs := _differs(was, here):
             raise StoreError(f"{folder.name} cannot go on here: {differs}; measure anew")
+        notes = store.find("notes", tuple[str, ...]) or ()
         if was.revision != here.revision:
-            before = store.find("notes", tuple[str, ...]) or ()
-            store.put("notes", (*before, _resumed(was, here)))
+            notes = (*notes, f"The run was begun at revision {was.revision[:12]} and resumed at {here.revision[:12]}")
+        if died := mishap(store):
+            notes = (*notes, f"The run was ended by: {died}; it was resumed, and what was measured before counts")
+        store.put("notes", notes)
         return _measure(study, store, console, strict=strict)
 
 
 def _differs(was: Environment, here: Environment) -> str:
     """What makes rows measured now no sequel to those measured then; empty when nothing does."""
-    for name in ("cpu", "cores", "kernel", "python", "packages"):
+    for name in ("machine", "cpu", "cores", "kernel", "python", "packages"):
         before, now = getattr(was, name), getattr(here, name)
         if before != now:
             if isinstance(before, dict):
@@ -79,18 +83,26 @@ def _differs(was: Environment, here: Environment) -> str:
     return ""
 
 
-def _resumed(was: Environment, here: Environment) -> str:
-    return f"The run was begun at revision {was.revision[:12]} and resumed at {here.revision[:12]}"
-
-
 def report(folder: Path, console: Console) -> None:
     """Judge the stored rows and write the report again."""
     with Store.open(folder) as store:
-        study = store.get("study", Study)
-        measured = store.measured()
-        if not measured.slices:
-            raise StoreError(f"{folder.name} holds no measurement yet")
+        study, measured = stored(store)
         _write(study, store, measured, analyse(study, measured, mishap=mishap(store)), console)
+
+
+def stored(store: Store) -> tuple[Study, Measured]:
+    """A run's study as its rows may be judged, and the rows. Raises `StoreError` when nothing was measured."""
+    measured = store.measured()
+    if not measured.slices:
+        raise StoreError(f"{store.folder.name} holds no measurement yet")
+    return _as_it_ended(store.get("study", Study), store), measured
+
+
+def _as_it_ended(study: Study, store: Store) -> Study:
+    """Who ends a run before its time may have looked at it first: then only intervals that allow for that will do."""
+    if store.find("complete", bool):
+        return study
+    return msgspec.structs.replace(study, budget=msgspec.structs.replace(study.budget, stop_early=True))
 
 
 def show_plan(study: Study, console: Console) -> None:
@@ -148,6 +160,7 @@ def _ended_early(study: Study, store: Store, console: Console, error: BaseExcept
     try:
         store.put("ended_by", CTRL_C if interrupted else str(error))
         store.put("ended", time.time())
+        study = _as_it_ended(study, store)
         _write(study, store, measured, analyse(study, measured, mishap=mishap(store)), console)
     except StoreError as second:  # the disk is still full, say: the rows are there, and the first error counts
         console.print(str(second), highlight=False, soft_wrap=True, markup=False)
@@ -179,8 +192,9 @@ def write_report(study: Study, store: Store, measured: Measured, analysis: Analy
     last = measured.slices[-1]
     complete = store.find("complete", bool) or False
     notes = store.find("notes", tuple[str, ...]) or ()
-    if not complete and (ended_by := store.find("ended_by", str)):
-        notes = (*notes, f"The run was ended by: {ended_by}")
+    if not complete:
+        ended_by = store.find("ended_by", str) or "its process, which was killed"
+        notes = (*notes, f"The run was ended by: {ended_by}. Its intervals hold whenever one stops, so they are wider")
     info = RunInfo(
         run=store.folder.name,
         started=store.get("started", float),

@@ -84,7 +84,7 @@ def main_arms(analysis: Analysis) -> tuple[str, ...]:
     return tuple(name for name in analysis.arms if name in main)
 
 
-def legend(figure: Figure, names: Sequence[str], roles: dict[str, str], y: float) -> float:
+def _legend(figure: Figure, names: Sequence[str], roles: dict[str, str], y: float) -> float:
     """Names with their line style in rows from pixel `y` on; returns where the rows end."""
     width = 72.0 * figure.get_size_inches()[0]
     x = 0.0
@@ -112,14 +112,33 @@ def _stroke(figure: Figure, xs: tuple[float, float], y: float, role: str) -> Non
     figure.add_artist(line)
 
 
-def _grid(axes: Axes, which: Literal["x", "y", "both"]) -> None:
+def grid(axes: Axes, which: Literal["x", "y", "both"]) -> None:
+    """Light lines behind what is drawn."""
     axes.grid(True, axis=which, which="major", color=colour("line"), linewidth=1.0)
 
 
-def legend_height(names: Sequence[str], width: float) -> float:
-    """Pixels that `legend` takes for these names, at most."""
+def _legend_height(names: Sequence[str], width: float) -> float:
     needed = sum(48.0 + CHARACTER * len(name) for name in names)
     return 20.0 * math.ceil(needed / width)
+
+
+def framed(
+    names: Sequence[str], roles: dict[str, str], size: tuple[float, float], over: str, under: str
+) -> tuple[Figure, Axes]:
+    """A figure `size` pixels wide and, below its legend of arms, high; bare axes with words over and under them."""
+    width, height = size
+    top = 34.0 + _legend_height(names, width)
+    figure = new_figure(width, height + top)
+    _legend(figure, names, roles, 14.0)
+    write(figure, 0.0, top - 12.0, over, "muted", size=FONT - 1.0)
+    write(figure, 62.0, height + top - 8.0, under, "muted", size=FONT - 1.0)
+    return figure, new_axes(figure, 62.0, top, 24.0, 46.0)
+
+
+def seconds_axis(axes: Axes, end: float, width: float) -> None:
+    """Round seconds up to `end` below the axes."""
+    ticks = linear_ticks(0.0, end, 7 if width > NARROW else 5)
+    axes.set_xticks(ticks, [words.round_number(tick) for tick in ticks])
 
 
 def percentiles(analysis: Analysis, workload: str, request: str, source: Source, key: str) -> Chart | None:
@@ -148,12 +167,8 @@ def _nines(percentile: float) -> float:
 
 
 def _percentile_figure(curves: Sequence[LatencyCurve], roles: dict[str, str], width: float) -> Figure:
-    names = [each.arm for each in curves]
-    top = 34.0 + legend_height(names, width)
-    figure = new_figure(width, 290.0 + top)
-    legend(figure, names, roles, 14.0)
-    write(figure, 0.0, top - 12.0, "latency (log scale)", "muted", size=FONT - 1.0)
-    axes = new_axes(figure, 62.0, top, 24.0, 46.0)
+    over, under = "latency (log scale)", "share of requests at most this slow"
+    figure, axes = framed([each.arm for each in curves], roles, (width, 290.0), over, under)
     low = min(min(each.service_seconds if _differs(each) else each.seconds) for each in curves) / 1.15
     high = max(max(each.seconds) for each in curves) * 1.15
     last = max(each.percentiles[-1] for each in curves)
@@ -165,7 +180,7 @@ def _percentile_figure(curves: Sequence[LatencyCurve], roles: dict[str, str], wi
     axes.yaxis.set_minor_locator(matplotlib.ticker.NullLocator())
     ticks = [each for each in (*NINES, 75.0, 95.0) if each <= last]
     axes.set_xticks([_nines(each) for each in ticks], [f"{each:g}{words.THIN}%" for each in ticks])
-    _grid(axes, "both")
+    grid(axes, "both")
     for each in curves:
         role = roles[each.arm]
         x = [_nines(percentile) for percentile in each.percentiles]
@@ -173,7 +188,6 @@ def _percentile_figure(curves: Sequence[LatencyCurve], roles: dict[str, str], wi
         axes.plot(x, each.seconds, linewidth=2.2, linestyle=DASHES.get(role, OTHER_DASH), **style)
         if _differs(each):
             axes.plot(x, each.service_seconds, linewidth=1.2, linestyle=DOTTED, **style)
-    write(figure, 62.0, 290.0 + top - 8.0, "share of requests at most this slow", "muted", size=FONT - 1.0)
     return figure
 
 
@@ -214,12 +228,8 @@ def _first_and_last(series: ThroughputSeries) -> str:
 
 
 def _throughput_figure(series: Sequence[ThroughputSeries], roles: dict[str, str], width: float) -> Figure:
-    names = [each.arm for each in series]
-    top = 34.0 + legend_height(names, width)
-    figure = new_figure(width, 250.0 + top)
-    legend(figure, names, roles, 14.0)
-    write(figure, 0.0, top - 12.0, "requests/s (log scale)", "muted", size=FONT - 1.0)
-    axes = new_axes(figure, 62.0, top, 24.0, 46.0)
+    over, under = "requests/s (log scale)", "seconds since the first slice"
+    figure, axes = framed([each.arm for each in series], roles, (width, 250.0), over, under)
     values = [point.value for each in series for point in each.points if point.value > 0.0] or [1.0]
     low, high = min(values) / 1.3, max(values) * 1.3
     end = max(point.at for each in series for point in each.points)
@@ -229,12 +239,10 @@ def _throughput_figure(series: Sequence[ThroughputSeries], roles: dict[str, str]
     axes.set_yticks(log_ticks(low, high))
     axes.yaxis.set_major_formatter(lambda value, _: words.round_number(value))
     axes.yaxis.set_minor_locator(matplotlib.ticker.NullLocator())
-    ticks = linear_ticks(0.0, end or 1.0, 7 if width > NARROW else 5)
-    axes.set_xticks(ticks, [words.round_number(tick) for tick in ticks])
-    _grid(axes, "y")
+    seconds_axis(axes, end or 1.0, width)
+    grid(axes, "y")
     for each in series:
         _draw_series(axes, each, roles[each.arm], low)
-    write(figure, 62.0, 250.0 + top - 8.0, "seconds since the first slice", "muted", size=FONT - 1.0)
     return figure
 
 

@@ -77,25 +77,36 @@ def flag_tables(study: Study, analysis: Analysis) -> Iterator[FlagTable]:
             yield _table(study, analysis, (anchor, caption), pairs, loses=role == "without")
 
 
-def ranking(study: Study, analysis: Analysis) -> tuple[str, ...]:
-    """The flags by what they bring alone, the most useful first; empty when nothing is shown.
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Flags by what they bring alone, the most useful first; `level` are those of which `workloads` show nothing."""
+
+    shown: tuple[str, ...]
+    level: tuple[str, ...]
+    workloads: tuple[str, ...]
+
+
+def ranking(study: Study, analysis: Analysis) -> Ranking | None:
+    """The order of the flags; None when nothing is shown of any.
 
     The mean of the log ratios in the good direction, 0 where the interval contains no change, over the first metric of
     every workload on which all six were measured alone: any other one would compare them on different ground.
     """
     worth: dict[str, list[float]] = {flag: [] for flag in OPTIMIZATIONS}
+    compared = []
     for workload in workloads(study):
         metric = told_by(study, workload)[0]
         lower = words.metric_info(analysis, metric[0]).direction == "lower"
         found = [_found(analysis, ("none", flag), workload.name, metric) for flag in OPTIMIZATIONS]
         shown = [each.estimate for each in found if each is not None and each.estimate is not None and not each.problem]
         if len(shown) == len(OPTIMIZATIONS):
+            compared.append(workload.name)
             for flag, ratio in zip(OPTIMIZATIONS, shown, strict=True):
                 benefit = float(np.log(ratio.ratio)) * (-1.0 if lower else 1.0)
                 worth[flag].append(0.0 if ratio.low <= 1.0 <= ratio.high else benefit)
-    if not any(each for values in worth.values() for each in values):
-        return ()
-    return tuple(sorted(worth, key=lambda flag: -float(np.mean(worth[flag]))))
+    level = tuple(flag for flag, values in worth.items() if not any(values))
+    order = sorted((flag for flag in worth if flag not in level), key=lambda flag: -float(np.mean(worth[flag])))
+    return Ranking(tuple(order), level, tuple(compared)) if order else None
 
 
 def told_by(study: Study, workload: Workload) -> tuple[tuple[str, str], ...]:

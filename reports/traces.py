@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 from harness.analyse.records import Analysis, MemoryTrace
 from reports import words
-from reports.charts import DASHES, NARROW, OTHER_DASH, Chart, arm_roles, both, legend, legend_height
-from reports.svg import FONT, colour, linear_ticks, new_axes, new_figure, write
+from reports.charts import DASHES, OTHER_DASH, Chart, arm_roles, both, framed, grid, seconds_axis
+from reports.svg import colour, linear_ticks
 from reports.tables import Table
 
 Place = tuple[str, str]
@@ -54,13 +54,9 @@ def _moments(trace: MemoryTrace) -> Iterator[str]:
 
 
 def _figure(traces: Sequence[MemoryTrace], roles: dict[str, str], width: float) -> Figure:
-    names = [each.arm for each in traces]
-    top = 34.0 + legend_height(names, width)
-    figure = new_figure(width, 210.0 + top)
-    legend(figure, names, roles, 14.0)
     size, unit = (1 << 20, "MiB") if max(max(each.added) for each in traces) > 2 << 20 else (1 << 10, "KiB")
-    write(figure, 0.0, top - 12.0, f"USS added since ready, {unit}", "muted", size=FONT - 1.0)
-    axes = new_axes(figure, 62.0, top, 24.0, 46.0)
+    over, under = f"USS added since ready, {unit}", "seconds since the episode began"
+    figure, axes = framed([each.arm for each in traces], roles, (width, 210.0), over, under)
     low = min(0.0, *(min(each.added) for each in traces)) / size
     high = max(max(each.added) for each in traces) / size
     room = 0.05 * ((high - low) or 1.0)
@@ -69,17 +65,9 @@ def _figure(traces: Sequence[MemoryTrace], roles: dict[str, str], width: float) 
     axes.set_xlim(0.0, 1.01 * end)
     ticks = linear_ticks(low, high + room, 6)
     axes.set_yticks(ticks, [words.round_number(tick) for tick in ticks])
-    ticks = linear_ticks(0.0, end, 7 if width > NARROW else 5)
-    axes.set_xticks(ticks, [words.round_number(tick) for tick in ticks])
-    axes.grid(True, axis="y", which="major", color=colour("line"), linewidth=1.0)
+    seconds_axis(axes, end, width)
+    grid(axes, "y")
     for each in traces:
-        role = roles[each.arm]
-        axes.plot(
-            each.seconds,
-            [added / size for added in each.added],
-            color=colour(role),
-            linewidth=1.8,
-            linestyle=DASHES.get(role, OTHER_DASH),
-        )
-    write(figure, 62.0, 210.0 + top - 8.0, "seconds since the episode began", "muted", size=FONT - 1.0)
+        role, added = roles[each.arm], [held / size for held in each.added]
+        axes.plot(each.seconds, added, color=colour(role), linewidth=1.8, linestyle=DASHES.get(role, OTHER_DASH))
     return figure

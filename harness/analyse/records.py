@@ -143,7 +143,8 @@ class LatencyCurve(msgspec.Struct, frozen=True):
     """Latency distribution of one arm: `seconds[i]` (from the intended start) and `service_seconds[i]` at
     `percentiles[i]`.
 
-    Percentiles beyond what `requests` requests of this `source` resolve are left out: slices stop at 95.
+    Percentiles beyond what `requests` answered requests of this `source` resolve are left out (slices stop at 95), and
+    those that fall among requests without an answer.
     """
 
     workload: str

@@ -12,7 +12,7 @@ import numpy as np
 
 from harness.analyse.contrast import Value, median_interval, readings
 from harness.analyse.episodes import slope
-from harness.analyse.metrics import METRICS, latency_seconds, metric, service_seconds, throughput
+from harness.analyse.metrics import METRICS, latency_seconds, metric, missing, service_seconds, throughput
 from harness.analyse.records import (
     ArmSummary,
     CpuShare,
@@ -86,7 +86,10 @@ def request_names(rows: Rows, workload: Workload, arms: Sequence[str]) -> tuple[
 
 
 def curves(rows: Rows, workload: Workload, arm: str, requests: Sequence[str]) -> Iterator[LatencyCurve]:
-    """Latency distribution of one arm, all answered requests pooled, per kind of stretch and request name."""
+    """Latency distribution of one arm, all requests but rejected ones pooled, per kind of stretch and request name.
+
+    One without an answer took longer than any other, as in the metrics: percentiles that fall among those are left out.
+    """
     for kind in KINDS:
         stretches = rows.of(workload.name, arm, kind)
         for request in requests:
@@ -94,7 +97,13 @@ def curves(rows: Rows, workload: Workload, arm: str, requests: Sequence[str]) ->
             if not latencies.size:
                 continue
             services = np.concatenate([service_seconds(row, request) for row in stretches])
-            percentiles = (*PERCENTILES, *_resolvable(kind, latencies.size, len(stretches)))
+            # As places among the answered alone; beyond the last of them nothing is known.
+            answered = latencies.size / (latencies.size + sum(missing(row, request) for row in stretches))
+            resolved = (*PERCENTILES, *_resolvable(kind, latencies.size, len(stretches)))
+            percentiles = tuple(each for each in resolved if each <= 100.0 * answered)
+            if not percentiles:
+                continue
+            places = np.array(percentiles) / answered
             yield LatencyCurve(
                 workload=workload.name,
                 arm=arm,
@@ -102,8 +111,8 @@ def curves(rows: Rows, workload: Workload, arm: str, requests: Sequence[str]) ->
                 source=kind,
                 requests=latencies.size,
                 percentiles=percentiles,
-                seconds=tuple(np.percentile(latencies, percentiles).tolist()),
-                service_seconds=tuple(np.percentile(services, percentiles).tolist()),
+                seconds=tuple(np.percentile(latencies, places).tolist()),
+                service_seconds=tuple(np.percentile(services, places).tolist()),
             )
 
 

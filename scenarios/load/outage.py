@@ -1,8 +1,8 @@
 """What does a dead peer cost, and how soon is it used again? OUTAGE_STRUCK of eight peers (1) turn black for a while.
 
 Their link is a process that is stopped and continued by signal: connections hang, new ones are accepted by nobody.
-"struck" are requests to those peers, "request" those to the others, "after" those to them that began well after their
-return.
+"struck" are requests to those peers, "after" those to them that began well after their return; to the others, "beside"
+are those that began while they were black, "request" the rest.
 """
 
 from __future__ import annotations
@@ -39,14 +39,17 @@ class Outage:
         self._link = Link(peers)
         self.peers = self._link.peers
         self.returned = float("inf")
+        self.black = False
 
     def play(self, dialer: Dialer, numbers: dict[str, float]) -> None:
         """The outage, beginning now; what it cost goes into `numbers`."""
         gevent.sleep(BEGINS)
         self._link.go_black()
+        self.black = True
         before = attempts(dialer, self.peers)
         gevent.sleep(LASTS)
         numbers["outage.wasted"] = attempts(dialer, self.peers) - before
+        self.black = False
         self._link.come_back()
         self.returned = perf_counter()
         most, last = 0.0, attempts(dialer, self.peers)
@@ -102,7 +105,7 @@ class OutageUser(EpisodeUser):
         self.now()
         peer = self.random.choice(self.peers)
         began = perf_counter()
-        name = "request"
+        name = "beside" if self.outage.black else "request"
         if peer in self.outage.peers:
             name = "after" if began > self.outage.returned + GRACE else "struck"
         try:

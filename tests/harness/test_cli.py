@@ -274,6 +274,27 @@ def test_a_resumed_run_says_that_the_revision_changed(bench: Bench, tmp_path: Pa
     assert "begun at revision 000000000000 and resumed at " in (folder / "report.html").read_text()
 
 
+@pytest.mark.parametrize(("complete", "method"), [(True, "order statistics"), (False, "sequential")])
+def test_who_ends_a_run_early_gets_intervals_that_allow_for_it(
+    bench: Bench, tmp_path: Path, complete: bool, method: str
+) -> None:
+    """Whoever may stop when the numbers please him may not use intervals of a fixed length."""
+    folder = made_up(tmp_path / "runs", MET, complete=complete)
+    assert bench("report", "latest").code == 0
+    summary = msgspec.json.decode((folder / "summary.json").read_bytes())
+    assert {each["estimate"]["method"] for each in summary["verdicts"]} == {method}
+    assert ("hold whenever one stops" in (folder / "report.html").read_text()) is not complete
+
+
+def test_a_resumed_run_does_not_forget_that_a_process_died(bench: Bench, tmp_path: Path) -> None:
+    folder = made_up(tmp_path / "runs", MET, complete=False)
+    with Store.open(folder) as store:
+        store.put("ended_by", "target all (pid 7) died: exit code 1")
+    bench("run", "--resume", "latest")
+    page = (folder / "report.html").read_text()
+    assert "ended by: target all (pid 7) died: exit code 1; it was resumed" in page
+
+
 @pytest.mark.parametrize(
     ("expectations", "strict", "code"),
     [((MET,), (), 0), ((MET,), ("--strict",), 0), ((MET, MISSED), ("--strict",), 1), ((OPEN,), ("--strict",), 3)],

@@ -38,7 +38,11 @@ def test_a_flag_pays_where_its_loss_hurts(study: Study, analysis: Analysis) -> N
 
 def test_flags_rank_by_what_they_bring_alone(study: Study, analysis: Analysis) -> None:
     ranked = ranking(study, analysis)
-    assert (ranked[0], ranked[-1]) == ("pooling", "buffer_pool")
+    assert ranked is not None
+    assert (ranked.shown[0], ranked.shown[-1]) == ("pooling", "buffer_pool")
+    assert {*ranked.shown, *ranked.level} == {*OPTIMIZATIONS}
+    assert not {*ranked.shown} & {*ranked.level}, "what shows nothing has no rank"
+    assert ranked.workloads == ("surge",)
 
 
 def test_the_steps_of_the_plan_are_a_table_of_their_own() -> None:
@@ -67,7 +71,7 @@ def test_a_workload_is_told_by_all_that_is_expected_of_it(study: Study) -> None:
 def test_flags_are_ranked_only_where_all_of_them_were_measured_alone() -> None:
     partly = msgspec.structs.replace(SURGE, arms=("none", "pooling", "all"))
     study = a_study(design=Design(kind="ablation"), workloads=(partly,))
-    assert ranking(study, analyse(study, a_run(study, FACTORS, 60))) == ()
+    assert ranking(study, analyse(study, a_run(study, FACTORS, 60))) is None
 
 
 def test_what_is_not_resolved_is_no_number() -> None:

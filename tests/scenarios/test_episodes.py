@@ -94,7 +94,7 @@ def test_an_outage_costs_attempts_and_ends() -> None:
     with loaded("outage", "circuit_breaker", 8, OUTAGE, tcp=QUICK, circuit_breaker={"timeout": 0.1}) as load:
         result = played(load, 1.6)
         told = load.gauges().load
-    assert {"request", "struck", "after"} <= set(by_name(result))
+    assert {"request", "beside", "struck", "after"} <= set(by_name(result))
     assert told["outage.wasted"] >= 1
     assert 0 < told["outage.recovery"] < 1.6
     assert told["outage.at_return"] >= 0

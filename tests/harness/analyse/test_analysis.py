@@ -11,7 +11,7 @@ import pytest
 
 from harness.analyse.analysis import analyse, encode, interim
 from harness.errors import StudyError
-from harness.measure.records import Latencies, Measured, Memory, Sample
+from harness.measure.records import Latencies, Measured, Memory, Sample, Slice, Unanswered
 from harness.study import Budget, Design, Expectation, Study, Workload
 from tests.harness.analyse.synthetic import STEADY, SURGE, a_reading, a_run, a_stretch, a_study
 
@@ -241,3 +241,29 @@ def test_episodes_are_compared_on_their_arms_with_what_they_left() -> None:
 
 def replace_uss(memory: Memory, more: float) -> Memory:
     return msgspec.structs.replace(memory, uss=memory.uss + int(more))
+
+
+def test_percentiles_among_requests_without_an_answer_are_not_shown() -> None:
+    study = a_study()
+    plain = a_run(study, {"all": 0.5}, 7)
+    name = study.workloads[0].request
+
+    def losing(row: Slice) -> Slice:
+        """As many lost as answered."""
+        lost = sum(len(each.service) // 4 for each in row.latencies if each.name == name)
+        missed = (Unanswered(name, 0, lost, 0.0),)
+        return msgspec.structs.replace(row, failed={"gone": lost}, unanswered=missed) if row.arm == "all" else row
+
+    whole, half = (
+        {(each.workload, each.arm): each for each in analyse(study, measured).curves if each.request == name}
+        for measured in (plain, msgspec.structs.replace(plain, slices=tuple(map(losing, plain.slices))))
+    )
+    workload = study.workloads[0].name
+    assert half[workload, "none"] == whole[workload, "none"]
+    before, after = whole[workload, "all"], half[workload, "all"]
+    assert max(before.percentiles) == 95.0
+    assert max(after.percentiles) == 50.0
+    of = dict(zip(before.percentiles, before.seconds, strict=True))
+    lost = dict(zip(after.percentiles, after.seconds, strict=True))
+    assert lost[10.0] == pytest.approx(of[20.0]), "the 10th of all is the 20th of the answered"
+    assert lost[30.0] == pytest.approx(of[60.0])
