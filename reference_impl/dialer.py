@@ -116,10 +116,9 @@ class Loan:
             self._dialer.attempts.succeeded(connection.key)
             self._dialer.pool.checkin(self._lease)
             return
-        if kind is not None and issubclass(kind, OSError):
+        if kind is None or issubclass(kind, OSError):
             self._dialer.attempts.failed(connection.key)
         if kind is None:  # the caller dealt with the error of a request; its connection is over all the same
-            self._dialer.attempts.failed(connection.key)
             connection.guard.release()
         else:
             connection.guard.__exit__(kind, error, traceback)

@@ -31,6 +31,10 @@ class Inbox(Protocol):
     def space(self) -> PooledBuffer | None:
         """A borrowed buffer to read the next bytes of a long message into, or None: read as usual."""
 
+    @property
+    def between(self) -> bool:
+        """Whether nothing of a further message has arrived."""
+
     def close(self) -> None:
         """Drop what is half received, wiped."""
 
@@ -52,7 +56,7 @@ class PooledInbox:
         return self._acquire(_READ_AHEAD) if self._message is not None else None
 
     def feed(self, data: Bytes) -> list[Message]:
-        if self._message is None and self._partial is None and not self._odd:
+        if self._message is None and self._partial is None and not self._odd:  # `between`, written out
             size = len(data) - LENGTH_BYTES
             if size > 0 and data[0] << 8 | data[1] == size:  # what nearly every read is: one whole record
                 plaintext = self._cipher.decrypt(data[LENGTH_BYTES:])
@@ -124,6 +128,10 @@ class PooledInbox:
         self._kind, self._at = kind, 0
         self._message = self._acquire(size, secret=True)
 
+    @property
+    def between(self) -> bool:
+        return self._message is None and self._partial is None and not self._odd
+
     def close(self) -> None:
         for buffer in (self._message, self._partial):
             if buffer is not None:
@@ -173,6 +181,10 @@ class JoinedInbox:
             messages.append(Message(kind, plaintext[HEAD_BYTES:]))
         else:
             self._kind, self._missing = kind, size
+
+    @property
+    def between(self) -> bool:
+        return not self._pending and not self._missing
 
     def close(self) -> None:
         self._pending = b""

@@ -101,7 +101,7 @@ class Session(asyncio.BufferedProtocol):
                     release_all(messages)
                     raise FrameError(_TOO_EARLY)
                 self._answer(messages[0])
-            elif not self._began:
+            elif not self._began and not channel.inbox.between:
                 self._expect()
         except ChannelError as error:
             self.fail(error)
@@ -131,8 +131,6 @@ class Session(asyncio.BufferedProtocol):
             raise FrameError(_TOO_EARLY)
         for message in messages:
             self._answer(message)
-        if acceptance.rest and not messages:
-            self._expect()
 
     def _expect(self) -> None:
         """From now on the peer owes us something: the rest of a message, or that it takes our answer."""
@@ -199,9 +197,11 @@ class Session(asyncio.BufferedProtocol):
         self._transport.resume_reading()
 
     def trim(self) -> None:
-        """Idle for a while: keep the keys, drop the AEAD contexts."""
+        """Idle for a while: keep the keys, drop the AEAD contexts. A message may have begun right behind the last."""
         if self._channel is not None:
             self._channel.trim()
+            if not self._began and not self._channel.inbox.between:
+                self._expect()
 
     def give_up(self, error: ChannelError) -> None:
         """As `fail`, at once: a transport that is only closed waits until the peer has taken the rest of its answer."""

@@ -152,6 +152,10 @@ class TlsInbox:
             data = data[stop:]
         self._pending = data
 
+    @property
+    def between(self) -> bool:
+        return self._message is None and not self._pending
+
     def close(self) -> None:
         if self._message is not None:
             self._message.release()

@@ -1,4 +1,4 @@
-"""What workloads with a memory of time share: a story that begins with the first task and its end."""
+"""What workloads with a memory of time share: a story that begins with the first task, and what is told of it."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from reference_impl.buffer_pool import BufferSettings, CryptoBufferPool
+from reference_impl.buffers import PooledBuffer
 from reference_impl.channel import SECOND_BYTES, Channel, Initiation
 from reference_impl.dialer import Dialer
 from reference_impl.errors import FrameError, IdentityError, Rejected, RemoteError
@@ -328,6 +329,20 @@ def test_a_message_that_is_never_finished_is_not_waited_for(running: Start, arm:
     assert idle.channel.feed(idle.socket.recv(1000))[0].kind == OK
     for each in (idle, lazy):
         each.socket.close()
+
+
+@pytest.mark.parametrize("arm", ["none", "all"])
+def test_nor_is_one_that_begins_behind_a_whole_one(running: Start, arm: str) -> None:
+    node = running(arm, node={"tick": 0.02, "message_timeout": 0.05})
+    lazy = RawPeer(node, CryptoBufferPool(BufferSettings()))
+    whole = lazy.channel.seal(1, b"answer me")
+    (piece, *_) = lazy.channel.seal(1, bytes(20_000))
+    assert isinstance(whole, bytes)
+    assert isinstance(piece, PooledBuffer)
+    lazy.socket.sendall(whole + bytes(piece.view[:100]))
+    assert lazy.channel.feed(lazy.socket.recv(1000))[0].kind == OK
+    assert lazy.socket.recv(1) == b""
+    lazy.socket.close()
 
 
 @pytest.mark.parametrize("arm", ["none", "all"])
