@@ -53,14 +53,15 @@ def dialer(enabled: frozenset[str], identity: Identity, tables: Tables | None = 
     """A dialer with the twins that `enabled` selects. Raises `SettingsError`."""
     tables = checked(tables or {})
     buffers = BUFFER_POOL.pick(enabled)(_make(BufferSettings, tables, "buffer_pool"))
-    pool = POOLING.pick(enabled)
+    pool, settings = POOLING.pick(enabled), _make(PoolSettings, tables, "pooling")
     return Dialer(
         _transports(identity, buffers, tables),
         make_cleanup=CLEANUP.pick(enabled),
         attempts=CIRCUIT_BREAKER.pick(enabled)(_make(BreakerSettings, tables, "circuit_breaker")),
         buffers=buffers,
         metrics=METRICS.pick(enabled)(_make(MetricsSettings, tables, "metrics")),
-        make_pool=lambda **calls: pool(_make(PoolSettings, tables, "pooling"), **calls),
+        make_pool=lambda **calls: pool(settings, **calls),
+        cleanup_interval=settings.cleanup_interval,
     )
 
 

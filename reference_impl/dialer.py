@@ -17,27 +17,61 @@ from reference_impl.buffers import Message
 from reference_impl.circuit_breaker import Attempts
 from reference_impl.cleanup import Cleanup, Guard
 from reference_impl.frame import check_body
+from reference_impl.lease import Lease, LeaseError, Pool
 from reference_impl.metrics import Metrics, Recorder
 from reference_impl.noise import Bytes
-from reference_impl.pooling import Lease, Pool
 from reference_impl.service import ECHO, OK, SINK, SIZE, SOURCE, STATS, refuse
 from reference_impl.transports.base import Link, Peer, Transport
 
 Key = tuple[bytes, str]
 _clock = time.perf_counter
-SWEEP_SECONDS = 5.0
+_GIVEN_BACK = "this connection was given back"
+
+
+class Established:
+    """What the pool keeps: a connection that was authenticated once, with what belongs to it."""
+
+    __slots__ = ("guard", "key", "link", "recorder")
+
+    def __init__(self, link: Link, guard: Guard, key: Key, recorder: Recorder) -> None:
+        self.link = link
+        self.guard = guard
+        self.key = key
+        self.recorder = recorder
+
+    def is_alive(self) -> bool:
+        """Without waiting: the idle connection can still be used."""
+        return self.link.usable and self.link.is_idle_and_alive()
+
+    def close(self) -> None:
+        """Wipe the keys, close the socket, run the hooks."""
+        self.link.wipe()
+        self.guard.release()
 
 
 class Connection:
-    """An authenticated connection to one peer. Lent by `Dialer.connect`; one user at a time."""
+    """An authenticated connection to one peer, lent by `Dialer.connect` to one user at a time.
 
-    __slots__ = ("_link", "_recorder", "guard", "key")
+    Leaving its `with` block gives it back, or has it closed when it broke. From then on it reaches nothing: every call
+    raises `LeaseError`, so that a connection kept too long cannot speak on what has become somebody else's.
+    """
 
-    def __init__(self, link: Link, guard: Guard, key: Key, recorder: Recorder) -> None:
-        self._link = link
-        self._recorder = recorder
-        self.guard = guard
-        self.key = key
+    __slots__ = ("_dialer", "_lease")
+    # Filled in by `Dialer.connect`: an __init__ would cost a tenth of lending and taking back.
+    _dialer: Dialer
+    _lease: Lease[Established]
+
+    @property
+    def _established(self) -> Established:
+        try:
+            return self._lease.connection
+        except AttributeError:
+            raise LeaseError(_GIVEN_BACK) from None
+
+    @property
+    def key(self) -> Key:
+        """The authenticated identity of the other end, and the name of the transport."""
+        return self._established.key
 
     @property
     def peer_id(self) -> bytes:
@@ -47,7 +81,11 @@ class Connection:
     @property
     def usable(self) -> bool:
         """False after an exchange that did not finish."""
-        return self._link.usable
+        return self._established.link.usable
+
+    def is_alive(self) -> bool:
+        """Without waiting: the peer has not left, and nothing unasked for has arrived."""
+        return self._established.is_alive()
 
     def request(self, payload: Bytes) -> bytes:
         """The peer's echo of `payload`, as bytes of our own.
@@ -78,52 +116,41 @@ class Connection:
     def exchange(self, kind: int, payload: Bytes) -> Message:
         """One request and its answer; the message's body is valid until its `release` (or the end of its `with`)."""
         check_body(len(payload))  # here, where it is the caller's mistake and costs no connection
+        try:
+            established = self._lease.connection
+        except AttributeError:
+            raise LeaseError(_GIVEN_BACK) from None
         began = _clock()
-        message = self._link.exchange(kind, payload)
-        self._recorder.request(_clock() - began, len(payload), len(message.body))
+        message = established.link.exchange(kind, payload)
+        established.recorder.request(_clock() - began, len(payload), len(message.body))
         if message.kind != OK:
             with message:
                 refuse(message.kind, message.body)
         return message
 
-    def is_alive(self) -> bool:
-        """Without waiting: the idle connection can still be used."""
-        return self._link.usable and self._link.is_idle_and_alive()
-
-    def close(self) -> None:
-        """Wipe the keys, close the socket, run the hooks."""
-        self._link.wipe()
-        self.guard.release()
-
-
-class Loan:
-    """A connection on loan: `with` gives it, leaving the block gives it back or has it closed when it broke."""
-
-    __slots__ = ("_dialer", "_lease", "connection")
-    # Filled in by `Dialer.connect`: an __init__ would cost a tenth of lending and taking back.
-    _dialer: Dialer
-    _lease: Lease[Connection]
-    connection: Connection
-
     def __enter__(self) -> Connection:
-        return self.connection
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        connection = self.connection
-        if connection._link.usable:
-            self._dialer.attempts.succeeded(connection.key)
-            self._dialer.pool.checkin(self._lease)
+        try:
+            established = self._lease.connection
+        except AttributeError:
+            raise LeaseError(_GIVEN_BACK) from None
+        dialer = self._dialer
+        if established.link.usable:
+            dialer.attempts.succeeded(established.key)
+            dialer.pool.checkin(self._lease)
             return
         if kind is None or issubclass(kind, OSError):
-            self._dialer.attempts.failed(connection.key)
+            dialer.attempts.failed(established.key)
         if kind is None:  # the caller dealt with the error of a request; its connection is over all the same
-            connection.guard.release()
+            established.guard.release()
         else:
-            connection.guard.__exit__(kind, error, traceback)
-        if connection.guard.released:  # what this twin does not release, it does not give back to the pool either
-            self._dialer.pool.discard(self._lease)
+            established.guard.__exit__(kind, error, traceback)
+        if established.guard.released:  # what this twin does not release, it does not give back to the pool either
+            dialer.pool.discard(self._lease)
 
 
 class Dialer:
@@ -137,7 +164,8 @@ class Dialer:
         attempts: Attempts,
         buffers: Buffers,
         metrics: Metrics,
-        make_pool: Callable[..., Pool[Connection]],
+        make_pool: Callable[..., Pool[Established]],
+        cleanup_interval: float,
     ) -> None:
         self._transports = transports
         self.cleanup = make_cleanup(self.on_close, self.on_connection_closed)
@@ -145,10 +173,11 @@ class Dialer:
         self.buffers = buffers
         self.metrics = metrics
         self.recorders: dict[int, Recorder] = {}
-        self._sweep_due = _clock() + SWEEP_SECONDS
-        self.pool = make_pool(connect=self._establish, close=Connection.close, is_alive=Connection.is_alive)
+        self._cleanup_interval = cleanup_interval
+        self._sweep_due = _clock() + cleanup_interval
+        self.pool = make_pool(connect=self._establish, close=Established.close, is_alive=Established.is_alive)
 
-    def connect(self, peer: Peer) -> Loan:
+    def connect(self, peer: Peer) -> Connection:
         """An authenticated connection to `peer`, new or reused.
 
         Raises `OSError` when the peer cannot be reached by any transport, `IdentityError` when it is somebody else,
@@ -156,16 +185,16 @@ class Dialer:
         """
         if _clock() >= self._sweep_due:
             self.sweep()
-        loan = Loan()
-        loan._lease = lease = self.pool.checkout(peer)
-        loan._dialer, loan.connection = self, lease.connection
-        return loan
+        connection = Connection()
+        connection._lease = self.pool.checkout(peer)
+        connection._dialer = self
+        return connection
 
-    def _establish(self, peer: Peer) -> Connection:
+    def _establish(self, peer: Peer) -> Established:
         keys = [(bytes(peer), name) for name in peer.addresses if name in self._transports]
         return self.attempts.connect(keys, lambda key: self._dial(peer, cast(Key, key)))
 
-    def _dial(self, peer: Peer, key: Key) -> Connection:
+    def _dial(self, peer: Peer, key: Key) -> Established:
         transport = self._transports[key[1]]
         recorder = self.metrics.recorder(*key)
         recorder.attempt()
@@ -179,7 +208,7 @@ class Dialer:
             raise
         recorder.opened(_clock() - began)
         self.recorders[guard.id] = recorder
-        return Connection(link, guard, key, recorder)
+        return Established(link, guard, key, recorder)
 
     def on_close(self, number: int) -> None:
         """The metrics' hook of the guards: connection `number` is being released."""
@@ -193,9 +222,9 @@ class Dialer:
     def sweep(self) -> None:
         """One round of housekeeping: expired idle connections, deferred releases, idle map entries.
 
-        Runs by itself when a connection is asked for and the last round is SWEEP_SECONDS ago.
+        Runs by itself when a connection is asked for and the last round is the pool's `cleanup_interval` ago.
         """
-        self._sweep_due = _clock() + SWEEP_SECONDS
+        self._sweep_due = _clock() + self._cleanup_interval
         for room in (self.pool, self.cleanup, self.attempts, self.buffers, self.metrics):
             room.sweep()
 

@@ -28,7 +28,7 @@ class PoolClosed(PoolError):
 
 
 class LeaseError(PoolError):
-    """Checkin or discard of a lease that was given back before."""
+    """Use or return of what was given back before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,8 @@ class PoolSettings:
     max_idle_time: float = 60.0
     """An idle connection older than this is closed. 60: below the idle timeouts of common NATs and proxies."""
     cleanup_interval: float = 5.0
-    """Pause between two rounds of the sweep. 5: an idle connection overstays by a twelfth at most."""
+    """Pause between two rounds of the dialer's housekeeping, the pool's sweep among them. 5: an idle connection
+    overstays by a twelfth at most."""
     max_lifetime: float = 1800.0
     """Age at which a connection is retired on return. 1800: fresh keys and a fresh address twice an hour."""
     lifetime_jitter: float = 0.1

@@ -100,6 +100,7 @@ class Node:
         self.touched: dict[Session, None] = {}  # a set, in half the memory of one
         self.refused = 0
         self._cooling: dict[Session, None] = {}
+        self._evict_at = dict.fromkeys((rooms.source_limit, rooms.peer_limit), 0.0)
         self._listeners = tuple(listeners)
         self._make_session = make_session
         self._doors: list[Door] = []
@@ -218,6 +219,10 @@ class Node:
             session.trim()
         self._cooling, self.touched = self.touched, {}
         rooms = self.rooms
-        for room in (self.cleanup, rooms.source_limit, rooms.peer_limit, rooms.buffers, rooms.metrics):
+        for room in (self.cleanup, rooms.buffers, rooms.metrics):
             room.sweep()
+        for limiter, due in self._evict_at.items():
+            if now >= due:  # not every tick: a whole sweep of 100,000 keys holds the loop for 30 ms
+                limiter.sweep()
+                self._evict_at[limiter] = now + limiter.eviction_interval
         self._housekeeping = asyncio.get_running_loop().call_later(self.settings.tick, self._keep_house)

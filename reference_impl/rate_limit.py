@@ -77,7 +77,12 @@ class TokenBucket:
 
 
 class RateLimiter(Protocol):
-    """Admission by key (a source address before the handshake, a peer id after it)."""
+    """Admission by key (a source address before the handshake, a peer id after it).
+
+    Its owner calls `sweep` every `eviction_interval` seconds.
+    """
+
+    eviction_interval: float
 
     def check(self, key: Hashable, n: int = 1) -> float:
         """0.0 when admitted, otherwise the seconds to wait; inf for never (n > burst_size).
@@ -99,7 +104,7 @@ class Unlimited:
     """Off: everybody is let in, nothing is remembered and nothing counted."""
 
     def __init__(self, settings: RateLimitSettings, clock: Callable[[], float] = time.monotonic) -> None:
-        pass
+        self.eviction_interval = settings.eviction_interval
 
     def check(self, key: Hashable, n: int = 1) -> float:
         return 0.0
@@ -134,7 +139,7 @@ class GcraLimiter:
         self._burst = float(settings.burst_size)
         self._ahead = self._burst * _LENIENCY
         self._max_keys = settings.max_keys
-        self._interval = settings.eviction_interval
+        self.eviction_interval = settings.eviction_interval
         self._lock = threading.Lock()
         self._young: dict[Hashable, float] = {}
         self._old: dict[Hashable, float] = {}
@@ -222,7 +227,7 @@ class GcraLimiter:
 
     def _begin_sweep(self) -> None:
         self._old, self._young = self._young, {}
-        self._next_sweep = self._latest + self._interval
+        self._next_sweep = self._latest + self.eviction_interval
 
     def _examine(self, keys: int, now: float) -> int:
         """Take up to `keys` keys out of `old`, drop the idle and move the others; how many were dropped."""
@@ -273,6 +278,7 @@ class LockedBuckets:
     """A first day's limiter, to compare the overhead with: dicts of four fields under one lock, unbounded."""
 
     def __init__(self, settings: RateLimitSettings, clock: Callable[[], float] = time.monotonic) -> None:
+        self.eviction_interval = settings.eviction_interval
         self._clock = clock
         self._rate = float(settings.max_requests_per_second)
         self._burst = settings.burst_size

@@ -302,6 +302,7 @@ def test_100_000_faults_leak_nothing() -> None:
         buffers=Allocating(BufferSettings()),
         metrics=METRICS.on(MetricsSettings()),
         make_pool=lambda **calls: ConnectionPool(pool, **calls),
+        cleanup_interval=pool.cleanup_interval,
     )
     descriptors = len(os.listdir("/dev/fd"))
     peers = [Peer(bytes([number]) * 32, {"struck": ("nowhere", 0)}) for number in range(8)]

@@ -18,6 +18,7 @@ from reference_impl.dialer import Dialer
 from reference_impl.errors import FrameError, IdentityError, Rejected, RemoteError
 from reference_impl.frame import MAX_BODY, wire_size
 from reference_impl.identity import Identity
+from reference_impl.lease import LeaseError
 from reference_impl.optimizations import OPTIMIZATIONS
 from reference_impl.service import OK, SIZE, SOURCE
 from reference_impl.session import Session
@@ -266,7 +267,8 @@ def test_idle_channels_are_trimmed_and_work_again(running: Start, dialing: Make)
 def test_an_exchange_that_was_cut_short_leaves_the_link_unusable(running: Start, dialing: Make) -> None:
     node, dialer = running(), dialing("all", tcp={"request_timeout": 0.05})
     blocked, freed = threading.Event(), threading.Event()
-    loan = dialer.connect(node.peers[0])
+    lent = dialer.connect(node.peers[0])
+    link = lent._established.link
 
     def hold() -> None:
         blocked.set()
@@ -275,11 +277,11 @@ def test_an_exchange_that_was_cut_short_leaves_the_link_unusable(running: Start,
     node._loop.call_soon_threadsafe(hold)
     blocked.wait()  # from here on the node answers nobody
     try:
-        with pytest.raises(TimeoutError), loan as connection:
+        with pytest.raises(TimeoutError), lent as connection:
             connection.request(b"x")
     finally:
         freed.set()
-    assert not loan.connection.usable
+    assert not link.usable
     assert dialer.gauges()["pooling"]["idle"] == 0
     assert dialer.cleanup.open_connections() == 0
 
@@ -287,11 +289,48 @@ def test_an_exchange_that_was_cut_short_leaves_the_link_unusable(running: Start,
 def test_channels_are_not_shared_by_two_users_at_once(running: Start, dialing: Make) -> None:
     node, dialer = running(), dialing()
     with dialer.connect(node.peers[0]) as connection:
-        link = connection._link
+        link = connection._established.link
         token = link._turn.pop()  # type: ignore[attr-defined]
         with pytest.raises(RuntimeError, match="in use"):
             connection.request(b"x")
         link._turn.append(token)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("arm", ["none", "first-day-reuse", "all"])
+def test_a_connection_given_back_reaches_nothing(running: Start, dialing: Make, arm: str) -> None:
+    node, dialer = running(arm), dialing(arm)
+    with dialer.connect(node.peers[0]) as kept:
+        assert kept.request(b"mine") == b"mine"
+    with dialer.connect(node.peers[0]) as other:
+        for use in (lambda: kept.request(b"x"), lambda: kept.download(1), kept.stats, lambda: kept.upload(b"x")):
+            with pytest.raises(LeaseError, match="given back"):
+                use()
+        for name in ("peer_id", "usable", "key"):
+            with pytest.raises(LeaseError, match="given back"):
+                getattr(kept, name)
+        with pytest.raises(LeaseError, match="given back"):
+            kept.__exit__(None, None, None)
+        assert other.request(b"still") == b"still"
+    assert dialer.gauges()["pooling"]["in_use"] == 0
+
+
+def test_the_pools_cleanup_interval_paces_the_dialers_housekeeping(running: Start, dialing: Make) -> None:
+    node, dialer = running(), dialing("all", pooling={"cleanup_interval": 1e-6, "max_idle_time": 1e-6})
+    with dialer.connect(node.peers[0]) as connection:
+        connection.request(b"x")
+    with dialer.connect(node.peers[1]):
+        assert dialer.gauges()["pooling"]["evicted"] == 1
+
+
+def test_each_limiter_is_swept_in_its_own_interval(running: Start, dialing: Make) -> None:
+    often, seldom = {"eviction_interval": 0.02}, {"eviction_interval": 1e6}
+    node, dialer = running("all", node={"tick": 0.02}, source_limit=often, rate_limit=seldom), dialing()
+    rooms = node.node.rooms
+    assert wait_until(lambda: max(node.node._evict_at.values()) > 1e5)  # the first round, with nothing to forget
+    with dialer.connect(node.peers[0]) as connection:
+        connection.request(b"x")
+        assert wait_until(lambda: len(rooms.source_limit) == 0)
+        assert len(rooms.peer_limit) == 1
 
 
 def test_a_forked_child_can_use_no_inherited_connection(running: Start, dialing: Make) -> None:
