@@ -181,7 +181,8 @@ _TABLE = (
         "99th percentile of latency",
         "s",
         "lower",
-        "Latency that 99 % of a segment's or episode's requests stay below; one without an answer took all of it.",
+        "Latency that 99 % of a segment's or episode's requests stay below, rejected ones apart; one without an answer "
+        "took all of it.",
         _TAIL,
         _quantile(0.99),
         per_request_name=True,
