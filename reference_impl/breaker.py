@@ -19,6 +19,7 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from reference_impl import forks
 from reference_impl.settings import SettingsError, count, not_negative, ordered, positive
 
 C = TypeVar("C")
@@ -134,12 +135,16 @@ class CircuitBreaker:
     `failures` are the exceptions that count as failure; `answers` those, tested first, by which a healthy
     peer says no (rejected, rate limited) and which count as success. Every other exception, cancellation and
     KeyboardInterrupt among them, says nothing about the peer and only returns the permit.
+
+    `kept`: somebody keeps many of these and calls `after_fork` for them. A forked child goes on in the state of its
+    parent; trials of the parent's other threads come back at their deadline, and a transition they were about to tell
+    may reach the child's listeners not at all, or some of them.
     """
 
     def __init__(
         self, settings: BreakerSettings, clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None, *, key: Hashable = None, listeners: Iterable[Listener] = (),
-        failures: Errors = (OSError,), answers: Errors = (),
+        failures: Errors = (OSError,), answers: Errors = (), kept: bool = False,
     ) -> None:  # fmt: skip
         self._settings = settings
         self._clock = clock
@@ -147,9 +152,10 @@ class CircuitBreaker:
         self._key = key
         self._listeners = tuple(listeners)
         self._failures, self._answers = failures, answers
-        self._lock = threading.Lock()
+        self.after_fork()
+        if not kept:
+            forks.join(self)
         self._untold: list[Transition] = []
-        self._telling = threading.Lock()
         self._generation = 0
         self._state = CircuitState.CLOSED
         self._closed: Permit | None = Permit(0)  # None unless closed: all that a healthy call looks at
@@ -256,6 +262,10 @@ class CircuitBreaker:
         idle = now - self._active_until >= self._settings.max_timeout
         return idle or (self._closed is not None and (pressed or not self._outcomes))
 
+    def after_fork(self) -> None:
+        self._lock = threading.Lock()
+        self._telling = threading.Lock()
+
     # What follows runs under the lock, `_tell` excepted.
 
     def _lease(self, now: float) -> Permit | None:
@@ -312,7 +322,8 @@ class CircuitBreaker:
 
     def _tell(self) -> None:
         """Tell listeners what is untold, in order: one caller at a time tells, for all the others too."""
-        while self._untold and self._telling.acquire(blocking=False):
+        telling = self._telling  # a listener may fork, and then there is another one in the child
+        while self._untold and telling.acquire(blocking=False):
             try:
                 while self._untold:
                     transition = self._untold.pop(0)
@@ -322,4 +333,4 @@ class CircuitBreaker:
                         except Exception:
                             _log.exception("listener %r failed on %r", listener, transition)
             finally:
-                self._telling.release()
+                telling.release()

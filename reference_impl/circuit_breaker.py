@@ -16,6 +16,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Protocol, TypeVar
 
+from reference_impl import forks
 from reference_impl.breaker import (
     BreakerSettings,
     CircuitBreaker,
@@ -158,11 +159,12 @@ class CircuitBreakers:
         self._retry = FixedRetry(settings, clock, rng, sleep, failures=failures, answers=answers)
         self._new = partial(
             CircuitBreaker, settings, clock, rng,
-            listeners=(self._count, *listeners), failures=failures, answers=answers,
+            listeners=(self._count, *listeners), failures=failures, answers=answers, kept=True,
         )  # fmt: skip
         self._lock = threading.Lock()
         self._breakers: OrderedDict[Hashable, CircuitBreaker] = OrderedDict()  # last failed last
         self._counts = dict.fromkeys(("evicted", "untracked", *TRANSITIONS), 0)
+        forks.join(self)
 
     def connect(self, keys: Sequence[Hashable], attempt: Callable[[Hashable], C]) -> C:
         return self._retry.connect(keys, lambda key: self._through(key, attempt))
@@ -245,6 +247,11 @@ class CircuitBreakers:
             }
             counted = self._counts | kept
         return self._retry.gauges() | {name: float(value) for name, value in counted.items()}
+
+    def after_fork(self) -> None:
+        self._lock = threading.Lock()
+        for breaker in self._breakers.values():
+            breaker.after_fork()
 
 
 CIRCUIT_BREAKER: Switch[Attempts] = Switch("circuit_breaker", off=FixedRetry, on=CircuitBreakers)

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import threading
-import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Protocol
 
+from reference_impl import forks
 from reference_impl.optimizations import Switch
 
 _log = logging.getLogger(__name__)
@@ -173,7 +172,7 @@ class GuardedClose:
         self._dropped: deque[_Guard] = deque()
         self._tally: Counter[str] = Counter()
         self._tally_lock = threading.Lock()
-        _managers.add(self)
+        forks.join(self)
 
     def guard(self, resource: Closable) -> _Guard:
         guard = _Guard()
@@ -252,8 +251,7 @@ class GuardedClose:
         with self._tally_lock:
             self._tally[what] += by
 
-    def _forget(self) -> None:
-        """In a forked child: disown the parent's connections."""
+    def after_fork(self) -> None:
         self._open.clear()
         self._dropped.clear()
         self._tally_lock = threading.Lock()
@@ -314,15 +312,5 @@ def _drain(queue: deque[_Guard]) -> Iterable[_Guard]:
         except IndexError:
             return
 
-
-_managers: weakref.WeakSet[GuardedClose] = weakref.WeakSet()
-
-
-def _disown_after_fork() -> None:
-    for manager in list(_managers):
-        manager._forget()
-
-
-os.register_at_fork(after_in_child=_disown_after_fork)
 
 CLEANUP: Switch[Cleanup] = Switch("cleanup", off=ExplicitClose, on=GuardedClose)

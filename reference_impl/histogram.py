@@ -156,7 +156,8 @@ _BATCH = 48  # 384 B of pending floats: with octaves for buckets a whole histogr
 class Histogram:
     """A thread-safe histogram of durations in seconds that never makes a writer wait.
 
-    `refused` counts what is no duration: NaN, infinite, negative, or beyond `CREDIBLE_SECONDS`.
+    `refused` counts what is no duration: NaN, infinite, negative, or beyond `CREDIBLE_SECONDS`. Whoever keeps it calls
+    `after_fork` in a forked child, which may lack the batch that a thread of its parent was counting.
     """
 
     __slots__ = ("_buckets", "_lock", "_pending", "refused")
@@ -164,7 +165,7 @@ class Histogram:
     def __init__(self, scheme: Scheme) -> None:
         self._buckets = Buckets(scheme)
         self._pending = array("d")
-        self._lock = unpatched("_thread", "allocate_lock")()
+        self.after_fork()
         self.refused = 0
 
     def observe(self, seconds: float) -> None:
@@ -172,17 +173,20 @@ class Histogram:
         pending = self._pending
         pending.append(seconds)
         # Whoever holds the lock already does this work, possibly further up this very stack (a finalizer).
-        if len(pending) >= _BATCH and self._lock.acquire(False):
+        if len(pending) >= _BATCH and (lock := self._lock).acquire(False):
             try:
                 self._settle()
             finally:
-                self._lock.release()
+                lock.release()
 
     def read(self) -> Latency:
         """Everything observed so far; count and sum belong to the same instant."""
         with self._lock:
             self._settle()
             return self._buckets.read()
+
+    def after_fork(self) -> None:
+        self._lock = unpatched("_thread", "allocate_lock")()
 
     def _settle(self) -> None:
         # A copy first: building a list may run the garbage collector, and a finalizer may observe.

@@ -102,7 +102,7 @@ class Ledger:
 
     def _pack(self, peer: bytes, book: Book, now: float) -> None:
         if book.tally:
-            packed = self.packed.pop(peer)
+            packed = self.packed.pop(peer, b"")  # a child forked below this line has none
             tally = plus(unpack(packed, len(self.octaves.values)), book.tally) if packed else book.tally
             self.packed[peer] = pack(tally, int(now))
             book.tally = []

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from reference_impl import forks
 from reference_impl.lease import (
     Lease,
     PoolClosed,
@@ -38,7 +39,7 @@ class LockedReuse(Generic[C]):
     """Control `first-day-reuse`: a dict of one connection per peer, each under its own lock.
 
     A connection is made again after a borrower has found it broken and discarded it; nothing polls, expires
-    or caps. Waiting for the lock is bounded by `wait_timeout`.
+    or caps. Waiting for the lock is bounded by `wait_timeout`. A forked child begins with no connection.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class LockedReuse(Generic[C]):
         self._lock = threading.Lock()
         self._closed = False
         self._peers: dict[bytes, _Shared[C]] = {}
+        forks.join(self)
 
     def checkout(self, peer: bytes) -> Lease[C]:
         shared = self._peers.get(peer)
@@ -119,6 +121,10 @@ class LockedReuse(Generic[C]):
                 "peers": len(peers),
             }
         )
+
+    def after_fork(self) -> None:
+        self._lock = threading.Lock()
+        self._peers = {}
 
     def _drop(self, shared: _Shared[C]) -> None:
         if shared.is_open:

@@ -16,6 +16,7 @@ from itertools import chain, repeat
 from typing import Any, Protocol
 from weakref import ref
 
+from reference_impl import forks
 from reference_impl.histogram import CREDIBLE_SECONDS, Latency, Scheme, unpatched
 from reference_impl.ledger import FEW, Book, BufferedRecorder, Ledger, read_series
 from reference_impl.optimizations import Switch
@@ -86,12 +87,11 @@ class LockedMetrics:
     def __init__(self, settings: MetricsSettings, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
         self._clock = clock
-        # Reentrant: a connection's finalizer may report `closed` while this very thread holds the lock. Unpatched:
-        # gevent's is written in Python, and nothing under this lock ever waits.
-        self._lock = unpatched("_thread", "RLock")()
+        self.after_fork()
         self._series: dict[tuple[bytes, str], dict[str, Any]] = {}
         self._connects: dict[str, dict[str, Any]] = {}
         self._evicted = 0
+        forks.join(self)
 
     def recorder(self, peer: bytes, transport: str) -> Recorder:
         with self._lock:
@@ -126,6 +126,11 @@ class LockedMetrics:
             totals = total(_counts_of(one) for one in self._series.values())
             return _gauges(totals, len(self._series), self._evicted)
 
+    def after_fork(self) -> None:
+        # Reentrant: a connection's finalizer may report `closed` while this very thread holds the lock. Unpatched:
+        # gevent's is written in Python, and nothing under this lock ever waits.
+        self._lock = unpatched("_thread", "RLock")()
+
     def _series_of(self, peer: bytes, transport: str) -> dict[str, Any]:
         one = self._series.get((peer, transport))
         if one is None:
@@ -135,9 +140,9 @@ class LockedMetrics:
             one = dict.fromkeys(_LOCKED_FIELDS, 0)
             one |= {"seconds": 0.0, "samples": deque(maxlen=bound), "gone": False, "touched": self._clock()}
             one |= {"peer": peer, "transport": transport}
-            self._series[peer, transport] = one
             connects = {"count": 0, "seconds": 0.0, "samples": deque(maxlen=bound)}
-            self._connects.setdefault(transport, connects)
+            self._connects.setdefault(transport, connects)  # first: a series without one breaks a child forked here
+            self._series[peer, transport] = one
         return one
 
     def _transport(self, name: str, series: tuple[Series, ...]) -> Transport:
@@ -226,20 +231,24 @@ class PerThreadMetrics:
     Threads are told apart by the unpatched `get_ident`, and once, when a recorder is taken: greenlets of a thread
     share a buffer, and a connection that wanders to another thread keeps its own, since an append is atomic anyway.
     What an exited thread buffered stays where it is until it is counted.
+
+    A forked child goes on from its parent's counts, connections open in the parent included. It may lack, or see in
+    a total and not in its series, the batch that a thread of the parent was counting and the series it was folding.
     """
 
     def __init__(self, settings: MetricsSettings, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
         self._clock = clock
         self._start = clock()
-        self._lock = unpatched("_thread", "allocate_lock")()
         self._scheme = Scheme.log_linear(settings.shortest, settings.longest, settings.subdivisions)
         self._octaves = Scheme.log_linear(settings.shortest, settings.longest, 1)
         self._ledgers: dict[str, Ledger] = {}
+        self.after_fork()
         self._few = 3 * min(FEW, settings.batch)
         self._budget = settings.batch_budget
         self._evicted = 0
         self._crowded = False  # the last attempt to make room found too little; a sweep may change that
+        forks.join(self)
 
     def recorder(self, peer: bytes, transport: str) -> Recorder:
         with self._lock:
@@ -285,6 +294,11 @@ class PerThreadMetrics:
             totals = total(counts_of(ledger.totals) for ledger in self._ledgers.values())
             return _gauges(totals, self._size(), self._evicted)
 
+    def after_fork(self) -> None:
+        self._lock = unpatched("_thread", "allocate_lock")()
+        for ledger in self._ledgers.values():
+            ledger.connect.after_fork()
+
     def _now(self) -> float:
         return self._clock() - self._start
 
@@ -293,7 +307,8 @@ class PerThreadMetrics:
 
     def _relieve(self, book: Book) -> None:
         """Count a full book now, unless the lock is taken: the book's next event tries again."""
-        if not self._lock.acquire(False):
+        lock = self._lock
+        if not lock.acquire(False):
             return
         try:
             book.count(len(book.marks), len(book.pending))
@@ -302,7 +317,7 @@ class PerThreadMetrics:
                 self._budget -= more
                 book.limit *= 2
         finally:
-            self._lock.release()
+            lock.release()
 
     def _count_all(self) -> None:
         books = [book for ledger in self._ledgers.values() for _, book in ledger.all_books()]

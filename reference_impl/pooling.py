@@ -9,16 +9,15 @@ dropped and collected - gives the seat back exactly once.
 from __future__ import annotations
 
 import logging
-import os
 import random
 import sys
 import threading
 import time
 import traceback
-import weakref
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+from reference_impl import forks
 from reference_impl.lease import (
     Lease,
     LeaseError,
@@ -72,6 +71,7 @@ class PerRequest(Generic[C]):
         self._lock = threading.Lock()
         self._closed = False
         self._misses = self._in_use = 0
+        forks.join(self)
 
     def checkout(self, peer: bytes) -> Lease[C]:
         if self._closed:
@@ -103,6 +103,9 @@ class PerRequest(Generic[C]):
     def gauges(self) -> dict[str, float]:
         return all_gauges({"misses": self._misses, "in_use": self._in_use})
 
+    def after_fork(self) -> None:
+        self._lock = threading.Lock()
+
 
 class ConnectionPool(Generic[C]):
     """On: LIFO reuse under a cap per peer and an idle cap over all, first come first served.
@@ -129,7 +132,7 @@ class ConnectionPool(Generic[C]):
         # For how long the hot path may lend without a second look.
         self._trusted_for = 0.0 if self._watching else min(settings.liveness_after, settings.max_idle_time)
         self._begin()
-        _pools.add(self)
+        forks.join(self)
 
     def _begin(self) -> None:
         self._seating: Seating[C] = Seating(self.settings)
@@ -344,7 +347,7 @@ class ConnectionPool(Generic[C]):
                 seat.reported = True
                 _log.warning("a lease is held for %.1f s%s", leak.held_for, _borrower(seat))
 
-    def _after_fork(self) -> None:
+    def after_fork(self) -> None:
         self._seating.disown()
         closed = self._seating.closed
         self._begin()
@@ -354,16 +357,6 @@ class ConnectionPool(Generic[C]):
 def _borrower(seat: Seat[C]) -> str:
     return "" if seat.borrowed is None else "; borrowed at:\n" + "".join(seat.borrowed[1].format())
 
-
-_pools: weakref.WeakSet[ConnectionPool[Any]] = weakref.WeakSet()
-
-
-def _empty_after_fork() -> None:
-    for pool in list(_pools):
-        pool._after_fork()
-
-
-os.register_at_fork(after_in_child=_empty_after_fork)
 
 POOLING: Switch[Pool[Any]] = Switch(
     "pooling", off=PerRequest, on=ConnectionPool, controls={"first-day-reuse": LockedReuse}

@@ -17,6 +17,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Protocol
 
+from reference_impl import forks
 from reference_impl.optimizations import Switch
 from reference_impl.settings import SettingsError, count, positive
 
@@ -131,6 +132,9 @@ class GcraLimiter:
     `_floor`. Whoever gets a place later starts at that bucket's level, so nobody drinks from both. A reading of
     the clock below the latest one counts as the latest one: while a clock is behind, nothing refills and
     nothing is lost. Time begins at 0.
+
+    A forked child limits by itself, from copies of the buckets; the one bucket that a thread of the parent was
+    moving may be forgotten, which lets its key begin anew.
     """
 
     def __init__(self, settings: RateLimitSettings, clock: Callable[[], float] = time.monotonic) -> None:
@@ -146,6 +150,7 @@ class GcraLimiter:
         self._floor = 0.0  # no key outside the two dicts has a later arrival than max(_floor, now)
         self._latest = self._next_sweep = 0.0
         self._admitted = self._rejected = self._evicted = self._overflow = 0
+        forks.join(self)
 
     def check(self, key: Hashable, n: int = 1) -> float:
         now = self._clock()
@@ -273,6 +278,9 @@ class GcraLimiter:
     def gauges(self) -> dict[str, float]:
         return _gauges(self._admitted, self._rejected, keys=len(self), evicted=self._evicted, overflow=self._overflow)
 
+    def after_fork(self) -> None:
+        self._lock = threading.Lock()
+
 
 class LockedBuckets:
     """A first day's limiter, to compare the overhead with: dicts of four fields under one lock, unbounded."""
@@ -285,6 +293,7 @@ class LockedBuckets:
         self._lock = threading.Lock()
         self._buckets: dict[Hashable, dict[str, float]] = {}
         self._admitted = self._rejected = self._evicted = 0
+        forks.join(self)
 
     def check(self, key: Hashable, n: int = 1) -> float:
         if not n >= 1:
@@ -302,8 +311,8 @@ class LockedBuckets:
                 self._buckets[key] = bucket
             elif now > bucket["last_refill"]:
                 refilled = bucket["tokens"] + (now - bucket["last_refill"]) * bucket["rate"]
+                bucket["last_refill"] = now  # first: a child forked in between must not refill twice
                 bucket["tokens"] = min(bucket["burst_size"], refilled)
-                bucket["last_refill"] = now
             if bucket["tokens"] >= n:
                 bucket["tokens"] -= n
                 self._admitted += 1
@@ -332,6 +341,9 @@ class LockedBuckets:
 
     def gauges(self) -> dict[str, float]:
         return _gauges(self._admitted, self._rejected, keys=len(self), evicted=self._evicted)
+
+    def after_fork(self) -> None:
+        self._lock = threading.Lock()
 
 
 def _gauges(admitted: int, rejected: int, *, keys: int, evicted: int, overflow: int = 0) -> dict[str, float]:

@@ -126,6 +126,6 @@ def unpack(packed: bytes, octaves: int) -> Tally:
 
 
 def rested_at(packed: bytes) -> int:
-    """The second with which it was packed."""
-    at: int = _HEAD.unpack_from(packed)[2]
+    """The second with which it was packed; 0 for b"" (in a forked child a series may have neither book nor numbers)."""
+    at: int = _HEAD.unpack_from(packed)[2] if packed else 0
     return at

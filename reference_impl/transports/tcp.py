@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import select
 import socket
 import sys
 import time
-import weakref
 from collections import deque
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from reference_impl import forks
 from reference_impl import settings as check
 from reference_impl.buffer_pool import Buffers
 from reference_impl.buffers import Message, release_all
@@ -30,18 +29,6 @@ def _unpatched_poll() -> Any:
     if "gevent.monkey" in sys.modules:
         return sys.modules["gevent.monkey"].get_original("select", "poll")
     return select.poll
-
-
-_links: weakref.WeakSet[TcpLink] = weakref.WeakSet()
-
-
-def _disown_after_fork() -> None:
-    """In a forked child: a nonce must never be used twice, so no inherited link may ever be used."""
-    for link in list(_links):
-        link.wipe()  # the token alone would come back with an exchange that was under way
-
-
-os.register_at_fork(after_in_child=_disown_after_fork)
 
 
 class TcpLink:
@@ -63,7 +50,7 @@ class TcpLink:
         self._sendall = connected.sendall
         self._turn: deque[None] = deque((None,))
         self._poll: Any = None
-        _links.add(self)
+        forks.join(self)
 
     @property
     def usable(self) -> bool:
@@ -114,6 +101,10 @@ class TcpLink:
     def wipe(self) -> None:
         self._turn.clear()
         self._channel.close()
+
+    def after_fork(self) -> None:
+        """A nonce must never be used twice, so no inherited link may ever be used."""
+        self.wipe()  # the token alone would come back with an exchange that was under way
 
 
 def _ended() -> NoReturn:
