@@ -8,6 +8,7 @@ a garbage collection may strike inside any lock and any I/O.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import threading
@@ -145,9 +146,9 @@ class _ExplicitGuard:
 
 _CLOSE, _ON_CLOSE, _ON_CONNECTION_CLOSED = range(3)
 _STEPS = ("close", "on_close", "on_connection_closed")
-# What is still to be run when a step has raised. A close is tried once more: a cancellation that lands in the
-# middle of it must not cost a descriptor. A hook is not: it has been called.
-_REST = ((_CLOSE, _ON_CLOSE, _ON_CONNECTION_CLOSED), (_ON_CONNECTION_CLOSED,), ())
+# What is still to be run when a step has raised, from the end. A close is tried once more: a cancellation that lands
+# in the middle of it must not cost a descriptor. A hook is not: it has been called.
+_REST = ((_ON_CONNECTION_CLOSED, _ON_CLOSE, _CLOSE), (_ON_CONNECTION_CLOSED,), ())
 
 
 def log_failure(step: str, guard_id: int, error: Exception) -> None:
@@ -159,9 +160,9 @@ class GuardedClose:
     """On: exactly once on success, error, cancellation, GreenletExit, KeyboardInterrupt, garbage collection.
 
     An `Exception` of close or of a hook is counted and handed to `report`, never raised: a release runs
-    inside other people's `finally`, where an error of its own would replace theirs. Any other BaseException
-    is raised again once every step has run. In a forked child all inherited guards are dead: the connections
-    are the parent's, and neither close nor hook runs for them.
+    inside other people's `finally`, where an error of its own would replace theirs; one of `report` is logged. Any
+    other BaseException is raised again once every step has run. In a forked child all inherited guards are dead:
+    the connections are the parent's, and neither close nor hook runs for them.
     """
 
     def __init__(self, on_close: Hook, on_connection_closed: Hook, report: Report = log_failure) -> None:
@@ -186,13 +187,10 @@ class GuardedClose:
         return len(self._open)
 
     def sweep(self) -> int:
-        released = self._release_each(_drain(self._dropped))
-        if released:
-            self._count("finalized", released)
-        return released
+        return self._release_each(_drain(self._dropped), "finalized")
 
     def close(self) -> None:
-        self._release_each([self._stand_in(*entry) for entry in list(self._open.items())])
+        self._release_each([self._stand_in(*entry) for entry in list(self._open.items())], "closed")
 
     def gauges(self) -> dict[str, float]:
         with self._tally_lock:
@@ -211,7 +209,7 @@ class GuardedClose:
         guard._manager, guard._resource, guard.id = self, resource, guard_id
         return guard
 
-    def _release_each(self, guards: Iterable[_Guard]) -> int:
+    def _release_each(self, guards: Iterable[_Guard], how: str) -> int:
         """Release all of them and count those still registered; an interrupt is raised after the last."""
         released = 0
         interrupt: BaseException | None = None
@@ -221,21 +219,27 @@ class GuardedClose:
                 guard.release()
             except BaseException as error:
                 interrupt = interrupt or error
+        if released:
+            self._count(how, released)
         if interrupt is not None:
             raise interrupt
         return released
 
-    def _finish(self, guard_id: int, resource: Closable, failed: int, error: BaseException) -> None:
-        """Run what the `failed` step kept from running; raise the first interrupt after the last step."""
-        interrupt = self._note(failed, guard_id, error)
-        for step in _REST[failed]:
+    def _finish(
+        self, guard_id: int, resource: Closable, rest: list[int], interrupt: BaseException | None = None
+    ) -> None:
+        """Empty `rest` from its end, running each step; raise the first interrupt after the last step."""
+        while rest:
+            step = rest[-1]
             try:
+                del rest[-1]  # no call stands between this and the step's: what is taken out is begun
                 if step == _CLOSE:
                     resource.close()
                 else:
                     self._hooks[step - _ON_CLOSE](guard_id)
-            except BaseException as later:
-                interrupt = interrupt or self._note(step, guard_id, later)
+            except BaseException as error:
+                later = self._note(step, guard_id, error)
+                interrupt = interrupt or later
         if interrupt is not None:
             raise interrupt
 
@@ -244,7 +248,13 @@ class GuardedClose:
         if not isinstance(error, Exception):
             return error
         self._count(_STEPS[step], 1)
-        self._report(_STEPS[step], guard_id, error)
+        try:
+            self._report(_STEPS[step], guard_id, error)
+        except Exception:
+            with contextlib.suppress(Exception):  # the report may be a log's, and it is the log that is broken
+                _log.warning("reporting that %s failed raised an error itself", _STEPS[step], exc_info=True)
+        except BaseException as interrupt:
+            return interrupt
         return None
 
     def _count(self, what: str, by: int) -> None:
@@ -288,7 +298,12 @@ class _Guard:
             step = _ON_CONNECTION_CLOSED
             on_connection_closed(guard_id)
         except BaseException as error:
-            manager._finish(guard_id, resource, step, error)  # type: ignore[arg-type]
+            rest = [*_REST[step]]
+            try:
+                manager._finish(guard_id, resource, rest, manager._note(step, guard_id, error))  # type: ignore[arg-type]
+            finally:
+                if rest:  # a signal's interrupt fell between two steps
+                    manager._finish(guard_id, resource, rest)  # type: ignore[arg-type]
 
     def __enter__(self) -> _Guard:
         return self
