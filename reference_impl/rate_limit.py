@@ -29,8 +29,8 @@ MAX_BURST = 10**9
 
 # Rounding must refuse neither the last token of a burst nor the caller who waited exactly as long as told: a
 # bucket is let off the rounding errors of its own numbers, which do not add up.
-_ULPS = 2.0**-51
-_LENIENCY = 1.0 + _ULPS
+ULPS = 2.0**-51
+_LENIENCY = 1.0 + ULPS
 
 # Keys whose hash and equality run no Python code; none on a build without the GIL, where `check` must lock.
 _GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
@@ -276,77 +276,14 @@ class GcraLimiter:
             return len(self._young) + len(self._old)
 
     def gauges(self) -> dict[str, float]:
-        return _gauges(self._admitted, self._rejected, keys=len(self), evicted=self._evicted, overflow=self._overflow)
+        return gauges_of(self._admitted, self._rejected, keys=len(self), evicted=self._evicted, overflow=self._overflow)
 
     def after_fork(self) -> None:
         self._lock = threading.Lock()
 
 
-class LockedBuckets:
-    """A first day's limiter, to compare the overhead with: dicts of four fields under one lock, unbounded."""
-
-    def __init__(self, settings: RateLimitSettings, clock: Callable[[], float] = time.monotonic) -> None:
-        self.eviction_interval = settings.eviction_interval
-        self._clock = clock
-        self._rate = float(settings.max_requests_per_second)
-        self._burst = settings.burst_size
-        self._lock = threading.Lock()
-        self._buckets: dict[Hashable, dict[str, float]] = {}
-        self._admitted = self._rejected = self._evicted = 0
-        forks.join(self)
-
-    def check(self, key: Hashable, n: int = 1) -> float:
-        if not n >= 1:
-            raise ValueError(f"n is {n!r}; expected a whole number >= 1")
-        with self._lock:
-            now = self._clock()
-            bucket = self._buckets.get(key)
-            if bucket is None:
-                bucket = {
-                    "tokens": self._burst,
-                    "last_refill": now,
-                    "rate": self._rate,
-                    "burst_size": self._burst,
-                }
-                self._buckets[key] = bucket
-            elif now > bucket["last_refill"]:
-                refilled = bucket["tokens"] + (now - bucket["last_refill"]) * bucket["rate"]
-                bucket["last_refill"] = now  # first: a child forked in between must not refill twice
-                bucket["tokens"] = min(bucket["burst_size"], refilled)
-            if bucket["tokens"] >= n:
-                bucket["tokens"] -= n
-                self._admitted += 1
-                return 0.0
-            self._rejected += 1
-            if n > bucket["burst_size"]:
-                return math.inf
-            wait = (n - bucket["tokens"]) / bucket["rate"]
-            return wait + (now + wait) * _ULPS
-
-    def sweep(self) -> int:
-        with self._lock:
-            now = self._clock()
-            idle = [
-                key
-                for key, bucket in self._buckets.items()
-                if bucket["tokens"] + (now - bucket["last_refill"]) * bucket["rate"] >= bucket["burst_size"]
-            ]
-            for key in idle:
-                del self._buckets[key]
-            self._evicted += len(idle)
-            return len(idle)
-
-    def __len__(self) -> int:
-        return len(self._buckets)
-
-    def gauges(self) -> dict[str, float]:
-        return _gauges(self._admitted, self._rejected, keys=len(self), evicted=self._evicted)
-
-    def after_fork(self) -> None:
-        self._lock = threading.Lock()
-
-
-def _gauges(admitted: int, rejected: int, *, keys: int, evicted: int, overflow: int = 0) -> dict[str, float]:
+def gauges_of(admitted: int, rejected: int, *, keys: int, evicted: int, overflow: int = 0) -> dict[str, float]:
+    """The gauges of a limiter from its counts."""
     return {
         "admitted": float(admitted),
         "rejected": float(rejected),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from operator import add, attrgetter
 from typing import Any
 
@@ -129,3 +129,8 @@ def rested_at(packed: bytes) -> int:
     """The second with which it was packed; 0 for b"" (in a forked child a series may have neither book nor numbers)."""
     at: int = _HEAD.unpack_from(packed)[2] if packed else 0
     return at
+
+
+def gauges_of(totals: Counts, series: int, evicted: int) -> dict[str, float]:
+    """The gauges of a collector: its totals, how many series it keeps, how many it has folded into `OTHER`."""
+    return {**asdict(totals), "active": totals.active, "series": series, "evicted": evicted}

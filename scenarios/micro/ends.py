@@ -22,7 +22,8 @@ from typing import Any
 
 from reference_impl import assemble
 from reference_impl.identity import Identity
-from reference_impl.metrics import LockedMetrics, MetricsSettings, PerThreadMetrics, Recorder
+from reference_impl.locked_metrics import LockedMetrics
+from reference_impl.metrics import MetricsSettings, PerThreadMetrics, Recorder
 from reference_impl.optimizations import OPTIMIZATIONS, Switch
 from reference_impl.series import Snapshot
 from reference_impl.transports.base import Peer

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dis
+import gc
 import logging
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -143,6 +145,15 @@ class Signal:
                 raise KeyboardInterrupt("signal")
 
 
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """No collection, in whose finalizers a signal of the test would be ignored."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("uncollected")
 @pytest.mark.parametrize("first", [RuntimeError, SystemExit])
 @pytest.mark.parametrize("step", STEPS)
 def test_an_interrupt_anywhere_while_a_release_is_finished_costs_no_step(step: str, first: type[BaseException]) -> None:

@@ -24,9 +24,11 @@ from reference_impl.buffer_pool import BufferSettings, CryptoBufferPool
 from reference_impl.circuit_breaker import CircuitBreakers
 from reference_impl.cleanup import GuardedClose
 from reference_impl.histogram import unpatched
-from reference_impl.metrics import LockedMetrics, Metrics, MetricsSettings, PerThreadMetrics
+from reference_impl.locked_buckets import LockedBuckets
+from reference_impl.locked_metrics import LockedMetrics
+from reference_impl.metrics import Metrics, MetricsSettings, PerThreadMetrics
 from reference_impl.pooling import ConnectionPool, LockedReuse, PerRequest, Pool, PoolSettings
-from reference_impl.rate_limit import GcraLimiter, LockedBuckets, RateLimiter, RateLimitSettings
+from reference_impl.rate_limit import GcraLimiter, RateLimiter, RateLimitSettings
 
 ROOT = Path(__file__).parents[2]
 BREAKING = BreakerSettings(failure_threshold=2, timeout=1.0, jitter=0.0, max_keys=2, retries=0)

@@ -16,7 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reference_impl.metrics import METRICS, LockedMetrics, Metrics, MetricsSettings, PerThreadMetrics
+from reference_impl.locked_metrics import LockedMetrics
+from reference_impl.metrics import METRICS, Metrics, MetricsSettings, PerThreadMetrics
 from reference_impl.series import (
     OCTAVES,
     OTHER,

@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from reference_impl import rate_limit
+from reference_impl.locked_buckets import LockedBuckets
 from reference_impl.rate_limit import (
     RATE_LIMIT,
     GcraLimiter,
-    LockedBuckets,
     RateLimiter,
     RateLimitSettings,
     TokenBucket,
