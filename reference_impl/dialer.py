@@ -149,8 +149,10 @@ class Connection:
             established.guard.release()
         else:
             established.guard.__exit__(kind, error, traceback)
-        if established.guard.released:  # what this twin does not release, it does not give back to the pool either
+        if established.guard.released:
             dialer.pool.discard(self._lease)
+        else:  # the off side of cleanup leaves open what something else than an I/O error broke off
+            dialer.pool.abandon(self._lease)
 
 
 class Dialer:

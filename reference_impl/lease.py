@@ -151,6 +151,12 @@ class Pool(Protocol[C]):
     def discard(self, lease: Lease[C]) -> None:
         """Instead of checkin when the connection is broken: closes it and gives its place free."""
 
+    def abandon(self, lease: Lease[C]) -> None:
+        """Instead of checkin when the use was broken off and nobody has closed the connection: gives its place free.
+
+        Only the on side, which answers for what it lends, closes it.
+        """
+
     def sweep(self) -> int:
         """Close what has been idle or alive too long and finish leaked leases; how many were closed."""
 

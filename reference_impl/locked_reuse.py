@@ -96,6 +96,11 @@ class LockedReuse(Generic[C]):
         finally:
             shared.lock.release()
 
+    def abandon(self, lease: Lease[C]) -> None:
+        shared: _Shared[C] = take_back(lease)
+        shared.is_open = False
+        shared.lock.release()  # as the end of a `with` block does, whatever ended it
+
     def sweep(self) -> int:
         """Nothing expires: 0."""
         return 0

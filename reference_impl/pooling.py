@@ -85,13 +85,19 @@ class PerRequest(Generic[C]):
         return lend(record)
 
     def checkin(self, lease: Lease[C]) -> None:
-        record = take_back(lease)
-        with self._lock:
-            self._in_use -= 1
-        self._close(record.connection)
+        self._close(self._end(lease))
 
     def discard(self, lease: Lease[C]) -> None:
         self.checkin(lease)
+
+    def abandon(self, lease: Lease[C]) -> None:
+        self._end(lease)
+
+    def _end(self, lease: Lease[C]) -> C:
+        record: PooledConnection[C] = take_back(lease)
+        with self._lock:
+            self._in_use -= 1
+        return record.connection
 
     def sweep(self) -> int:
         """Nothing is kept: 0."""
@@ -190,6 +196,9 @@ class ConnectionPool(Generic[C]):
 
     def discard(self, lease: Lease[C]) -> None:
         self._retire(take_back(lease), "discarded")
+
+    def abandon(self, lease: Lease[C]) -> None:
+        self._retire(take_back(lease), "leaked")
 
     def evict(self, peer: bytes | None = None) -> int:
         """Close the idle connections to `peer`, or all, and the lent ones on checkin; how many were idle."""

@@ -26,6 +26,7 @@ def render(study: Study, analysis: Analysis, info: RunInfo) -> str:
     parts.append(f"**{escape(analysis.answer)}**")
     if analysis.verdicts:
         parts.append(table(_signed(tables.verdicts(analysis), analysis.valid)))
+        parts += [escape(each) for each in tables.stepped_down(analysis)]
     for each in tables.findings(analysis):
         parts += [escape(each.caption), table(each)]
     parts.append(escape(words.scope(study)))

@@ -44,6 +44,19 @@ def measured_words(verdict: Verdict) -> str:
     return words.change(found.estimate) if found is not None and found.estimate is not None else "no estimate"
 
 
+def stepped_down(analysis: Analysis) -> tuple[str, ...]:
+    """Why a verdict is decided although the interval beside it contains the bound: a sentence for each such verdict."""
+    decided = [each for each in analysis.verdicts if each.outcome in ("MET", "MISSED") and analysis.valid]
+    return tuple(
+        f"{each.expectation} against {each.against}: {each.outcome} though its interval contains the bound. Intervals "
+        f"allow for all verdicts at once, Holm's step-down only for the open ones (adjusted p = {each.adjusted_p:.2g})."
+        for each in decided
+        if each.contrast is not None
+        and each.contrast.estimate is not None
+        and each.contrast.estimate.low <= each.bound <= each.contrast.estimate.high
+    )
+
+
 def verdicts(analysis: Analysis) -> Table:
     """One row per verdict."""
     rows = tuple(

@@ -29,6 +29,7 @@ def result(study: Study, analysis: Analysis, info: RunInfo) -> RenderableType:
     parts += [Text(analysis.answer, style="bold"), Text()]
     if analysis.verdicts:
         parts.append(verdict_table(analysis))
+        parts += [Text(each, style="dim") for each in tables.stepped_down(analysis)]
     elif not (analysis.attributions or analysis.crossovers):
         parts.append(estimate_table(analysis))
     for each in tables.findings(analysis):

@@ -314,6 +314,23 @@ def test_a_connection_given_back_reaches_nothing(running: Start, dialing: Make, 
     assert dialer.gauges()["pooling"]["in_use"] == 0
 
 
+@pytest.mark.parametrize("arm", ARMS)
+def test_a_use_that_is_broken_off_keeps_nobody_else_waiting(running: Start, dialing: Make, arm: str) -> None:
+    node, dialer = running(arm), dialing(arm, pooling={"wait_timeout": 0.05, "max_connections_per_peer": 1})
+
+    def broken_off() -> None:
+        with dialer.connect(node.peers[0]) as connection:
+            connection._established.link._turn.pop()  # type: ignore[attr-defined]  # as in the middle of an exchange
+            raise KeyboardInterrupt
+
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            broken_off()
+    with dialer.connect(node.peers[0]) as connection:
+        assert connection.request(b"x") == b"x"
+    assert dialer.gauges()["pooling"]["in_use"] == 0
+
+
 def test_the_pools_cleanup_interval_paces_the_dialers_housekeeping(running: Start, dialing: Make) -> None:
     node, dialer = running(), dialing("all", pooling={"cleanup_interval": 1e-6, "max_idle_time": 1e-6})
     with dialer.connect(node.peers[0]) as connection:

@@ -214,6 +214,18 @@ def test_discard_closes_once_and_the_next_checkout_connects_anew(twin: Pool[Conn
     twin.checkin(lease)
 
 
+def test_abandoning_gives_the_place_free_and_only_the_pool_closes(twin: Pool[Connection], net: Network) -> None:
+    lease = twin.checkout(PEER)
+    twin.abandon(lease)
+    assert twin.gauges()["in_use"] == 0
+    assert net.made[0].closes == (1 if isinstance(twin, ConnectionPool) else 0)
+    with pytest.raises(LeaseError):
+        twin.abandon(lease)
+    again = twin.checkout(PEER)
+    assert again.connection is net.made[1]
+    twin.checkin(again)
+
+
 def test_a_failed_connect_is_raised_as_it_is_and_leaves_the_twin_usable(twin: Pool[Connection], net: Network) -> None:
     net.connect_error = ConnectionRefusedError("nobody there")
     for _ in range(50):

@@ -165,6 +165,22 @@ def test_the_terminal_shows_answer_and_verdicts() -> None:
     assert "INTERRUPTED" not in text
 
 
+def test_a_verdict_that_its_own_interval_does_not_show_says_who_decided_it() -> None:
+    first = sample().verdicts[0]
+    assert first.contrast is not None
+    assert first.contrast.estimate is not None
+    wide = msgspec.structs.replace(first.contrast.estimate, low=first.bound * 0.5, high=first.bound * 2.0)
+    contrast = msgspec.structs.replace(first.contrast, estimate=wide)
+    verdict = msgspec.structs.replace(first, outcome="MET", contrast=contrast, adjusted_p=0.0123)
+    found = msgspec.structs.replace(sample(), verdicts=(verdict, *sample().verdicts[1:]))
+    said = "only for the open ones (adjusted p = 0.012)"
+    for shown in (printed(terminal.result(STUDY, found, INFO)), markdown.render(STUDY, found, INFO)):
+        assert " ".join(shown.split()).count(said) == 1
+    broken = msgspec.structs.replace(found, valid=False)
+    assert said not in " ".join(printed(terminal.result(STUDY, broken, INFO)).split())
+    assert not tables.stepped_down(sample())
+
+
 def test_the_terminal_marks_broken_runs() -> None:
     text = printed(terminal.result(STUDY, invalid(), CUT))
     assert text.index("INVALID") < text.index("INTERRUPTED") < text.index("nothing is claimed")
