@@ -2,8 +2,8 @@
 
 Laws of the on side. (1) Whoever deletes the guard's id from the registry owns the release; `del` on a dict
 is one step that no other thread, greenlet or signal handler can split. (2) The owner runs close and both
-hooks to the end whatever each of them raises. (3) A finalizer only queues and `sweep` does the work, because
-a garbage collection may strike inside any lock and any I/O.
+hooks to the end whatever each of them raises, and though one signal falls between two of them. (3) A finalizer
+only queues and `sweep` does the work, because a garbage collection may strike inside any lock and any I/O.
 """
 
 from __future__ import annotations
@@ -87,6 +87,7 @@ class ExplicitClose:
         self._on_connection_closed = on_connection_closed
         self._ids = itertools.count(1)
         self._open: dict[int, _ExplicitGuard] = {}
+        forks.join(self)
 
     def guard(self, resource: Closable) -> _ExplicitGuard:
         guard = _ExplicitGuard(next(self._ids), resource, self)
@@ -106,6 +107,9 @@ class ExplicitClose:
 
     def gauges(self) -> dict[str, float]:
         return {"open": len(self._open), "deferred": 0, "finalized": 0, "close_errors": 0, "hook_errors": 0}
+
+    def after_fork(self) -> None:
+        self._open.clear()
 
     def _released(self, guard_id: int) -> None:
         self._on_close(guard_id)
@@ -187,10 +191,10 @@ class GuardedClose:
         return len(self._open)
 
     def sweep(self) -> int:
-        return self._release_each(_drain(self._dropped), "finalized")
+        return self._release_each(_drain(self._dropped), tally="finalized")
 
     def close(self) -> None:
-        self._release_each([self._stand_in(*entry) for entry in list(self._open.items())], "closed")
+        self._release_each([self._stand_in(*entry) for entry in list(self._open.items())])
 
     def gauges(self) -> dict[str, float]:
         with self._tally_lock:
@@ -209,7 +213,7 @@ class GuardedClose:
         guard._manager, guard._resource, guard.id = self, resource, guard_id
         return guard
 
-    def _release_each(self, guards: Iterable[_Guard], how: str) -> int:
+    def _release_each(self, guards: Iterable[_Guard], tally: str = "") -> int:
         """Release all of them and count those still registered; an interrupt is raised after the last."""
         released = 0
         interrupt: BaseException | None = None
@@ -219,8 +223,8 @@ class GuardedClose:
                 guard.release()
             except BaseException as error:
                 interrupt = interrupt or error
-        if released:
-            self._count(how, released)
+        if released and tally:
+            self._count(tally, released)
         if interrupt is not None:
             raise interrupt
         return released

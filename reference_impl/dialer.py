@@ -140,19 +140,23 @@ class Connection:
             raise LeaseError(_GIVEN_BACK) from None
         dialer = self._dialer
         if established.link.usable:
-            dialer.attempts.succeeded(established.key)
-            dialer.pool.checkin(self._lease)
+            try:
+                dialer.attempts.succeeded(established.key)
+            finally:
+                dialer.pool.checkin(self._lease)
             return
-        if kind is None or issubclass(kind, OSError):
-            dialer.attempts.failed(established.key)
-        if kind is None:  # the caller dealt with the error of a request; its connection is over all the same
-            established.guard.release()
-        else:
-            established.guard.__exit__(kind, error, traceback)
-        if established.guard.released:
-            dialer.pool.discard(self._lease)
-        else:  # the off side of cleanup leaves open what something else than an I/O error broke off
-            dialer.pool.abandon(self._lease)
+        try:
+            if kind is None or issubclass(kind, OSError):
+                dialer.attempts.failed(established.key)
+            if kind is None:  # the caller dealt with the error of a request; its connection is over all the same
+                established.guard.release()
+            else:
+                established.guard.__exit__(kind, error, traceback)
+        finally:
+            if established.guard.released:
+                dialer.pool.discard(self._lease)
+            else:  # the off side of cleanup leaves open what something else than an I/O error broke off
+                dialer.pool.abandon(self._lease)
 
 
 class Dialer:

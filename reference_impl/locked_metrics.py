@@ -74,8 +74,8 @@ class LockedMetrics:
             one = dict.fromkeys(_LOCKED_FIELDS, 0)
             one |= {"seconds": 0.0, "samples": deque(maxlen=bound), "gone": False, "touched": self._clock()}
             one |= {"peer": peer, "transport": transport}
-            connects = {"count": 0, "seconds": 0.0, "samples": deque(maxlen=bound)}
-            self._connects.setdefault(transport, connects)  # first: a series without one breaks a child forked here
+            if transport not in self._connects:  # first: a series without one breaks a child forked here
+                self._connects[transport] = {"count": 0, "seconds": 0.0, "samples": deque(maxlen=bound)}
             self._series[peer, transport] = one
         return one
 

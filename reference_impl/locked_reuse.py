@@ -82,8 +82,8 @@ class LockedReuse(Generic[C]):
 
     def checkin(self, lease: Lease[C]) -> None:
         shared: _Shared[C] = take_back(lease)
-        shared.last_used = self._clock()
         try:
+            shared.last_used = self._clock()
             if self._closed:
                 self._drop(shared)
         finally:

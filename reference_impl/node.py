@@ -206,6 +206,8 @@ class Node:
         }
 
     def _keep_house(self) -> None:
+        # First: whatever a session or a room raises below, the next round comes.
+        self._housekeeping = asyncio.get_running_loop().call_later(self.settings.tick, self._keep_house)
         now = time.monotonic()
         for session, deadline in list(self.unfinished.items()):
             if deadline > now:
@@ -225,4 +227,3 @@ class Node:
             if now >= due:  # not every tick: a whole sweep of 100,000 keys holds the loop for 30 ms
                 limiter.sweep()
                 self._evict_at[limiter] = now + limiter.eviction_interval
-        self._housekeeping = asyncio.get_running_loop().call_later(self.settings.tick, self._keep_house)

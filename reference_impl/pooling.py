@@ -198,7 +198,7 @@ class ConnectionPool(Generic[C]):
         self._retire(take_back(lease), "discarded")
 
     def abandon(self, lease: Lease[C]) -> None:
-        self._retire(take_back(lease), "leaked")
+        self._retire(take_back(lease), "discarded")
 
     def evict(self, peer: bytes | None = None) -> int:
         """Close the idle connections to `peer`, or all, and the lent ones on checkin; how many were idle."""

@@ -125,7 +125,10 @@ def _after(seconds: float, locust: subprocess.Popen[str]) -> str:
         _, said = locust.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         locust.terminate()
-        return locust.communicate(timeout=60.0)[0]
+        try:
+            return locust.communicate(timeout=60.0)[0]
+        except subprocess.TimeoutExpired:
+            raise LoadError("locust did not end within a minute of being told to") from None
     raise LoadError(f"locust ended before its time: {said.strip()}")
 
 

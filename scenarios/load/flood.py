@@ -12,7 +12,6 @@ from contextlib import suppress
 from time import perf_counter
 from typing import Any
 
-import gevent
 from locust import constant, task
 
 from reference_impl.channel import SECOND_BYTES, Initiation
@@ -96,7 +95,6 @@ class Abuser(EpisodeUser):
                     raise ConnectionResetError("the node hung up")
         except FAILURES as error:
             self.report("sybil", perf_counter() - began, 0, error)
-            gevent.sleep(PAUSE)
         else:
             self.report("sybil", perf_counter() - began, 0)
 

@@ -148,9 +148,11 @@ class Signal:
 @pytest.fixture
 def uncollected() -> Iterator[None]:
     """No collection, in whose finalizers a signal of the test would be ignored."""
+    collecting = gc.isenabled()
     gc.disable()
     yield
-    gc.enable()
+    if collecting:
+        gc.enable()
 
 
 @pytest.mark.usefixtures("uncollected")
@@ -166,13 +168,14 @@ def test_an_interrupt_anywhere_while_a_release_is_finished_costs_no_step(step: s
         guard = on.guard(resource)
         signal = Signal(places + 1)
         caught: BaseException | None = None
+        before = sys.gettrace()
         sys.settrace(signal)
         try:
             guard.release()
         except BaseException as error:
             caught = error
         finally:
-            sys.settrace(None)
+            sys.settrace(before)
         assert hooks.once(guard.id), places
         assert resource.closes == 1 + (step == "close"), places
         assert on.open_connections() == 0
@@ -183,13 +186,13 @@ def test_an_interrupt_anywhere_while_a_release_is_finished_costs_no_step(step: s
     assert places >= (6 if first is RuntimeError else 2)
 
 
+@pytest.mark.skipif(sys.version_info[:2] not in ((3, 11), (3, 12)), reason="bytecode of other versions was not read")
 def test_no_signal_handler_can_run_between_taking_a_step_and_beginning_it() -> None:
     names = [instruction.opname for instruction in dis.get_instructions(GuardedClose._finish)]
     taken = names.index("DELETE_SUBSCR")
     calls = [at for at, name in enumerate(names) if at > taken and name == "CALL"]
-    between = names[taken : calls[0]]
-    assert not [name for name in between if "JUMP_BACKWARD" in name or name == "RESUME"]
-    assert not [name for name in names[calls[0] + 1 : calls[1]] if name == "RESUME"]
+    for begin, end in ((taken, calls[0]), (calls[0] + 1, calls[1])):  # the way to either branch's call
+        assert not [name for name in names[begin:end] if "JUMP_BACKWARD" in name or name.startswith("CALL")]
 
 
 def test_greenlets_killed_in_a_hook_or_a_report_finish_the_release() -> None:

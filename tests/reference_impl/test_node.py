@@ -331,6 +331,31 @@ def test_a_use_that_is_broken_off_keeps_nobody_else_waiting(running: Start, dial
     assert dialer.gauges()["pooling"]["in_use"] == 0
 
 
+@pytest.mark.parametrize("arm", ["none", "first-day-reuse", "all"])
+def test_an_error_in_a_hook_keeps_nobody_else_waiting(running: Start, dialing: Make, arm: str) -> None:
+    node, dialer = running(arm), dialing(arm, pooling={"wait_timeout": 0.05})
+
+    def broken(number: int) -> None:
+        raise KeyboardInterrupt
+
+    def broken_off() -> None:
+        with dialer.connect(node.peers[0]) as connection:
+            connection._established.link._turn.pop()  # type: ignore[attr-defined]
+            raise ConnectionResetError
+
+    cleanup: Any = dialer.cleanup
+    hooks = {name: getattr(cleanup, name) for name in ("_hooks", "_on_close") if hasattr(cleanup, name)}
+    for name in hooks:
+        setattr(cleanup, name, (broken, broken) if name == "_hooks" else broken)
+    with pytest.raises(KeyboardInterrupt):
+        broken_off()
+    for name, before in hooks.items():
+        setattr(cleanup, name, before)
+    with dialer.connect(node.peers[0]) as connection:
+        assert connection.request(b"x") == b"x"
+    assert dialer.gauges()["pooling"]["in_use"] == 0
+
+
 def test_the_pools_cleanup_interval_paces_the_dialers_housekeeping(running: Start, dialing: Make) -> None:
     node, dialer = running(), dialing("all", pooling={"cleanup_interval": 1e-6, "max_idle_time": 1e-6})
     with dialer.connect(node.peers[0]) as connection:
