@@ -188,11 +188,14 @@ def test_an_interrupt_anywhere_while_a_release_is_finished_costs_no_step(step: s
 
 @pytest.mark.skipif(sys.version_info[:2] not in ((3, 11), (3, 12)), reason="bytecode of other versions was not read")
 def test_no_signal_handler_can_run_between_taking_a_step_and_beginning_it() -> None:
-    names = [instruction.opname for instruction in dis.get_instructions(GuardedClose._finish)]
+    code = list(dis.get_instructions(GuardedClose._finish))
+    names = [instruction.opname for instruction in code]
     taken = names.index("DELETE_SUBSCR")
     calls = [at for at, name in enumerate(names) if at > taken and name == "CALL"]
-    for begin, end in ((taken, calls[0]), (calls[0] + 1, calls[1])):  # the way to either branch's call
-        assert not [name for name in names[begin:end] if "JUMP_BACKWARD" in name or name.startswith("CALL")]
+    for begin, end, what in ((taken, calls[0], "close"), (calls[0] + 1, calls[1], "_hooks")):
+        way = code[begin:end]  # to the call of either branch, which is the step itself and no call before it
+        assert what in [instruction.argval for instruction in way]
+        assert not [instruction for instruction in way if "JUMP_BACKWARD" in instruction.opname]
 
 
 def test_greenlets_killed_in_a_hook_or_a_report_finish_the_release() -> None:
