@@ -16,6 +16,8 @@ from reports.tables import Table
 
 STYLES = {"MET": "bold blue", "MISSED": "bold red", "INCONCLUSIVE": "bold yellow", "NOT MEASURABLE": "dim"}
 
+_SHORT = 20
+
 
 def result(study: Study, analysis: Analysis, info: RunInfo) -> RenderableType:
     """The whole: banners, the answer, the verdicts, what the design answers, or else the main estimates, the scope."""
@@ -48,6 +50,8 @@ def verdict_table(analysis: Analysis) -> Grid:
         rows.append((name, each.against, words.claim(each.side, each.bound), tables.measured_words(each), each.outcome))
     shown = Table("Verdicts", ("expectation", "against", "claimed", "measured", "verdict"), tuple(rows), (3,))
     grid = _grid(shown)
+    # Short names stay in one piece; a long one is rather broken than cut off.
+    grid.columns[1].no_wrap = all(len(row[1]) <= _SHORT for row in rows)
     for row in shown.rows:
         style = STYLES[row[-1]] if analysis.valid else STYLES["INCONCLUSIVE"]
         grid.add_row(*(Text(cell) for cell in row[:-1]), Text(row[-1], style=style))

@@ -165,6 +165,12 @@ def test_the_terminal_shows_answer_and_verdicts() -> None:
     assert "INTERRUPTED" not in text
 
 
+def test_names_of_arms_stay_whole_in_eighty_columns() -> None:
+    text = printed(terminal.result(STUDY, sample(), INFO), 80)
+    assert text.count("first-day-reuse") >= 3
+    assert max(map(len, text.splitlines())) <= 80
+
+
 def test_a_verdict_that_its_own_interval_does_not_show_says_who_decided_it() -> None:
     first = sample().verdicts[0]
     assert first.contrast is not None
