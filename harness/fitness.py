@@ -10,8 +10,10 @@ import numpy as np
 from scipy import stats
 
 from harness.analyse import resample
-from harness.analyse.contrast import Pairs, burst_medians, median_interval
+from harness.analyse.centre import centre_interval
+from harness.analyse.contrast import Pairs, burst_medians
 from harness.gate import Policy
+from harness.plan.budget import bursts_needed
 
 MINUTES = (1.0, 5.0, 20.0)
 POWER = 0.8
@@ -72,22 +74,22 @@ def judge(pairs: Mapping[str, Pairs], burst_seconds: float, policy: Policy) -> E
 
 def _provable(label: str, pairs: Pairs, burst_seconds: float) -> Provable:
     _, medians = burst_medians(pairs)
-    low, high = median_interval(medians, CONFIDENCE)
+    low, high = centre_interval(medians, CONFIDENCE)
     sd = float(np.std(medians, ddof=1))
     effects = tuple(smallest_effect(sd, 60.0 * minutes / burst_seconds) for minutes in MINUTES)
     return Provable(label, math.exp(low), math.exp(high), sd, float(np.std(pairs.differences, ddof=1)), effects)
 
 
 def smallest_effect(burst_sd: float, bursts: float, power: float = POWER) -> float:
-    """The effect (a share) that the median of `bursts` burst medians shows at CONFIDENCE with probability `power`.
+    """The effect (a share) that the centre of `bursts` burst medians shows at CONFIDENCE with probability `power`.
 
-    As in `plan.budget.resolution`, the median of normal values has sqrt(pi/2) times the standard error of their
+    As in `plan.budget.resolution`, the centre of normal values has sqrt(pi/3) times the standard error of their
     mean. Infinite when so few bursts give no interval at all.
     """
-    if bursts < math.ceil(1.0 - math.log2(1.0 - CONFIDENCE)):
+    if bursts < bursts_needed(CONFIDENCE):
         return math.inf
     reach = float(stats.norm.ppf(0.5 + CONFIDENCE / 2.0) + stats.norm.ppf(power))
-    return math.expm1(reach * math.sqrt(math.pi / 2.0) * burst_sd / math.sqrt(bursts))
+    return math.expm1(reach * math.sqrt(math.pi / 3.0) * burst_sd / math.sqrt(bursts))
 
 
 def findings(found: Equal) -> Iterator[Finding]:

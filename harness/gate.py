@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.analyse.centre import centre
 from harness.analyse.contrast import Pairs, burst_medians
 from harness.analyse.metrics import metric
 from harness.analyse.records import Direction
@@ -123,15 +124,8 @@ def worse(direction: Direction, differences: NDArray[np.float64]) -> NDArray[np.
 
 
 def centres(bursts: NDArray[np.int64], losses: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The Hodges-Lehmann centre of each burst: median of the means of any two of its pairs, each with
-    itself too.
-    """
-    found = []
-    for number in np.unique(bursts):
-        own = losses[bursts == number]
-        first, second = np.triu_indices(own.size)
-        found.append(np.median((own[first] + own[second]) / 2.0))
-    return np.array(found, dtype=np.float64)
+    """The Hodges-Lehmann centre of the pairs of each burst."""
+    return np.array([centre(losses[bursts == number]) for number in np.unique(bursts)], dtype=np.float64)
 
 
 def _decide_metric(name: str, pairs: Pairs, policy: Policy, metrics: int) -> MetricDecision:

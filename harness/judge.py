@@ -18,9 +18,9 @@ import numpy as np
 
 from harness import gate
 from harness.analyse.analysis import answer
+from harness.analyse.centre import Floats
 from harness.analyse.contrast import (
     Contrast,
-    Floats,
     Key,
     Pairs,
     Readings,

@@ -44,7 +44,7 @@ _WORKLOAD: Sequence[Rule] = (
     ("name", bool, "a name"),
     ("users", lambda v: v >= 1, "a whole number >= 1"),
     ("rate", lambda v: 0 <= v < math.inf, "requests per second, or 0 for half the slower arm's capacity"),
-    ("slice_seconds", lambda v: 0.15 <= v < math.inf, "at least 0.15 s"),
+    ("slice_seconds", lambda v: 0.1 <= v < math.inf, "at least 0.1 s"),
     ("quiet_seconds", lambda v: 0 <= v < math.inf, "a number of seconds >= 0"),
     ("segment_seconds", lambda v: 0 <= v < math.inf, "a number of seconds >= 0"),
     ("episode_seconds", lambda v: 0 <= v < math.inf, "a number of seconds >= 0"),

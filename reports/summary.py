@@ -31,7 +31,7 @@ from harness.study import Study
 from reports import words
 from reports.info import RunInfo
 
-SUMMARY_VERSION = 1
+SUMMARY_VERSION = 2
 
 
 class Estimate(msgspec.Struct, frozen=True):

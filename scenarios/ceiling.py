@@ -3,7 +3,7 @@
 Both send the same encrypted 1 KiB requests from 32 greenlets to the same node with all optimizations on: a bare gevent
 loop (`scenarios/bare.py`) and Locust, held by the harness, running `scenarios/load/surge.py`. They take turns in short
 adjacent slices in random order, node on the first core, load on the second. Processes are started afresh several times,
-because memory layout shifts all slices of one start alike: the ratio is the median over starts of the median over their
+because memory layout shifts all slices of one start alike: the ratio is the centre over starts of the median over their
 rounds. The command takes about a minute and a half.
 """
 
@@ -24,7 +24,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from harness.analyse.contrast import median_interval
+from harness.analyse.centre import centre, centre_interval
 from harness.errors import LoadError
 from harness.execute import host
 from harness.execute.load import LoadProcess, LoadSpec
@@ -154,14 +154,14 @@ def rounds(starts: int, per_start: int, seconds: float, rng: random.Random) -> I
 
 
 def ceiling(measured: Sequence[Round]) -> Ceiling:
-    """The ratio over starts (order statistics of their medians), and the median rate of each side."""
+    """The ratio over starts (signed ranks of their medians), and the median rate of each side."""
     starts = {each.start for each in measured}
-    medians = [median(math.log(each.ratio) for each in measured if each.start == start) for start in sorted(starts)]
-    low, high = median_interval(np.array(medians), CONFIDENCE)
+    medians = np.array([median(math.log(e.ratio) for e in measured if e.start == start) for start in sorted(starts)])
+    low, high = centre_interval(medians, CONFIDENCE)
     return Ceiling(
         bare=median(each.bare for each in measured),
         locust=median(each.locust for each in measured),
-        ratio=math.exp(median(medians)),
+        ratio=math.exp(centre(medians)),
         low=math.exp(low),
         high=math.exp(high),
     )

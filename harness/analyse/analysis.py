@@ -13,7 +13,8 @@ import msgspec
 
 from harness.analyse import views
 from harness.analyse.attribution import attribute
-from harness.analyse.contrast import Contrast, Floats, Readings, Row, judge_contrast, readings
+from harness.analyse.centre import Floats
+from harness.analyse.contrast import Contrast, Readings, Row, judge_contrast, readings
 from harness.analyse.crossover import crossover
 from harness.analyse.metrics import METRICS, Metric, metric
 from harness.analyse.records import Analysis, Attribution, ContrastResult, Crossover, Source, TailTest, Verdict

@@ -2,24 +2,22 @@
 
 The burst is the unit of statistics: process layout shifts all pairs of a burst together, so an interval over
 pairs undercovers badly. Pairs give log ratios d = log(b) - log(a), each burst the median of its d, and the
-estimate is the median of the burst medians with the interval that the sign test over bursts inverts to (order
-statistics, exact for any distribution). A pair without a usable value on both sides is counted with its
-reason, never dropped in silence.
+estimate is the centre of the burst medians with the interval that the signed-rank test over bursts inverts to
+(`centre`). A run that may stop early has their median instead, with the interval that holds at any stopping time
+(`sequential`). A pair without a usable value on both sides is counted with its reason, never dropped in silence.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
+from harness.analyse.centre import Floats, bootstrap_interval, centre, centre_interval
 from harness.analyse.episodes import Episode, Unusable
 from harness.analyse.metrics import Metric
 from harness.analyse.records import ContrastResult, Estimate, Role, Source
@@ -27,7 +25,6 @@ from harness.analyse.sequential import interval as interval_at_any_time
 from harness.measure.records import ArmReading, Slice
 from harness.study import Study
 
-Floats = NDArray[np.float64]
 Row = Slice | ArmReading | Episode
 Key = tuple[int, int]
 "(burst, block): what two arms share when they form a pair; readings have block 0"
@@ -35,8 +32,6 @@ Value = float | str
 "a positive number, or the reason why there is none"
 MAX_UNUSABLE = 0.10
 "share of pairs without a value beyond which the others stand for nothing: what is missing is rarely missing by chance"
-RESAMPLES = 999
-"of the bootstrap that stands beside the interval"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,81 +140,26 @@ def burst_medians(pairs: Pairs) -> tuple[NDArray[np.int64], Floats]:
     return numbers, np.array(medians, dtype=np.float64)
 
 
-def median_interval(values: Floats, confidence: float) -> tuple[float, float]:
-    """Two-sided interval of the median by order statistics (inverts the sign test); (-inf, inf) if too few
-    values.
-    """
-    ranks = _ranks(values.size, confidence)
-    if ranks is None:
-        return -math.inf, math.inf
-    ordered = np.sort(values)
-    return float(ordered[ranks[0]]), float(ordered[ranks[1]])
-
-
-@lru_cache(maxsize=4096)
-def _ranks(size: int, confidence: float) -> tuple[int, int] | None:
-    """Which of so many values in order are the ends of the interval, by `scipy.stats.quantile_test`; None if none are.
-
-    They depend on nothing else, and a report asks a thousand times.
-    """
-    if not size:
-        return None
-    test = stats.quantile_test(np.arange(size), q=0.0, p=0.5)
-    interval = test.confidence_interval(confidence_level=confidence)
-    if math.isnan(interval.low) or math.isnan(interval.high):
-        return None
-    return int(interval.low), int(interval.high)
-
-
-def median_p_value(values: Floats, against: float) -> float:
-    """Two-sided p-value of the sign test that the median is `against` (log scale); 1 without values."""
-    return float(stats.quantile_test(values, q=against, p=0.5).pvalue) if values.size else 1.0
-
-
-def bootstrap_interval(values: Floats, confidence: float, seed: int) -> tuple[float, float]:
-    """BCa bootstrap of the median; percentile bootstrap where BCa's acceleration is undefined (ties)."""
-    if values.size < 2 or np.ptp(values) == 0.0:
-        middle = float(np.median(values))
-        return middle, middle
-    low, high = _bootstrap(values, confidence, seed, "BCa")
-    return (
-        (low, high)
-        if math.isfinite(low) and math.isfinite(high)
-        else _bootstrap(values, confidence, seed, "percentile")
-    )
-
-
-def _bootstrap(values: Floats, confidence: float, seed: int, method: str) -> tuple[float, float]:
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        interval = stats.bootstrap(
-            (values,),
-            np.median,
-            n_resamples=RESAMPLES,
-            confidence_level=confidence,
-            method=method,
-            rng=np.random.default_rng(seed),
-        ).confidence_interval
-    return float(interval.low), float(interval.high)
-
-
 def estimate(pairs: Pairs, confidence: float, seed: int, sequential: bool = False) -> Estimate:
-    """Median of burst medians with its interval at `confidence`; `pairs` must not be empty.
+    """Centre of the burst medians with its interval at `confidence`; `pairs` must not be empty.
 
-    `sequential` makes the interval hold at any stopping time.
+    `sequential`: their median, with the interval that holds at any stopping time.
     """
     _, medians = burst_medians(pairs)
-    low, high = (interval_at_any_time if sequential else median_interval)(medians, confidence)
+    if sequential:
+        middle, (low, high) = float(np.median(medians)), interval_at_any_time(medians, confidence)
+    else:
+        middle, (low, high) = centre(medians), centre_interval(medians, confidence)
     bounded = math.isfinite(low) and math.isfinite(high)
     if not bounded:
         low, high = -math.inf, math.inf
     bootstrap_low, bootstrap_high = bootstrap_interval(medians, confidence, seed)
     return Estimate(
-        ratio=math.exp(np.median(medians)),
+        ratio=math.exp(middle),
         low=math.exp(low),
         high=math.exp(high),
         confidence=confidence,
-        method=("sequential" if sequential else "order statistics") if bounded else "unbounded",
+        method=("sequential" if sequential else "signed rank") if bounded else "unbounded",
         bursts=medians.size,
         pairs=pairs.differences.size,
         sd=_spread(medians),

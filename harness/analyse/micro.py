@@ -14,7 +14,8 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from harness.analyse.contrast import estimate, median_interval, pair_up, usable
+from harness.analyse.centre import centre, centre_interval
+from harness.analyse.contrast import estimate, pair_up, usable
 from harness.analyse.records import Estimate
 
 Unit = Literal["second", "byte"]
@@ -172,10 +173,10 @@ def _judge_value(ours: Column, case: Case, goal: Goal) -> GoalResult:
     values = np.array([getattr(each, goal.of) for each in ours.values()], dtype=np.float64)
     if not values.size:
         return GoalResult(goal, "NOT MEASURED")
-    low, high = median_interval(values, CONFIDENCE)
+    low, high = centre_interval(values, CONFIDENCE)
     if not math.isfinite(low) and (case.unit == "byte" or goal.of != "value"):
         low, high = float(values.min()), float(values.max())  # counted, not timed: few readings do
-    return GoalResult(goal, outcome(low, high, goal.bound), float(np.median(values)), low, high)
+    return GoalResult(goal, outcome(low, high, goal.bound), centre(values), low, high)
 
 
 def outcome(low: float, high: float, bound: float) -> Outcome:

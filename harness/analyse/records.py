@@ -17,7 +17,7 @@ Source = Literal["slice", "segment", "episode", "reading"]
 Role = Literal["treatment", "control", "a/a", "single", "without", "step", "other"]
 Outcome = Literal["MET", "MISSED", "INCONCLUSIVE", "NOT MEASURABLE"]
 CheckStatus = Literal["ok", "invalid", "note"]
-IntervalMethod = Literal["order statistics", "sequential", "unbounded"]
+IntervalMethod = Literal["signed rank", "sequential", "unbounded"]
 
 
 class MetricInfo(msgspec.Struct, frozen=True):
@@ -37,11 +37,12 @@ class MetricInfo(msgspec.Struct, frozen=True):
 class Estimate(msgspec.Struct, frozen=True):
     """A ratio b/a with its interval, never one without the other.
 
-    `ratio` is the exponential of the median of burst medians of log(b) - log(a). `low`, `high` is the
-    interval at `confidence`; (0, inf) when the bursts are too few to bound it (`method` "unbounded").
-    `bootstrap_low`, `bootstrap_high` is a BCa bootstrap over bursts, a second opinion that no verdict uses;
-    equal to `ratio` when there is nothing to resample. `sd` is the standard deviation of the burst medians,
-    `pair_sd` of the pairs, both of log ratios (0.01 is about 1 %); 0 when there is only one.
+    `ratio` is the exponential of the centre (Hodges and Lehmann) of burst medians of log(b) - log(a), of their median
+    where `method` is "sequential". `low`, `high` is the interval at `confidence`; (0, inf) when the bursts are too few
+    to bound it (`method` "unbounded"). `bootstrap_low`, `bootstrap_high` is a BCa bootstrap of the median over bursts,
+    a second opinion that no verdict uses; the median itself when there is nothing to resample. `sd` is the standard
+    deviation of the burst medians, `pair_sd` of the pairs, both of log ratios (0.01 is about 1 %); 0 when there is only
+    one.
     """
 
     ratio: float
@@ -259,7 +260,7 @@ class GaugeSeries(msgspec.Struct, frozen=True):
 
 
 class LeakSlope(msgspec.Struct, frozen=True):
-    """How the USS of one end grows within episodes: bytes per 1,000 answered requests, the median over `episodes` with
+    """How the USS of one end grows within episodes: bytes per 1,000 answered requests, the centre over `episodes` with
     its interval at the study's confidence; no ends when the episodes are too few to bound it.
     """
 

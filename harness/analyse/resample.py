@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from harness.analyse.contrast import Floats, Pairs
+from harness.analyse.centre import Floats
+from harness.analyse.contrast import Pairs
 from harness.analyse.sequential import log_e
 from harness.gate import Policy
 

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from harness.analyse.contrast import Floats, Key, Pairs, burst_medians, estimate, median_p_value
+from harness.analyse.centre import Floats, centre_p_value
+from harness.analyse.contrast import Key, Pairs, burst_medians, estimate
 from harness.analyse.metrics import latency_seconds
 from harness.analyse.records import TailTest
 from harness.analyse.rows import Rows
@@ -94,7 +95,7 @@ def _pairs(a: dict[Key, tuple[int, int]], b: dict[Key, tuple[int, int]], needed:
 def _p_value(medians: Floats, *, sequential: bool) -> float:
     """Of "as many exceedances on both arms", two-sided."""
     if not sequential:
-        return median_p_value(medians, 0.0)
+        return centre_p_value(medians, 0.0)
     return min(1.0, 2.0 * min(p_value(log_e_path(medians, 0.0)), p_value(log_e_path(-medians, 0.0))))
 
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.analyse.contrast import Floats, median_interval, readings
+from harness.analyse.centre import Floats, centre, centre_interval
+from harness.analyse.contrast import readings
 from harness.analyse.metrics import metric
 from harness.analyse.records import Check, CheckStatus, ContrastResult
 from harness.analyse.rows import Rows
@@ -233,14 +234,14 @@ def _steady(subject: Subject) -> Iterator[Check]:
             drifts = _drifts(subject.rows.of(workload.name, arm), name, workload.request)
             if not drifts.size:
                 continue
-            low, high = median_interval(drifts, CHECK_CONFIDENCE)
+            low, high = centre_interval(drifts, CHECK_CONFIDENCE)
             edge = math.log1p(DRIFT_MARGIN)
             fine = low <= edge and high >= -edge
             yield Check(
                 "steady state",
                 "note" if fine and not math.isfinite(low) else _status(fine),
                 _where(workload, arm),
-                f"{metric(name).noun} changed by {math.expm1(np.median(drifts)):+.1%} within a burst"
+                f"{metric(name).noun} changed by {math.expm1(centre(drifts)):+.1%} within a burst"
                 + ("" if math.isfinite(low) else f"; {drifts.size} bursts are too few to tell"),
                 f"not shown to change by more than {DRIFT_MARGIN:.0%} ({CHECK_CONFIDENCE:.1%} interval)",
                 "warm up longer before the first slice",
@@ -280,7 +281,7 @@ def _equivalence(subject: Subject) -> Iterator[Check]:
     confidence = 1.0 - (1.0 - subject.study.confidence) / max(1, len(twins))
     edge = math.log1p(AA_MARGIN)
     for twin in twins:
-        low, high = median_interval(np.log(twin.burst_ratios), confidence)
+        low, high = centre_interval(np.log(twin.burst_ratios), confidence)
         shown, refuted = -edge <= low and high <= edge, low > edge or high < -edge
         status: CheckStatus = "ok" if shown else "invalid" if refuted or subject.strict else "note"
         saw = f"equal arms differ by {math.expm1(low):+.1%} to {math.expm1(high):+.1%}"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from harness.analyse.contrast import Floats, median_p_value
+from harness.analyse.centre import Floats, centre_p_value
 from harness.analyse.metrics import Metric, metric
 from harness.analyse.records import ContrastResult, Estimate, Outcome, Verdict
 from harness.analyse.sequential import log_e_path, p_value
@@ -95,7 +95,7 @@ def _p_value(question: Question, sequential: bool) -> float:
     if found is None or found.estimate is None or found.problem:
         return 1.0
     if not sequential:
-        return median_p_value(question.medians, math.log(bound_of(question.expectation)[1]))
+        return centre_p_value(question.medians, math.log(bound_of(question.expectation)[1]))
     return min(map(p_value, _evidence(question)))
 
 

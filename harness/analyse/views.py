@@ -10,7 +10,8 @@ from typing import Literal
 
 import numpy as np
 
-from harness.analyse.contrast import Value, median_interval, readings
+from harness.analyse.centre import centre, centre_interval
+from harness.analyse.contrast import Value, readings
 from harness.analyse.episodes import slope
 from harness.analyse.metrics import METRICS, latency_seconds, metric, missing, service_seconds, throughput
 from harness.analyse.records import (
@@ -218,10 +219,10 @@ def leaks(rows: Rows, confidence: float) -> Iterator[LeakSlope]:
             slopes = np.array([slope(each, end) for each in found])
             slopes = slopes[np.isfinite(slopes)]
             if slopes.size:
-                low, high = median_interval(slopes, confidence)
+                low, high = centre_interval(slopes, confidence)
                 bounded = math.isfinite(low) and math.isfinite(high)
                 ends = {"low": low, "high": high} if bounded else {"low": None, "high": None}
-                yield LeakSlope(workload, arm, end, float(np.median(slopes)), **ends, episodes=slopes.size)
+                yield LeakSlope(workload, arm, end, centre(slopes), **ends, episodes=slopes.size)
 
 
 def traces(rows: Rows, arms: Sequence[str]) -> Iterator[MemoryTrace]:

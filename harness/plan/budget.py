@@ -113,8 +113,8 @@ def _load_seconds(workload: Workload, blocks: int, costs: Costs) -> float:
 
 
 def bursts_needed(confidence: float) -> int:
-    """The fewest bursts whose order statistics give a two-sided interval of the median at this confidence."""
-    return math.floor(1.0 - math.log2(1.0 - confidence)) + 1
+    """The fewest bursts whose signed ranks give a two-sided interval of their centre at this confidence."""
+    return math.ceil(1.0 - math.log2(1.0 - confidence) - 1e-9)
 
 
 def sequential_bursts_needed(alpha: float) -> int:
@@ -126,14 +126,13 @@ def sequential_bursts_needed(alpha: float) -> int:
 
 
 def resolution(pair_sd: float, blocks: int, bursts: int, confidence: float) -> float:
-    """Expected half width of the interval of the median of `bursts` burst medians of `blocks` pairs, as a
-    share.
+    """Expected half width of the interval of the centre of `bursts` burst medians of `blocks` pairs, as a share.
 
-    The median of normal values has sqrt(pi/2) times the standard error of their mean.
+    The median of normal values has sqrt(pi/2) times the standard error of their mean, their centre sqrt(pi/3) times.
     """
-    median = math.sqrt(math.pi / 2.0)
+    median, centre = math.sqrt(math.pi / 2.0), math.sqrt(math.pi / 3.0)
     of_burst = math.hypot(LAYOUT_SD, (median if blocks > 2 else 1.0) * pair_sd / math.sqrt(blocks))
-    return math.expm1(float(stats.norm.ppf(0.5 + confidence / 2.0)) * median * of_burst / math.sqrt(bursts))
+    return math.expm1(float(stats.norm.ppf(0.5 + confidence / 2.0)) * centre * of_burst / math.sqrt(bursts))
 
 
 def _proofs(study: Study, layout: Layout, bursts: int) -> Iterator[Proof]:

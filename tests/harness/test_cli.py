@@ -274,7 +274,7 @@ def test_a_resumed_run_says_that_the_revision_changed(bench: Bench, tmp_path: Pa
     assert "begun at revision 000000000000 and resumed at " in (folder / "report.html").read_text()
 
 
-@pytest.mark.parametrize(("complete", "method"), [(True, "order statistics"), (False, "sequential")])
+@pytest.mark.parametrize(("complete", "method"), [(True, "signed rank"), (False, "sequential")])
 def test_who_ends_a_run_early_gets_intervals_that_allow_for_it(
     bench: Bench, tmp_path: Path, complete: bool, method: str
 ) -> None:

@@ -16,7 +16,8 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from harness.analyse.contrast import burst_medians, median_interval, pair_up
+from harness.analyse.centre import centre_interval
+from harness.analyse.contrast import burst_medians, pair_up
 from harness.cli import app
 from harness.errors import BenchError, DataError, UsageError
 from harness.judge import Ask, judged, read
@@ -64,7 +65,7 @@ def test_the_interval_is_that_of_the_analysis(tmp_path: Path) -> None:
     recorded = read(a_file(tmp_path, *lines(1.1)))
     (found,) = judged(recorded, Ask()).analysis.contrasts
     pairs = pair_up(recorded.values["throughput", "x"], recorded.values["throughput", "y"])
-    low, high = median_interval(burst_medians(pairs)[1], 0.95)
+    low, high = centre_interval(burst_medians(pairs)[1], 0.95)
     assert found.estimate is not None
     assert (found.estimate.low, found.estimate.high) == (math.exp(low), math.exp(high))
     assert (found.estimate.bursts, found.estimate.pairs, found.unusable) == (20, 80, 0)

@@ -156,7 +156,7 @@ REPLACED = [
     ("users = 4", "users = 0", "users", "workload[1].users", "is 0; expected a whole number >= 1"),
     ("users = 4", "users = 4.5", "users", "workload[1].users", "expected a whole number, got a number"),
     ("users = 4", "rate = 5.0", "rate = 5.0", "workload[1].rate", "belongs to open arrivals"),
-    ("users = 4", "slice_seconds = 0.1", "slice", "workload[1].slice_seconds", "at least 0.15 s"),
+    ("users = 4", "slice_seconds = 0.05", "slice", "workload[1].slice_seconds", "at least 0.1 s"),
     ("users = 4", "quiet_seconds = -1", "quiet", "workload[1].quiet_seconds", ">= 0"),
     ("users = 4", "max_error_ratio = 2", "max_error", "workload[1].max_error_ratio", "a share from 0 to 1"),
     ("users = 4", 'arrivals = "opn"', "opn", "workload[1].arrivals", "invalid enum value 'opn'"),

@@ -20,20 +20,26 @@ def burst_medians(pairs: Sequence[tuple[int, float, float]]) -> list[float]:
     return [median([math.log(b / a) for number, a, b in pairs if number == burst]) for burst in bursts]
 
 
-def sign_tail(successes: int, trials: int) -> Fraction:
-    """P(X <= successes) for X ~ Binomial(trials, 1/2), exactly."""
-    return sum((Fraction(math.comb(trials, k), 2**trials) for k in range(successes + 1)), Fraction(0))
+def means_of_two(values: Sequence[float]) -> list[float]:
+    """Of any two of the values, each with itself too, in ascending order."""
+    return sorted((a + b) / 2 for a, b in itertools.combinations_with_replacement(values, 2))
 
 
-def median_interval(values: Sequence[float], confidence: float) -> tuple[float, float]:
-    """The innermost order statistics whose two tails together stay within 1 - confidence."""
-    ordered, tail = sorted(values), Fraction(1 - confidence) / 2
+def signed_rank_tail(largest: int, size: int) -> Fraction:
+    """P(sum of the positive ranks <= largest), every set of positive ranks of 1..size being as likely as any other."""
+    sums = (sum(ranks) for count in range(size + 1) for ranks in itertools.combinations(range(1, size + 1), count))
+    return Fraction(sum(each <= largest for each in sums), 2**size)
+
+
+def centre_interval(values: Sequence[float], confidence: float) -> tuple[float, float]:
+    """The innermost means of two whose two tails together stay within 1 - confidence."""
+    means, tail = means_of_two(values), Fraction(1 - confidence) / 2
     rank = -1
-    while rank + 1 < len(ordered) and sign_tail(rank + 1, len(ordered)) <= tail:
+    while rank + 1 < len(means) and signed_rank_tail(rank + 1, len(values)) <= tail:
         rank += 1
     if rank < 0:
         return -math.inf, math.inf
-    return ordered[rank], ordered[len(ordered) - 1 - rank]
+    return means[rank], means[len(means) - 1 - rank]
 
 
 def e_value(exceeding: int, trials: int, steps: int = 20_000) -> float:

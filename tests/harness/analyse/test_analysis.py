@@ -163,7 +163,7 @@ def test_dead_arm_is_invalid_and_shown_as_such() -> None:
 def test_the_answer_without_expectations_is_the_headline() -> None:
     study = a_study()
     analysis = analyse(study, a_run(study, {"all": 0.5}, 9))
-    assert analysis.answer.startswith("all against none: median latency on surge fell by 48.5 % (")
+    assert analysis.answer.startswith("all against none: median latency on surge fell by 49 % (")
     empty = msgspec.structs.replace(study, budget=Budget(min_bursts=0))
     assert analyse(empty, Measured((), (), ())).answer == "Nothing was measured that could be compared."
 

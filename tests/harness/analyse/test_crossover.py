@@ -19,7 +19,7 @@ SWEEP = Sweep(workload="surge", parameter="users", values=(64.0, 1.0, 8.0))
 
 def at_value(value: float, ratio: float, half: float = 0.1, bounded: bool = True) -> ContrastResult:
     low, high = ratio * math.exp(-half), ratio * math.exp(half)
-    method = "order statistics" if bounded else "unbounded"
+    method = "signed rank" if bounded else "unbounded"
     estimate = msgspec.convert(
         {
             "ratio": ratio,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.analyse.contrast import median_interval
+from harness.analyse.centre import centre_interval
 from harness.errors import StudyError
 from harness.plan.arms import layout
 from harness.plan.budget import (
@@ -76,8 +76,8 @@ def test_as_many_bursts_as_fit(seconds: float, least: int, most: int) -> None:
 @pytest.mark.parametrize("confidence", [0.5, 0.75, 0.9, 0.95, 1 - 0.05 / 3, 0.99, 0.999])
 def test_bursts_needed_is_what_the_interval_needs(confidence: float) -> None:
     needed = bursts_needed(confidence)
-    assert math.isfinite(median_interval(np.arange(float(needed)), confidence)[0])
-    assert not math.isfinite(median_interval(np.arange(needed - 1.0), confidence)[0])
+    assert math.isfinite(centre_interval(np.arange(float(needed)), confidence)[0])
+    assert not math.isfinite(centre_interval(np.arange(needed - 1.0), confidence)[0])
 
 
 def test_sequential_bursts_needed() -> None:
@@ -88,7 +88,7 @@ def test_resolution_is_what_simulation_gives() -> None:
     """The promised half width against the intervals of simulated studies of that size."""
     rng = np.random.default_rng(6)
     d = differences(0.0, (200, 30), rng, blocks=3).reshape(200, 30, 3)
-    widths = [np.subtract(*median_interval(np.median(each, axis=1), 0.95)[::-1]) / 2.0 for each in d]
+    widths = [np.subtract(*centre_interval(np.median(each, axis=1), 0.95)[::-1]) / 2.0 for each in d]
     assert resolution(0.045, 3, 30, 0.95) == pytest.approx(float(np.median(widths)), rel=0.2)
     assert resolution(0.045, 1, 30, 0.95) > resolution(0.045, 3, 30, 0.95) > resolution(0.045, 3, 60, 0.95)
 
