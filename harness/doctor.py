@@ -21,7 +21,7 @@ from harness.execute import host
 from harness.fitness import Equal, Finding, judge
 from harness.gate import Policy
 from harness.measure.store import Store
-from harness.study import OPTIMIZATIONS, Arm, Design, Target, Workload
+from harness.study import OPTIMIZATIONS, Arm, Design, Target
 
 LOAD_PER_CORE = 0.3
 BUSY_SHARE = 0.2
@@ -32,13 +32,6 @@ NAPS = 200
 MIN_BURSTS = 6
 "fewer give no interval"
 ARMS = ("first", "second")
-WORKLOADS = (
-    Workload(name="surge", file="scenarios/load/surge.py", slice_seconds=two_arms.SLICE_SECONDS),
-    Workload(
-        name="steady", file="scenarios/load/steady.py", arrivals="poisson", users=64,
-        slice_seconds=two_arms.SLICE_SECONDS,
-    ),
-)  # fmt: skip
 
 
 def machine(nap: Callable[[float], None] = time.sleep, clock: Callable[[], float] = time.perf_counter) -> list[Finding]:
@@ -114,7 +107,7 @@ def _cpu_times(but: int) -> dict[int, tuple[str, float]]:
 def question(seconds: float, min_bursts: int = MIN_BURSTS) -> two_arms.Duel:
     """Two equal arms of the reference node, all optimizations on; their contrast is the A/A itself."""
     a, b = (Arm(name=name, optimizations=OPTIMIZATIONS, target=Target(peers=8)) for name in ARMS)
-    asked = two_arms.duel("doctor", "equal arms on this machine", (a, b), WORKLOADS, seconds, Policy())
+    asked = two_arms.duel("doctor", "equal arms on this machine", (a, b), two_arms.WORKLOADS, seconds, Policy())
     study = asked.study
     budget = replace(study.budget, min_bursts=min_bursts, stop_early=False)
     study = replace(study, budget=budget, design=Design(baseline=a.name, treatment=b.name, hidden=False))

@@ -26,28 +26,11 @@ from harness.gate import Policy
 from harness.plan import schedule
 from harness.plan.arms import hidden_name
 from harness.revisions import Revision
-from harness.study import OPTIMIZATIONS, Arm, Target, Workload
+from harness.study import OPTIMIZATIONS, Arm, Target
 
 BASE, HEAD = "base", "head"
 POLICY = Policy()
 PACKAGE = "reference_impl"
-WORKLOADS = (
-    Workload(
-        name="surge",
-        file="scenarios/load/surge.py",
-        question="How much can one node take?",
-        slice_seconds=two_arms.SLICE_SECONDS,
-    ),
-    Workload(
-        name="steady",
-        file="scenarios/load/steady.py",
-        question="How long does a request take when nothing is saturated?",
-        arrivals="poisson",
-        users=64,
-        slice_seconds=two_arms.SLICE_SECONDS,
-    ),
-)
-"""Saturated, a busier node is hidden by larger batches; unsaturated, throughput says nothing. So both are needed."""
 PEERS = 8
 "as many as the workload asks for"
 SETTINGS = {"pooling": {"max_idle_total": 128}}
@@ -77,7 +60,7 @@ def slots(cache: Path, base: Revision, head: Revision) -> Iterator[Slots]:
 def question(base: Revision, head: Revision, seconds: float = SECONDS, policy: Policy = POLICY) -> two_arms.Duel:
     """What is asked of the two revisions. Raises `UsageError` when one is none of this project."""
     arms = _arm(BASE, base), _arm(HEAD, head)
-    return two_arms.duel("gate", f"{head} against {base}", arms, WORKLOADS, seconds, policy)
+    return two_arms.duel("gate", f"{head} against {base}", arms, two_arms.WORKLOADS, seconds, policy)
 
 
 class RevisionSteering(two_arms.DuelSteering):

@@ -30,7 +30,6 @@ from harness.analyse.contrast import Pairs, readings
 from harness.analyse.records import Direction, Verdict
 from harness.analyse.resample import Rate, rate
 from harness.analyse.rows import arrange
-from harness.doctor import WORKLOADS
 from harness.execute.burst import Step
 from harness.gate import Policy
 from harness.measure.records import Measured
@@ -146,7 +145,7 @@ def question(busy: float, seconds: float) -> two_arms.Duel:
         Arm(name=name, optimizations=OPTIMIZATIONS, target=Target(peers=8, settings=_busy(cost)))
         for name, cost in (("plain", 0.0), ("busy", busy))
     )
-    asked = two_arms.duel("truth", "known truth", (arms[0], arms[1]), WORKLOADS, seconds, Policy())
+    asked = two_arms.duel("truth", "known truth", (arms[0], arms[1]), two_arms.WORKLOADS, seconds, Policy())
     budget = replace(asked.study.budget, stop_early=False, max_bursts=100_000)
     design = Design(baseline="plain", treatment="busy", hidden=False)
     return two_arms.Duel(replace(asked.study, budget=budget, design=design), asked.judged, asked.policy)

@@ -17,7 +17,7 @@ from harness.duel_session import Setting
 from harness.errors import TargetError, UsageError
 from harness.execute.launch import arm_plan
 from harness.execute.ports import free_port, placed
-from harness.gate import Policy
+from harness.gate import MAX_PAIRS, Policy
 from harness.study import Target
 
 SHORT = Policy(alpha_fail=0.1, min_bursts=1, max_bursts=1)
@@ -86,7 +86,7 @@ def test_an_open_rate_and_one_request(file: Path) -> None:
     assert [each.label for each in asked.judged] == ["latency_p50", "cpu_per_request"]
     assert asked.study.title == "y against x"
     assert workload.slice_seconds == 0.6  # 30 arrivals
-    assert asked.study.budget.blocks == 8  # the pairs of a burst share a layout: the margins allow for so many
+    assert asked.study.budget.blocks == MAX_PAIRS  # the pairs of a burst share a layout: the margins allow for so many
 
 
 def test_a_rate_too_low_for_slices_is_refused(file: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from harness import gate_run, session
+from harness import gate_run, session, two_arms
 from harness.cli import app
 from harness.duel_session import Setting
 from harness.errors import StoreError, TargetError, UsageError
@@ -69,7 +69,7 @@ def printed(setting: Setting) -> str:
 def test_a_slower_revision_fails_by_name_and_size(
     tmp_path: Path, setting: Callable[..., Setting], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gate_run, "WORKLOADS", gate_run.WORKLOADS[:1])
+    monkeypatch.setattr(two_arms, "WORKLOADS", two_arms.WORKLOADS[:1])
     base, head = a_revision("one", a_tree(tmp_path / "1")), a_revision("two", a_tree(tmp_path / "2", BURN))
     here = setting()
     assert gate_run.run(base, head, here, cache=tmp_path / "cache", policy=SHORT) == 1, printed(here)
