@@ -40,13 +40,14 @@ WORKLOADS = (
         question="How long does a request take when nothing is saturated?",
         arrivals="constant",
         users=64,
+        rate=3000.0,
         slice_seconds=SLICE_SECONDS,
     ),
 )
 """Two versions of the reference node are compared on these. Saturated, a busier node is hidden by larger batches;
 unsaturated, throughput says nothing. So both are needed. Arrivals at a fixed distance leave no queue to chance, which
-would add half to what a pair varies by; at a calmer rate a request costs twice or three times the CPU, all of it for
-waking cores, and a slower node is lost in it."""
+would add half to what a pair varies by. None comes in company, so half of what the closed loop takes would saturate the
+load process; and the calmer the rate, the more of a request is what it costs to wake a core."""
 FIXED_WORK = 200
 "requests before the first slice: the gate judges no memory, so they only warm"
 
