@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -10,6 +11,10 @@ from hypothesis import settings
 
 settings.register_profile("synapsed", deadline=None, derandomize=True)
 settings.load_profile("synapsed")
+
+# A shell starts what it puts in the background with Ctrl-C ignored, and programs inherit that: tests end some by it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

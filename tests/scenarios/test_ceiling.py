@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import random
 
+import numpy as np
 import psutil
 import pytest
 
+from harness.analyse.centre import centre, centre_interval
 from scenarios import ceiling
 from scenarios.ceiling import Round
 
@@ -18,12 +21,12 @@ def test_both_sides_answer_and_every_process_is_ended() -> None:
     assert not [child for child in psutil.Process().children() if "scenarios.bare" in child.cmdline()]
 
 
-def test_the_ratio_is_the_median_over_starts_of_the_median_over_rounds() -> None:
+def test_the_ratio_is_the_centre_over_starts_of_the_median_over_rounds() -> None:
     shares = [0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.9]
     measured = [Round(start, 100.0, 100.0 * share * bump) for start, share in enumerate(shares) for bump in (0.5, 1, 2)]
     found = ceiling.ceiling(measured)
-    assert found.ratio == pytest.approx(0.6)
-    assert [found.low, found.high] == pytest.approx([0.4, 0.9])
+    assert found.ratio == pytest.approx(math.exp(centre(np.log(shares))))
+    assert [found.low, found.high] == pytest.approx(np.exp(centre_interval(np.log(shares), 0.95)).tolist())
     assert [found.bare, found.locust] == pytest.approx([100.0, 60.0])
 
 
