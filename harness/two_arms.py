@@ -23,7 +23,7 @@ from harness.plan.arms import hidden_name
 from harness.study import Arm, Budget, Design, Study, Target, Workload
 
 BLOCKS = 20
-"""Pairs per burst, shared out among the workloads. Starting six processes costs as much as eight blocks, so bursts of
+"""Pairs per burst, shared out among the workloads. Starting six processes costs as much as ten blocks, so bursts of
 few pairs waste the time; more than ten pairs of a metric say the same thing too often (docs/method.md)."""
 SLICE_SECONDS = 0.1
 "many short pairs prove more than few long ones: a pair of these varies no more than one of 0.15 s"
@@ -46,8 +46,8 @@ WORKLOADS = (
 )
 """Two versions of the reference node are compared on these. Saturated, a busier node is hidden by larger batches;
 unsaturated, throughput says nothing. So both are needed. Arrivals at a fixed distance leave no queue to chance, which
-would add half to what a pair varies by. None comes in company, so half of what the closed loop takes would saturate the
-load process; and the calmer the rate, the more of a request is what it costs to wake a core."""
+would add a third to what a pair varies by. None comes in company, so half of what the closed loop takes would saturate
+the load process; and the calmer the rate, the more of a request is what it costs to wake a core."""
 FIXED_WORK = 200
 "requests before the first slice: the gate judges no memory, so they only warm"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -21,6 +22,7 @@ from harness.analyse.contrast import (
     readings,
 )
 from harness.analyse.metrics import metric
+from harness.measure.records import Latencies, Unanswered
 from tests.harness.analyse import reference
 from tests.harness.analyse.simulation import BLOCKS, differences, runs
 from tests.harness.analyse.synthetic import a_reading, a_stretch, a_study
@@ -133,3 +135,15 @@ def test_coverage_of_the_fixed_length_interval(bursts: int) -> None:
     truth = math.log1p(0.05)
     covered = np.mean((ends[:, 0] <= truth) & (truth <= ends[:, 1]))
     assert 0.93 <= covered <= 0.97
+
+
+def test_a_value_rests_on_the_requests_of_its_own_name() -> None:
+    both = msgspec.structs.replace(
+        a_stretch(requests=200),
+        latencies=(Latencies("rare", b"\0" * 40), Latencies("often", b"\0" * 760)),
+        unanswered=(Unanswered("rare", rejected=9, failed=2, seconds=1.0),),
+    )
+    rows = [msgspec.structs.replace(both, block=block) for block in range(3)]
+    counted = {name: readings(rows, metric("latency_p99"), name).requests for name in ("rare", "often", "")}
+    assert counted == {"rare": 36, "often": 570, "": 606}
+    assert readings(rows, metric("throughput"), "rare").requests == 600
