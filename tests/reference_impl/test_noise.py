@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -139,15 +140,31 @@ def test_messages_out_of_turn_are_refused() -> None:
         end("initiator", private("22" * 32)).split()
 
 
+class SoonRekeyed(CipherState):
+    """As if four records were as many as a key may protect."""
+
+    __slots__ = ()
+    rekey_interval = 4
+
+
 def test_rekey_happens_on_both_ends_at_the_same_record_and_nonces_go_on() -> None:
     key = os.urandom(32)
-    sender, receiver = CipherState(key, rekey_interval=4), CipherState(key, rekey_interval=4)
+    sender, receiver = SoonRekeyed(key), SoonRekeyed(key)
     plain = CipherState(key)
     for number in range(10):
         sealed = sender.encrypt(b"x")
         assert (sealed == plain.encrypt(b"x")) == (number < 4)
         assert receiver.decrypt(sealed) == b"x"
     assert sender.nonce == receiver.nonce == 10
+
+
+def test_a_cipher_holds_no_copy_of_its_key_that_wiping_cannot_reach() -> None:
+    key = os.urandom(32)
+    before = sys.getrefcount(key)
+    cipher = CipherState(key)
+    assert sys.getrefcount(key) == before
+    cipher.wipe()
+    assert cipher._key == bytes(32)
 
 
 def test_the_last_nonce_is_never_used() -> None:
