@@ -22,8 +22,8 @@ from typing import Any
 import uvloop
 
 from reference_impl import settings as check
-from reference_impl.circuit import Circuit, DialerEnd
 from reference_impl.faults import Hit, Script
+from reference_impl.relayed import DialerEnd, Relayed
 from reference_impl.settings import SettingsError
 
 
@@ -36,7 +36,7 @@ class Relay:
         self.script = script
         self.one_way = rtt / 2
         self._down_until = 0.0
-        self.open: set[Circuit] = set()
+        self.open: set[Relayed] = set()
         self.struck: Counter[str] = Counter()
         self.carried = 0
         self._numbers = itertools.count()
@@ -66,8 +66,8 @@ class Relay:
     def crash(self, seconds: float) -> None:
         """The link is down for `seconds`: what is open dies, what comes is refused."""
         self._down_until = asyncio.get_running_loop().time() + seconds
-        for circuit in list(self.open):
-            circuit.cut()
+        for relayed in list(self.open):
+            relayed.cut()
 
     def gauges(self) -> dict[str, Any]:
         """Faults played by kind, bytes carried, and the CPU seconds of this process."""
@@ -82,8 +82,8 @@ class Relay:
         """Stop listening and cut every connection."""
         for server in self._servers:
             server.close()
-        for circuit in list(self.open):
-            circuit.cut()
+        for relayed in list(self.open):
+            relayed.cut()
 
 
 async def through(relay: Relay, ready: dict[str, Any]) -> dict[str, Any]:

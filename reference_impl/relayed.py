@@ -22,7 +22,7 @@ _TICK = 0.0005
 """Timers tick in milliseconds: what is due within half of one goes along."""
 
 
-class Circuit:
+class Relayed:
     """The two ends of one relayed connection. `hits` strike the direction towards the dialer."""
 
     def __init__(self, relay: Relay, dialer: Any, hits: tuple[Hit, ...]) -> None:
@@ -65,11 +65,11 @@ class Circuit:
 class Direction:
     """Bytes on their way from `source` to `target`. `full`: the target takes no more now; `over`: it has got all."""
 
-    def __init__(self, circuit: Circuit, one_way: float, hits: tuple[Hit, ...]) -> None:
+    def __init__(self, relayed: Relayed, one_way: float, hits: tuple[Hit, ...]) -> None:
         self.source: Any = None
         self.target: Any = None
         self.full = self.over = False
-        self._circuit = circuit
+        self._relayed = relayed
         self._one_way = one_way
         self._rate = min((hit.fault.rate for hit in hits if hit.fault.kind == "throttle"), default=0.0)
         self._corrupt = sorted(hit.position(LINK_SPAN) for hit in hits if hit.fault.kind == "corrupt")
@@ -149,24 +149,24 @@ class Direction:
         self.regulate()
 
     def _arrive(self, data: bytes) -> None:
-        if not (data and self._circuit.alive):
+        if not (data and self._relayed.alive):
             return
-        self._circuit.relay.carried += len(data)
+        self._relayed.relay.carried += len(data)
         if self.target is None:
             self._early += data
         else:
             self.target.write(data)
 
     def _arrive_end(self, last: bytes | None) -> None:
-        if not self._circuit.alive or self.over:
+        if not self._relayed.alive or self.over:
             return
         self.over = True
         if last is None:
-            self._circuit.cut()
+            self._relayed.cut()
             return
         if self.target is not None:
             self.target.write_eof()
-        self._circuit.ended()
+        self._relayed.ended()
 
 
 class _End(asyncio.Protocol):
@@ -174,7 +174,7 @@ class _End(asyncio.Protocol):
 
     def __init__(self, relay: Relay) -> None:
         self._relay = relay
-        self._circuit: Circuit | None = None
+        self._relayed: Relayed | None = None
         self._into: Direction | None = None
         self._from: Direction | None = None
 
@@ -199,8 +199,8 @@ class _End(asyncio.Protocol):
             self._from.regulate()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._circuit is not None and self._circuit.alive:
-            self._circuit.cut(rudely=exc is not None)
+        if self._relayed is not None and self._relayed.alive:
+            self._relayed.cut(rudely=exc is not None)
 
 
 class DialerEnd(_End):
@@ -218,26 +218,26 @@ class DialerEnd(_End):
         if "refuse" in kinds or relay.is_down():
             reset(transport)
             return
-        self._circuit = circuit = Circuit(relay, transport, hits)
+        self._relayed = relayed = Relayed(relay, transport, hits)
         if "silent" in kinds:
             return
-        self._into, self._from = circuit.up, circuit.down
+        self._into, self._from = relayed.up, relayed.down
         transport.pause_reading()
-        self._connecting = asyncio.get_running_loop().create_task(self._connect(circuit))
+        self._connecting = asyncio.get_running_loop().create_task(self._connect(relayed))
 
-    async def _connect(self, circuit: Circuit) -> None:
+    async def _connect(self, relayed: Relayed) -> None:
         try:
-            await asyncio.get_running_loop().create_connection(lambda: _NodeEnd(circuit), *self._target)
+            await asyncio.get_running_loop().create_connection(lambda: _NodeEnd(relayed), *self._target)
         except OSError:
-            circuit.cut()
+            relayed.cut()
 
 
 class _NodeEnd(_End):
-    def __init__(self, circuit: Circuit) -> None:
-        super().__init__(circuit.relay)
-        self._circuit = circuit
-        self._into, self._from = circuit.down, circuit.up
+    def __init__(self, relayed: Relayed) -> None:
+        super().__init__(relayed.relay)
+        self._relayed = relayed
+        self._into, self._from = relayed.down, relayed.up
 
     def connection_made(self, transport: Any) -> None:
-        assert self._circuit is not None
-        self._circuit.connected(transport)
+        assert self._relayed is not None
+        self._relayed.connected(transport)
