@@ -141,7 +141,7 @@ class PooledInbox:
 
 
 class JoinedInbox:
-    """Each read is appended to what an earlier one left over, records decrypted from it, their plaintexts joined."""
+    """Records are decrypted where they were read, or, where two reads cut one, joined first; plaintexts are joined."""
 
     __slots__ = ("_cipher", "_kind", "_missing", "_parts", "_pending")
 
@@ -156,16 +156,30 @@ class JoinedInbox:
 
     def feed(self, data: Bytes) -> list[Message]:
         messages: list[Message] = []
-        view = memoryview(self._pending + data if self._pending else data)
-        at, end = 0, len(view)
+        view = memoryview(data)
+        at, end = self._complete(view, messages) if self._pending else 0, len(view)
         while end - at >= LENGTH_BYTES:
             stop = at + LENGTH_BYTES + (view[at] << 8 | view[at + 1])
             if stop > end:
                 break
             self._record(view[at + LENGTH_BYTES : stop], messages)
             at = stop
-        self._pending = bytes(view[at:])
+        if at < end:
+            self._pending = bytes(view[at:])
         return messages
+
+    def _complete(self, view: memoryview, messages: list[Message]) -> int:
+        """Take the rest of the record that an earlier read began; returns how much of `view` that was."""
+        begun = self._pending
+        length = (begun[:LENGTH_BYTES] + view[:1])[:LENGTH_BYTES]  # even that may have been cut
+        rest = LENGTH_BYTES + int.from_bytes(length, "big") - len(begun)
+        record = begun + view[:rest]
+        if rest > len(view):
+            self._pending = record
+            return len(view)
+        self._pending = b""
+        self._record(memoryview(record)[LENGTH_BYTES:], messages)
+        return rest
 
     def _record(self, ciphertext: memoryview, messages: list[Message]) -> None:
         if self._missing:
