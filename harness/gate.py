@@ -27,7 +27,7 @@ GateOutcome = Literal["PASS", "FAIL", "INCONCLUSIVE", "INVALID"]
 EXIT_CODES: Mapping[GateOutcome, int] = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3, "INVALID": 4}
 
 
-MAX_PAIRS = 10
+MAX_PAIRS = 8
 "of one metric in a burst: they share a process layout, and the margins that absorb it were calibrated up to here"
 
 
