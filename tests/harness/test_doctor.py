@@ -123,7 +123,6 @@ def test_equal_arms_through_the_engine() -> None:
         "throughput on back-to-back",
         "cpu_per_request on back-to-back",
         "latency_p50 on steady",
-        "cpu_per_request on steady",
     ]
     assert len(found.metrics[0].effects) == len(MINUTES)
 
