@@ -29,7 +29,7 @@ SLICE_SECONDS = 0.1
 "many short pairs prove more than few long ones: a pair of these varies no more than one of 0.15 s"
 WORKLOADS = (
     Workload(
-        name="back-to-back",
+        name="solo",
         file="scenarios/load/surge.py",
         question="How fast do requests follow one another when one user asks without a pause?",
         users=1,

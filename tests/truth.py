@@ -179,8 +179,9 @@ def _by_burst(judged: two_arms.Judged, measured: Measured, arm: str) -> Mapping[
 
 
 def cost_of_a_request(trace: Trace) -> float:
-    """CPU seconds per request of the plain arm where nothing is saturated: what an effect is a share of."""
-    return float(np.median(np.concatenate(list(trace.values[0]["cpu_per_request on steady"].values()))))
+    """CPU seconds per request of the plain arm: what an effect is a share of."""
+    (cpu,) = (of for label, of in trace.values[0].items() if label.startswith("cpu_per_request"))
+    return float(np.median(np.concatenate(list(cpu.values()))))
 
 
 def _busy(seconds: float) -> dict[str, dict[str, object]]:
@@ -249,7 +250,7 @@ def policy(burst_seconds: float) -> Policy:
 
 def report(traces: Mapping[float, Trace], policy: Policy, busy_of: float) -> Iterator[str]:
     """Everything that is printed."""
-    yield f"{time.strftime('%Y-%m-%d')}; a request costs {1e6 * busy_of:.1f} us of CPU where nothing is saturated"
+    yield f"{time.strftime('%Y-%m-%d')}; a request costs {1e6 * busy_of:.1f} us of CPU"
     yield from table(
         {effect: judge(found, policy) for effect, found in traces.items()},
         {effect: found.burst_seconds for effect, found in traces.items()},

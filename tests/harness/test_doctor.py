@@ -120,8 +120,8 @@ def test_equal_arms_through_the_engine() -> None:
     assert found.burst_seconds > 0.5
     labels = [each.label for each in found.metrics]
     assert labels == [
-        "throughput on back-to-back",
-        "cpu_per_request on back-to-back",
+        "throughput on solo",
+        "cpu_per_request on solo",
         "latency_p50 on steady",
     ]
     assert len(found.metrics[0].effects) == len(MINUTES)

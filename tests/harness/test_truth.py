@@ -13,6 +13,7 @@ from tests.harness.analyse.synthetic import a_run
 from tests.truth import Trace, judge, mann_whitney, mean_threshold, report, t_test, table
 
 POLICY = Policy(max_bursts=20)
+CPU = "cpu_per_request on solo"
 
 
 def a_trace(effect: float, bursts: int = 60, drift: float = 0.0, seed: int = 1) -> Trace:
@@ -36,6 +37,12 @@ def test_equal_arms_pass_and_slower_ones_fail() -> None:
     assert slow.outcomes["FAIL"].count == slow.gates >= 3
     assert all(15 <= each <= 20 for each in (*equal.bursts, *slow.bursts))
     assert sum(slow.bursts) <= 60
+
+
+def test_an_effect_is_a_share_of_what_a_request_costs_the_plain_arm() -> None:
+    plain, slow = (truth.cost_of_a_request(a_trace(effect)) for effect in (0.0, 0.5))
+    assert plain == slow  # the effect is the other arm's
+    assert plain == pytest.approx(np.median(np.concatenate([*a_trace(0.0).values[0][CPU].values()])))
 
 
 def test_drift_deceives_sequential_halves_but_not_pairs() -> None:
