@@ -93,17 +93,20 @@ def _conclude(steering: DuelSteering, store: Store, setting: Setting) -> int:
     asked, measured = steering.asked, store.measured()
     analysis = analyse(asked.study, measured)
     decision = decide(asked, measured, analysis)
-    _, page = session.write_report(asked.study, store, measured, analysis)
-    info = _write_views(decision, asked, measured, setting, store.find("spent", float) or 0.0)
+    info = _info(asked, measured, setting, store.find("spent", float) or 0.0)
+    word = gate_view.sentence(decision, info)
+    store.put("answer", word)
+    _, page = session.write_report(asked.study, store, measured, session.answered(analysis, word))
+    write_views(decision, info, setting.files)
     setting.console.print(f"report: {session.shown(page)}", highlight=False, soft_wrap=True, markup=False)
     setting.console.print(gate_view.on_terminal(decision, info))
     return EXIT_CODES[decision.outcome]
 
 
-def _write_views(decision: GateDecision, asked: Duel, measured: Measured, setting: Setting, seconds: float) -> GateInfo:
+def _info(asked: Duel, measured: Measured, setting: Setting, seconds: float) -> GateInfo:
     from reports import gate_view
 
-    info = gate_view.GateInfo(
+    return gate_view.GateInfo(
         title=asked.study.title,
         base=setting.base,
         head=setting.head,
@@ -113,8 +116,6 @@ def _write_views(decision: GateDecision, asked: Duel, measured: Measured, settin
         values=values(asked, measured),
         notes=setting.notes,
     )
-    write_views(decision, info, setting.files)
-    return info
 
 
 def write_views(decision: GateDecision, info: GateInfo, files: Files) -> None:
@@ -136,7 +137,7 @@ def _ended_early(steering: DuelSteering, store: Store, setting: Setting, error: 
     decision = decide(asked, measured, void=told)
     try:
         store.put("ended_by", session.CTRL_C if not isinstance(error, BenchError) else told)
-        _write_views(decision, asked, measured, setting, store.find("spent", float) or 0.0)
+        write_views(decision, _info(asked, measured, setting, store.find("spent", float) or 0.0), setting.files)
     except StoreError as second:  # the disk is still full, say: the first error counts
         setting.console.print(str(second), highlight=False, soft_wrap=True, markup=False)
     if not measured.slices:

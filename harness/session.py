@@ -87,7 +87,13 @@ def report(folder: Path, console: Console) -> None:
     """Judge the stored rows and write the report again."""
     with Store.open(folder) as store:
         study, measured = stored(store)
-        _write(study, store, measured, analyse(study, measured, mishap=mishap(store)), console)
+        analysis = analyse(study, measured, mishap=mishap(store))
+        _write(study, store, measured, answered(analysis, store.find("answer", str) or ""), console)
+
+
+def answered(analysis: Analysis, word: str) -> Analysis:
+    """The analysis with another answer than its own, where the run had one: the gate's word, kept as "answer"."""
+    return msgspec.structs.replace(analysis, answer=word) if word else analysis
 
 
 def stored(store: Store) -> tuple[Study, Measured]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import datetime
 import io
+import json
 from pathlib import Path
 from xml.etree import ElementTree as xml
 
 import pytest
 from rich.console import Console
 
-from harness import duel_session, pipeline
-from harness.analyse.records import Analysis
+from harness import duel_session, pipeline, session
 from harness.duel_session import Setting
 from harness.errors import BenchError, MeasurementVoid, StoreError, TargetError, UsageError
 from harness.gate import Policy
@@ -39,16 +39,17 @@ def setting(folder: Path) -> Setting:
     return Setting(folder, folder / "runs", "again", "base", "head", console, now, files, clock=lambda: 0.0)
 
 
-def ending_with(error: BaseException, bursts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def ending_with(error: BaseException | None, bursts: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A measurement that keeps so many bursts of equal arms and then ends so."""
 
-    def run(study: object, store: Store, *_: object) -> Analysis:
+    def run(study: object, store: Store, *_: object) -> None:
         measured = a_run(steering().asked.study, {}, bursts)
         for burst in measured.bursts:
             store.add_burst(burst)
         for row in measured.slices:
             store.add_slice(row)
-        raise error
+        if error is not None:
+            raise error
 
     monkeypatch.setattr(pipeline, "run", run)
 
@@ -75,6 +76,23 @@ def test_ctrl_c_is_no_verdict_either(bursts: int, tmp_path: Path, monkeypatch: p
     assert "INVALID: interrupted before there was a verdict" in (tmp_path / "gate.md").read_text()
 
 
+def test_the_report_is_headed_by_the_word_and_so_it_is_when_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ending_with(None, 20, monkeypatch)
+    assert duel_session.run(steering(), setting(tmp_path)) == 0
+    (folder,) = (tmp_path / "runs").glob("2026*")
+    pages = [folder / name for name in ("report.html", "summary.json")]
+    written = [page.read_bytes() for page in pages]
+    word = "PASS: head is not worse than base: "
+    assert json.loads(written[1])["answer"].startswith(word)
+    assert f">{word}" in written[0].decode()
+    console = Console(file=io.StringIO(), width=100)
+    session.report(folder, console)
+    assert [page.read_bytes() for page in pages] == written
+    assert word in console.file.getvalue()  # type: ignore[attr-defined]
+
+
 def test_a_report_that_cannot_be_written_does_not_hide_the_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,7 +100,7 @@ def test_a_report_that_cannot_be_written_does_not_hide_the_error(
         raise StoreError("no space left on device")
 
     ending_with(DIED, 20, monkeypatch)
-    monkeypatch.setattr(duel_session, "_write_views", full)
+    monkeypatch.setattr(duel_session, "write_views", full)
     here = setting(tmp_path)
     with pytest.raises(MeasurementVoid, match="killed by SIGKILL"):
         duel_session.run(steering(), here)
