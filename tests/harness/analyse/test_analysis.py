@@ -248,15 +248,16 @@ def test_percentiles_among_requests_without_an_answer_are_not_shown() -> None:
     plain = a_run(study, {"all": 0.5}, 7)
     name = study.workloads[0].request
 
-    def losing(row: Slice) -> Slice:
-        """As many lost as answered."""
-        lost = sum(len(each.service) // 4 for each in row.latencies if each.name == name)
+    def losing(row: Slice, times: int) -> Slice:
+        """So many times as many lost as answered."""
+        lost = times * sum(len(each.service) // 4 for each in row.latencies if each.name == name)
         missed = (Unanswered(name, 0, lost, 0.0),)
         return msgspec.structs.replace(row, failed={"gone": lost}, unanswered=missed) if row.arm == "all" else row
 
-    whole, half = (
+    whole, half, nothing = (
         {(each.workload, each.arm): each for each in analyse(study, measured).curves if each.request == name}
-        for measured in (plain, msgspec.structs.replace(plain, slices=tuple(map(losing, plain.slices))))
+        for times in (0, 1, 200)
+        for measured in [msgspec.structs.replace(plain, slices=tuple(losing(row, times) for row in plain.slices))]
     )
     workload = study.workloads[0].name
     assert half[workload, "none"] == whole[workload, "none"]
@@ -267,3 +268,4 @@ def test_percentiles_among_requests_without_an_answer_are_not_shown() -> None:
     lost = dict(zip(after.percentiles, after.seconds, strict=True))
     assert lost[10.0] == pytest.approx(of[20.0]), "the 10th of all is the 20th of the answered"
     assert lost[30.0] == pytest.approx(of[60.0])
+    assert whole.keys() - nothing.keys() == {(workload, "all")}, "not even the first percentile got an answer"
