@@ -23,8 +23,8 @@ from harness.plan.arms import hidden_name
 from harness.study import Arm, Budget, Design, Study, Target, Workload
 
 BLOCKS = 16
-"""Pairs per burst, shared out among the workloads. Starting six processes costs as much as ten blocks, so bursts of
-few pairs waste the time; more than eight pairs of a metric say the same thing too often (docs/method.md)."""
+"""Pairs per burst, shared out among the workloads. Starting six processes costs as much as six to ten blocks, so
+bursts of few pairs waste the time; more than eight pairs of a metric say the same thing too often (docs/method.md)."""
 SLICE_SECONDS = 0.1
 "many short pairs prove more than few long ones: a pair of these varies no more than one of 0.15 s"
 WORKLOADS = (
