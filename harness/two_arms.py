@@ -51,8 +51,6 @@ from three on the load process is saturated and hides the node. Throughput then 
 pair of slices by 10 to 16 %, with one user by 5 to 8. Arrivals at a fixed distance leave no queue to chance, which
 would add a third to what a pair varies by. None comes in company, so half of what the closed loop takes would saturate
 the load process; and the calmer the rate, the more of a request is what it costs to wake a core."""
-ALPHA_EQUAL = 0.05
-"at which the twin is shown not to be worse, and then not to be better: two one-sided tests, the custom for equivalence"
 FIXED_WORK = 200
 "requests before the first slice: the gate judges no memory, so they only warm"
 
@@ -108,21 +106,15 @@ def duel(
 
 
 def _judged(workloads: tuple[Workload, ...]) -> Iterator[Judged]:
-    """Latency where the load is open; throughput where it is closed, for an open one was asked for; CPU there too.
+    """CPU everywhere; latency where the load is open; throughput where it is closed, for an open one was asked for.
 
-    Latency of a closed workload says the same as its throughput: it is judged only when no workload is open. Open ones
-    leave idle cores, and what waking those costs drowns the CPU of a request: it is judged only when none is closed.
+    Latency of a closed workload says the same as its throughput: it is judged only when no workload is open.
     """
     several = len(workloads) > 1
     no_open = all(each.arrivals == "closed" for each in workloads)
-    no_closed = all(each.arrivals != "closed" for each in workloads)
     for workload in workloads:
         closed = workload.arrivals == "closed"
-        wanted = (
-            ("latency_p50", not closed or no_open),
-            ("throughput", closed),
-            ("cpu_per_request", closed or no_closed),
-        )
+        wanted = (("latency_p50", not closed or no_open), ("throughput", closed), ("cpu_per_request", True))
         for name in (name for name, judged in wanted if judged):
             yield Judged(f"{name} on {workload.name}" if several else name, metric(name), workload)
 
@@ -143,8 +135,7 @@ def weigh(
     a, b = arms
     twin = hidden_name(a)
     decision = gate.decide(read(a, b), policy, void)
-    equality = replace(policy, alpha_pass=ALPHA_EQUAL)
-    forth, back = gate.decide(read(a, twin), equality), gate.decide(read(twin, a), equality)
+    forth, back = gate.decide(read(a, twin), policy), gate.decide(read(twin, a), policy)
     if decision.outcome == "INVALID":
         return decision
     for one, (first, second) in ((forth, (a, twin)), (back, (twin, a))):

@@ -179,9 +179,8 @@ def _by_burst(judged: two_arms.Judged, measured: Measured, arm: str) -> Mapping[
 
 
 def cost_of_a_request(trace: Trace) -> float:
-    """CPU seconds per request of the plain arm: what an effect is a share of."""
-    (cpu,) = (of for label, of in trace.values[0].items() if label.startswith("cpu_per_request"))
-    return float(np.median(np.concatenate(list(cpu.values()))))
+    """CPU seconds per request of the plain arm, asked back to back: what an effect is a share of."""
+    return float(np.median(np.concatenate(list(trace.values[0]["cpu_per_request on solo"].values()))))
 
 
 def _busy(seconds: float) -> dict[str, dict[str, object]]:

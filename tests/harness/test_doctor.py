@@ -123,6 +123,7 @@ def test_equal_arms_through_the_engine() -> None:
         "throughput on solo",
         "cpu_per_request on solo",
         "latency_p50 on steady",
+        "cpu_per_request on steady",
     ]
     assert len(found.metrics[0].effects) == len(MINUTES)
 

@@ -86,7 +86,7 @@ def test_an_open_workload_judges_no_throughput() -> None:
 def test_with_both_kinds_of_workload_each_says_what_it_can() -> None:
     open_one = Workload(name="steady", file="steady.py", arrivals="poisson", rate=500.0)
     both = asked(CLOSED, open_one)
-    labels = ["throughput on surge", "cpu_per_request on surge", "latency_p50 on steady"]
+    labels = ["throughput on surge", "cpu_per_request on surge", "latency_p50 on steady", "cpu_per_request on steady"]
     assert [each.label for each in both.judged] == labels
     assert both.study.budget.blocks == BLOCKS // 2
     run = a_run(both.study, {"head": 1.1}, 20, sd_pair=0.02)
