@@ -20,6 +20,7 @@ from harness.study import PLACEHOLDER, Arm, Target, Workload
 
 A, B = "a", "b"
 POLICY = Policy()
+SLICE_SECONDS = 0.1
 ARRIVALS = 30
 "that a slice of an open workload should have: a median of fewer says little, and none at all voids the pair"
 LONGEST_SLICE = 3.0
@@ -29,6 +30,7 @@ LONGEST_SLICE = 3.0
 class Ask:
     """What is compared. `ready` says how a program shows that it is: line, port, port:HOST:PORT, url:URL,
     pattern:REGEX; empty = port when the command has {port}, else line. `rate` 0 = closed. `request` empty = all.
+    `awake`: the cores of both ends are kept from sleeping.
     """
 
     file: Path
@@ -40,6 +42,7 @@ class Ask:
     seconds: float = 300.0
     request: str = ""
     max_error_ratio: float = 0.0
+    awake: bool = False
 
 
 def run(ask: Ask, setting: Setting, policy: Policy = POLICY) -> int:
@@ -52,7 +55,7 @@ def duel(ask: Ask, policy: Policy = POLICY) -> two_arms.Duel:
     if not ask.file.is_file():
         raise UsageError(f"-f {ask.file}: there is no such Locust file")
     a, b = target(ask.a, ask.ready, "--a"), target(ask.b, ask.ready, "--b")
-    seconds = max(two_arms.SLICE_SECONDS, ARRIVALS / ask.rate) if ask.rate else two_arms.SLICE_SECONDS
+    seconds = max(SLICE_SECONDS, ARRIVALS / ask.rate) if ask.rate else SLICE_SECONDS
     if seconds > LONGEST_SLICE:
         raise UsageError(f"--rate {ask.rate:g}; expected 0 or at least {ARRIVALS / LONGEST_SLICE:g} arrivals a second")
     workload = Workload(
@@ -67,7 +70,8 @@ def duel(ask: Ask, policy: Policy = POLICY) -> two_arms.Duel:
         silent_tasks=True,
     )
     title = f"{shlex.join(b.command)} against {shlex.join(a.command)}"
-    return two_arms.duel("ab", title, (Arm(name=A, target=a), Arm(name=B, target=b)), (workload,), ask.seconds, policy)
+    arms = Arm(name=A, target=a), Arm(name=B, target=b)
+    return two_arms.duel("ab", title, arms, (workload,), ask.seconds, policy, awake=ask.awake)
 
 
 def target(command: str, ready: str, flag: str) -> Target:

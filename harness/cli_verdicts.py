@@ -111,6 +111,7 @@ def ab(
     seconds: Annotated[float, typer.Option(min=10.0, help="Measure for at most this long.")] = 300.0,
     request: Annotated[str, typer.Option(help="The request name whose latency counts; by default all.")] = "",
     errors: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of requests that may fail.")] = 0.0,
+    awake: Annotated[bool, typer.Option("--awake", help="Keep cores from sleeping: less noise.")] = False,
     markdown: MarkdownOption = None,
     junit: JunitOption = None,
     runs_folder: RunsOption = Path("runs"),
@@ -118,7 +119,7 @@ def ab(
     """Is program b slower than program a? Any Locust file, any server, no study file."""
     from harness import ab as comparing
 
-    ask = comparing.Ask(file, a, b, ready, users, rate, seconds, request, errors)
+    ask = comparing.Ask(file, a, b, ready, users, rate, seconds, request, errors, awake)
     setting = _setting("a", "b", Path(), runs_folder, (markdown, junit))
     raise typer.Exit(comparing.run(ask, setting))
 

@@ -107,7 +107,8 @@ def _cpu_times(but: int) -> dict[int, tuple[str, float]]:
 def question(seconds: float, min_bursts: int = MIN_BURSTS) -> two_arms.Duel:
     """Two equal arms of the reference node, all optimizations on; their contrast is the A/A itself."""
     a, b = (Arm(name=name, optimizations=OPTIMIZATIONS, target=Target(peers=8)) for name in ARMS)
-    asked = two_arms.duel("doctor", "equal arms on this machine", (a, b), two_arms.WORKLOADS, seconds, Policy())
+    title = "equal arms on this machine"
+    asked = two_arms.duel("doctor", title, (a, b), two_arms.WORKLOADS, seconds, Policy(), awake=True)
     study = asked.study
     budget = replace(study.budget, min_bursts=min_bursts, stop_early=False)
     study = replace(study, budget=budget, design=Design(baseline=a.name, treatment=b.name, hidden=False))

@@ -60,7 +60,7 @@ def slots(cache: Path, base: Revision, head: Revision) -> Iterator[Slots]:
 def question(base: Revision, head: Revision, seconds: float = SECONDS, policy: Policy = POLICY) -> two_arms.Duel:
     """What is asked of the two revisions. Raises `UsageError` when one is none of this project."""
     arms = _arm(BASE, base), _arm(HEAD, head)
-    return two_arms.duel("gate", f"{head} against {base}", arms, two_arms.WORKLOADS, seconds, policy)
+    return two_arms.duel("gate", f"{head} against {base}", arms, two_arms.WORKLOADS, seconds, policy, awake=True)
 
 
 class RevisionSteering(two_arms.DuelSteering):

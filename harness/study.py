@@ -164,6 +164,8 @@ class Study(_Record, frozen=True, kw_only=True):
     question: str = ""
     seed: int = 0
     confidence: float = 0.95
+    awake: bool = False
+    "keep the cores of both ends from sleeping while they wait, so that no request pays for waking one"
     target: Target = Target()
     design: Design = Design()
     budget: Budget = Budget()

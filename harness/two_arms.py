@@ -23,10 +23,10 @@ from harness.plan.arms import hidden_name
 from harness.study import Arm, Budget, Design, Study, Target, Workload
 
 BLOCKS = 16
-"""Pairs per burst, shared out among the workloads. Starting six processes costs as much as six to ten blocks, so
+"""Pairs per burst, shared out among the workloads. Starting six processes costs as much as ten to fifteen blocks, so
 bursts of few pairs waste the time; more than eight pairs of a metric say the same thing too often (docs/method.md)."""
-SLICE_SECONDS = 0.1
-"many short pairs prove more than few long ones: a pair of these varies no more than one of 0.15 s"
+SLICE_SECONDS = 0.05
+"many short pairs prove more than few long ones: a pair of these varies no more than one of 0.1 s"
 WORKLOADS = (
     Workload(
         name="solo",
@@ -79,9 +79,16 @@ class Duel:
 
 
 def duel(
-    name: str, title: str, arms: tuple[Arm, Arm], workloads: tuple[Workload, ...], seconds: float, policy: Policy
+    name: str,
+    title: str,
+    arms: tuple[Arm, Arm],
+    workloads: tuple[Workload, ...],
+    seconds: float,
+    policy: Policy,
+    *,
+    awake: bool = False,
 ) -> Duel:
-    """The study of two arms on these workloads, measured for at most `seconds`."""
+    """The study of two arms on these workloads, measured for at most `seconds`, on cores kept `awake` if asked."""
     a, b = arms
     judged = tuple(_judged(workloads))
     policy = replace(policy, directions={each.label: each.metric.direction for each in judged})
@@ -89,6 +96,7 @@ def duel(
         name=name,
         title=title,
         question=f"Is {b.name} worse than {a.name}?",
+        awake=awake,
         target=a.target or Target(),
         design=Design(baseline=a.name, treatment=b.name),
         budget=Budget(

@@ -145,7 +145,7 @@ def question(busy: float, seconds: float) -> two_arms.Duel:
         Arm(name=name, optimizations=OPTIMIZATIONS, target=Target(peers=8, settings=_busy(cost)))
         for name, cost in (("plain", 0.0), ("busy", busy))
     )
-    asked = two_arms.duel("truth", "known truth", (arms[0], arms[1]), two_arms.WORKLOADS, seconds, Policy())
+    asked = two_arms.duel("truth", "known truth", (arms[0], arms[1]), two_arms.WORKLOADS, seconds, Policy(), awake=True)
     budget = replace(asked.study.budget, stop_early=False, max_bursts=100_000)
     design = Design(baseline="plain", treatment="busy", hidden=False)
     return two_arms.Duel(replace(asked.study, budget=budget, design=design), asked.judged, asked.policy)

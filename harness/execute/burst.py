@@ -18,8 +18,9 @@ from typing import Any
 import msgspec
 
 from harness.errors import LoadError, TargetError
-from harness.execute import host, wire
+from harness.execute import awake, host, wire
 from harness.execute.load import LoadProcess, LoadSpec
+from harness.execute.process import Child
 from harness.execute.target import JSON_LINE, Readiness, Target
 from harness.measure.probes import memory, published
 from harness.measure.records import ArmReading, Latencies, Memory, Sample, Slice, Stretch, Unanswered
@@ -48,7 +49,7 @@ class ArmPlan(msgspec.Struct, frozen=True):
 class BurstPlan(msgspec.Struct, frozen=True):
     """A burst's arms and workloads, and its time limits (seconds): a target is ready within `ready_timeout`, a
     load process, whose Locust file may prepare a hundred thousand clients, within `load_timeout`. `memory_workload`
-    empty = the first workload.
+    empty = the first workload. `awake`: the cores of both ends are kept from sleeping (`awake.py`).
     """
 
     number: int
@@ -62,6 +63,7 @@ class BurstPlan(msgspec.Struct, frozen=True):
     work_timeout: float = 60.0
     drain_timeout: float = 5.0
     load_python: tuple[str, ...] = ()
+    awake: bool = False
 
 
 class Visit(msgspec.Struct, frozen=True):
@@ -119,6 +121,7 @@ class RunningBurst:
         self._clock = clock
         self._workloads = {each.name: each for each in plan.workloads}
         self._arms: dict[str, _RunningArm] = {}
+        self._loops: tuple[Child, ...] = ()
         self.episode = ""
         "The workload whose episodes were measured, if they were: readings then tell what they left."
         self.notes: tuple[str, ...] = ()
@@ -180,6 +183,8 @@ class RunningBurst:
 
     def readings(self) -> Iterator[ArmReading]:
         """What each arm's processes held; call at the end of the burst, when gauges tell its whole story."""
+        if not all(loop.alive() for loop in self._loops):
+            self.notes += (awake.FELL_ASLEEP,)
         for arm in self._arms.values():
             with self._blaming(arm):
                 gauges = arm.load.gauges()
@@ -225,6 +230,8 @@ class RunningBurst:
                 running.load.wait_ready(self.plan.load_timeout)
                 running.target_idle, running.load_idle = idle[arm.name], memory(running.load.pids())
         self._pin()
+        if self.plan.awake:
+            self._keep_awake(ends)
 
     def _pin(self) -> None:
         notes: dict[str, None] = {}
@@ -235,6 +242,15 @@ class RunningBurst:
             notes[host.pin(arm.load.pids(), cores[1:2])] = None
             notes.update(dict.fromkeys(arm.load.notes))
         self.notes = tuple(note for note in notes if note)
+
+    def _keep_awake(self, ends: ExitStack) -> None:
+        loops = []
+        for command in awake.commands(host.cores()[:2]):
+            loops.append(loop := Child(command, env={}))
+            ends.callback(loop.end, 0.0)
+        self._loops = tuple(loops)
+        if not loops:
+            self.notes += (awake.NO_IDLE_PRIORITY,)
 
     def _load_spec(self, arm: ArmPlan, told: str, target: Target) -> LoadSpec:
         files = tuple(

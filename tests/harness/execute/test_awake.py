@@ -1,0 +1,80 @@
+"""The loops that keep cores awake: of idle priority, on their core, gone with the burst or its parent."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import psutil
+import pytest
+
+from harness.execute import awake, host
+from harness.execute import burst as bursts
+from harness.execute.burst import ArmPlan, BurstPlan, Visit
+from harness.study import Workload
+from tests.harness.execute.conftest import CLIENT, SERVER, write
+
+LINUX = pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="idle priority is Linux's")
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> BurstPlan:
+    command = (sys.executable, "-u", write(tmp_path, "server.py", SERVER))
+    workload = Workload(name="closed", file=write(tmp_path, "client.py", CLIENT), users=2, slice_seconds=0.05)
+    return BurstPlan(0, (ArmPlan("all", command),), (workload,), memory_requests=10, warm_seconds=0.05, awake=True)
+
+
+def _loops(burst: bursts.RunningBurst) -> list[psutil.Process]:
+    return [psutil.Process(loop.pid) for loop in burst._loops]
+
+
+def _settled(loop: psutil.Process, core: int) -> bool:
+    return os.sched_getscheduler(loop.pid) == os.SCHED_IDLE and loop.cpu_affinity() == [core]
+
+
+@LINUX
+def test_each_core_of_a_burst_has_a_loop_of_idle_priority_that_ends_with_it(plan: BurstPlan) -> None:
+    cores = host.cores()[:2]
+    with bursts.running(plan) as burst:
+        loops = _loops(burst)
+        burst.work()
+        rows = list(burst.slices((Visit("closed", 0, ("all",)),)))
+        while not all(map(_settled, loops, cores)):
+            time.sleep(0.01)
+        readings = list(burst.readings())
+        assert awake.FELL_ASLEEP not in burst.notes
+    assert len(loops) == len(cores)
+    assert rows[0].answered > 0
+    assert readings[0].requests == 10
+    assert not any(loop.is_running() for loop in loops)
+
+
+@LINUX
+def test_a_burst_whose_loop_ended_says_so(plan: BurstPlan) -> None:
+    with bursts.running(plan) as burst:
+        _loops(burst)[0].kill()
+        assert burst._loops[0].wait(5.0)
+        list(burst.readings())
+        assert awake.FELL_ASLEEP in burst.notes
+
+
+def test_a_system_without_idle_priority_says_so(plan: BurstPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "SCHED_IDLE", raising=False)
+    with bursts.running(plan) as burst:
+        assert awake.NO_IDLE_PRIORITY in burst.notes
+
+
+def test_cores_sleep_as_they_like_unless_asked(plan: BurstPlan) -> None:
+    with bursts.running(msgspec.structs.replace(plan, awake=False)) as burst:
+        assert burst._loops == ()
+        assert burst.notes == () or awake.NO_IDLE_PRIORITY not in burst.notes
+
+
+@LINUX
+def test_a_loop_ends_at_once_without_its_parent() -> None:
+    command = [*awake.commands(host.cores()[:1])[0][:-1], str(os.getppid())]
+    assert subprocess.run(command, timeout=30, check=False).returncode == 0
