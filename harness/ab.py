@@ -65,13 +65,14 @@ def duel(ask: Ask, policy: Policy = POLICY) -> two_arms.Duel:
         users=ask.users,
         rate=ask.rate,
         slice_seconds=seconds,
+        awake=ask.awake,
         request=ask.request,
         max_error_ratio=ask.max_error_ratio,
         silent_tasks=True,
     )
     title = f"{shlex.join(b.command)} against {shlex.join(a.command)}"
     arms = Arm(name=A, target=a), Arm(name=B, target=b)
-    return two_arms.duel("ab", title, arms, (workload,), ask.seconds, policy, awake=ask.awake)
+    return two_arms.duel("ab", title, arms, (workload,), ask.seconds, policy)
 
 
 def target(command: str, ready: str, flag: str) -> Target:

@@ -19,7 +19,6 @@ from msgspec.structs import replace
 from harness import pipeline, two_arms
 from harness.execute import host
 from harness.fitness import Equal, Finding, judge
-from harness.gate import Policy
 from harness.measure.store import Store
 from harness.study import OPTIMIZATIONS, Arm, Design, Target
 
@@ -107,8 +106,7 @@ def _cpu_times(but: int) -> dict[int, tuple[str, float]]:
 def question(seconds: float, min_bursts: int = MIN_BURSTS) -> two_arms.Duel:
     """Two equal arms of the reference node, all optimizations on; their contrast is the A/A itself."""
     a, b = (Arm(name=name, optimizations=OPTIMIZATIONS, target=Target(peers=8)) for name in ARMS)
-    title = "equal arms on this machine"
-    asked = two_arms.duel("doctor", title, (a, b), two_arms.WORKLOADS, seconds, Policy(), awake=True)
+    asked = two_arms.duel("doctor", "equal arms on this machine", (a, b), two_arms.WORKLOADS, seconds, two_arms.POLICY)
     study = asked.study
     budget = replace(study.budget, min_bursts=min_bursts, stop_early=False)
     study = replace(study, budget=budget, design=Design(baseline=a.name, treatment=b.name, hidden=False))

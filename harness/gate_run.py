@@ -29,7 +29,6 @@ from harness.revisions import Revision
 from harness.study import OPTIMIZATIONS, Arm, Target
 
 BASE, HEAD = "base", "head"
-POLICY = Policy()
 PACKAGE = "reference_impl"
 PEERS = 8
 "as many as the workload asks for"
@@ -40,7 +39,7 @@ SECONDS = 300.0
 
 def run(
     base: Revision, head: Revision, setting: Setting, *, cache: Path, seconds: float = SECONDS,
-    policy: Policy = POLICY,
+    policy: Policy = two_arms.POLICY,
 ) -> int:  # fmt: skip
     """Measure `head` against `base`; returns the exit code. `cache` holds the links to their code meanwhile."""
     asked = question(base, head, seconds, policy)
@@ -57,10 +56,12 @@ def slots(cache: Path, base: Revision, head: Revision) -> Iterator[Slots]:
         yield places
 
 
-def question(base: Revision, head: Revision, seconds: float = SECONDS, policy: Policy = POLICY) -> two_arms.Duel:
+def question(
+    base: Revision, head: Revision, seconds: float = SECONDS, policy: Policy = two_arms.POLICY
+) -> two_arms.Duel:
     """What is asked of the two revisions. Raises `UsageError` when one is none of this project."""
     arms = _arm(BASE, base), _arm(HEAD, head)
-    return two_arms.duel("gate", f"{head} against {base}", arms, two_arms.WORKLOADS, seconds, policy, awake=True)
+    return two_arms.duel("gate", f"{head} against {base}", arms, two_arms.WORKLOADS, seconds, policy)
 
 
 class RevisionSteering(two_arms.DuelSteering):

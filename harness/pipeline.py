@@ -193,5 +193,4 @@ def _processes(study: Study, names: tuple[str, ...], number: int, cells: Cells, 
         workloads=tuple(loaded),
         memory_requests=study.budget.memory_requests,
         memory_workload=work.name if work is not None and episode is None else "",
-        awake=study.awake,
     )

@@ -94,6 +94,8 @@ class Workload(_Record, frozen=True, kw_only=True):
     rate: float = 0.0
     slice_seconds: float = 0.2
     quiet_seconds: float = 0.01
+    awake: bool = False
+    "keep the cores of both ends from sleeping while they wait, so that no request pays for waking one"
     warm_tasks: int = 0
     "tasks that every arm does before its first slice of a burst, for what fills up with use (a pool) to be full"
     request: str = "request"
@@ -164,8 +166,6 @@ class Study(_Record, frozen=True, kw_only=True):
     question: str = ""
     seed: int = 0
     confidence: float = 0.95
-    awake: bool = False
-    "keep the cores of both ends from sleeping while they wait, so that no request pays for waking one"
     target: Target = Target()
     design: Design = Design()
     budget: Budget = Budget()

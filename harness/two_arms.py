@@ -34,6 +34,7 @@ WORKLOADS = (
         question="How fast do requests follow one another when one user asks without a pause?",
         users=1,
         slice_seconds=SLICE_SECONDS,
+        awake=True,
     ),
     Workload(
         name="steady",
@@ -43,6 +44,7 @@ WORKLOADS = (
         users=64,
         rate=3000.0,
         slice_seconds=SLICE_SECONDS,
+        awake=True,
     ),
 )
 """Two versions of the reference node are compared on these. One user, because two and more overlap: what the node
@@ -51,6 +53,9 @@ from three on the load process is saturated and hides the node. Throughput then 
 pair of slices by 10 to 16 %, with one user by 5 to 8. Arrivals at a fixed distance leave no queue to chance, which
 would add a third to what a pair varies by. None comes in company, so half of what the closed loop takes would saturate
 the load process; and the calmer the rate, the more of a request is what it costs to wake a core."""
+POLICY = Policy(min_bursts=20)
+"""Of two revisions on these. The quieter the pairs, the more what a burst shares decides: with pairs of 2 to 3 %, a
+first word after 20 bursts instead of 15 passes half as many losses of 3 % (docs/method.md)."""
 FIXED_WORK = 200
 "requests before the first slice: the gate judges no memory, so they only warm"
 
@@ -79,16 +84,9 @@ class Duel:
 
 
 def duel(
-    name: str,
-    title: str,
-    arms: tuple[Arm, Arm],
-    workloads: tuple[Workload, ...],
-    seconds: float,
-    policy: Policy,
-    *,
-    awake: bool = False,
+    name: str, title: str, arms: tuple[Arm, Arm], workloads: tuple[Workload, ...], seconds: float, policy: Policy
 ) -> Duel:
-    """The study of two arms on these workloads, measured for at most `seconds`, on cores kept `awake` if asked."""
+    """The study of two arms on these workloads, measured for at most `seconds`."""
     a, b = arms
     judged = tuple(_judged(workloads))
     policy = replace(policy, directions={each.label: each.metric.direction for each in judged})
@@ -96,7 +94,6 @@ def duel(
         name=name,
         title=title,
         question=f"Is {b.name} worse than {a.name}?",
-        awake=awake,
         target=a.target or Target(),
         design=Design(baseline=a.name, treatment=b.name),
         budget=Budget(

@@ -145,7 +145,7 @@ def question(busy: float, seconds: float) -> two_arms.Duel:
         Arm(name=name, optimizations=OPTIMIZATIONS, target=Target(peers=8, settings=_busy(cost)))
         for name, cost in (("plain", 0.0), ("busy", busy))
     )
-    asked = two_arms.duel("truth", "known truth", (arms[0], arms[1]), two_arms.WORKLOADS, seconds, Policy(), awake=True)
+    asked = two_arms.duel("truth", "known truth", (arms[0], arms[1]), two_arms.WORKLOADS, seconds, two_arms.POLICY)
     budget = replace(asked.study.budget, stop_early=False, max_bursts=100_000)
     design = Design(baseline="plain", treatment="busy", hidden=False)
     return two_arms.Duel(replace(asked.study, budget=budget, design=design), asked.judged, asked.policy)
@@ -244,7 +244,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def policy(burst_seconds: float) -> Policy:
     """The gate's policy with as many bursts as fit its time."""
     fitting = round(GATE_SECONDS / burst_seconds)
-    return Policy(max_bursts=max(Policy().min_bursts, fitting))
+    return dataclasses.replace(two_arms.POLICY, max_bursts=max(two_arms.POLICY.min_bursts, fitting))
 
 
 def report(traces: Mapping[float, Trace], policy: Policy, busy_of: float) -> Iterator[str]:

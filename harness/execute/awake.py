@@ -1,8 +1,9 @@
-"""Keeps cores from falling asleep: a loop of idle priority on each, which gives way to whatever else wants to run.
+"""Keeps cores from falling asleep: a loop of idle priority on each, which whatever else wants to run displaces at once.
 
 Where one end waits for the other, a core sleeps between two requests, and what it costs to wake it is most of a short
-request and varies more than most changes to the code (in a virtual machine it goes through the host). Run as a script
-(`CORE PARENT`) it is the loop and needs the standard library only.
+request and varies more than most changes to the code (in a virtual machine it goes through the host). The loops must be
+in the session of what they give way to: Linux shares a core out among sessions first, and only then by priority. Run as
+a script (`CORE PARENT`) this is the loop and needs the standard library only.
 """
 
 from __future__ import annotations
@@ -13,9 +14,6 @@ import signal
 import sys
 from collections.abc import Iterable
 
-ROUNDS = 3000
-"""between two offers to give way, some tens of us: the scheduler lets a loop of idle priority that never offers keep
-the core for milliseconds from one waking task in a hundred; if it always offers, waking costs one of two values"""
 _PR_SET_PDEATHSIG = 1
 NO_IDLE_PRIORITY = "this system has no idle priority: cores could not be kept awake"
 FELL_ASLEEP = "the loops that keep the cores awake ended early"
@@ -35,11 +33,8 @@ def keep_awake(core: int, parent: int) -> None:
         return
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     os.sched_setaffinity(0, {core})
-    give_way = os.sched_yield
     while True:
-        for _ in range(ROUNDS):
-            pass
-        give_way()
+        pass
 
 
 if __name__ == "__main__":

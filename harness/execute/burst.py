@@ -8,6 +8,7 @@ handed out stays valid.
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -49,7 +50,7 @@ class ArmPlan(msgspec.Struct, frozen=True):
 class BurstPlan(msgspec.Struct, frozen=True):
     """A burst's arms and workloads, and its time limits (seconds): a target is ready within `ready_timeout`, a
     load process, whose Locust file may prepare a hundred thousand clients, within `load_timeout`. `memory_workload`
-    empty = the first workload. `awake`: the cores of both ends are kept from sleeping (`awake.py`).
+    empty = the first workload.
     """
 
     number: int
@@ -63,7 +64,6 @@ class BurstPlan(msgspec.Struct, frozen=True):
     work_timeout: float = 60.0
     drain_timeout: float = 5.0
     load_python: tuple[str, ...] = ()
-    awake: bool = False
 
 
 class Visit(msgspec.Struct, frozen=True):
@@ -122,6 +122,7 @@ class RunningBurst:
         self._workloads = {each.name: each for each in plan.workloads}
         self._arms: dict[str, _RunningArm] = {}
         self._loops: tuple[Child, ...] = ()
+        self._awake = True
         self.episode = ""
         "The workload whose episodes were measured, if they were: readings then tell what they left."
         self.notes: tuple[str, ...] = ()
@@ -230,8 +231,8 @@ class RunningBurst:
                 running.load.wait_ready(self.plan.load_timeout)
                 running.target_idle, running.load_idle = idle[arm.name], memory(running.load.pids())
         self._pin()
-        if self.plan.awake:
-            self._keep_awake(ends)
+        if any(each.awake for each in self.plan.workloads):
+            self._start_loops(ends)
 
     def _pin(self) -> None:
         notes: dict[str, None] = {}
@@ -243,7 +244,7 @@ class RunningBurst:
             notes.update(dict.fromkeys(arm.load.notes))
         self.notes = tuple(note for note in notes if note)
 
-    def _keep_awake(self, ends: ExitStack) -> None:
+    def _start_loops(self, ends: ExitStack) -> None:
         loops = []
         for command in awake.commands(host.cores()[:2]):
             loops.append(loop := Child(command, env={}))
@@ -251,6 +252,13 @@ class RunningBurst:
         self._loops = tuple(loops)
         if not loops:
             self.notes += (awake.NO_IDLE_PRIORITY,)
+
+    def _keep_awake(self, wanted: bool) -> None:
+        """Let the loops run, or hold them."""
+        if wanted != self._awake:
+            for loop in self._loops:
+                loop.send(signal.SIGCONT if wanted else signal.SIGSTOP)
+            self._awake = wanted
 
     def _load_spec(self, arm: ArmPlan, told: str, target: Target) -> LoadSpec:
         files = tuple(
@@ -286,6 +294,7 @@ class RunningBurst:
 
     def _open(self, arm: _RunningArm, visit: Visit, watch: Callable[[], None] | None = None) -> wire.SliceResult:
         workload = self._workloads[visit.workload]
+        self._keep_awake(workload.awake)
         order = wire.OpenSlice(
             workload=visit.workload,
             planned=visit.planned or workload.slice_seconds,

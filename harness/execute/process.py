@@ -1,7 +1,9 @@
-"""A child process in a session of its own: its last lines, its death, its certain end.
+"""A child process in a group of its own: its last lines, its death, its certain end.
 
-Only groups this module started are ever signalled. Starting must happen on a thread that outlives the
-child: Linux delivers the parent-death signal of a load process when the starting *thread* ends.
+Only groups this module started are ever signalled. All stay in one session: Linux shares cores out among sessions
+(autogroups) first, which makes waking a process dearer, and gives idle priority no meaning between two of them.
+Starting must happen on a thread that outlives the child: Linux delivers the parent-death signal of a load process
+when the starting *thread* ends.
 """
 
 from __future__ import annotations
@@ -75,7 +77,7 @@ class Child:
             env={**os.environ, **env},
             cwd=cwd,
             pass_fds=pass_fds,
-            start_new_session=True,
+            process_group=0,
         )
         self.pid = self._popen.pid
         GUARD.watch(self.pid)
@@ -92,6 +94,10 @@ class Child:
         if not self.alive():
             return ()
         return tree(self.pid)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal; a dead one gets none."""
+        self._popen.send_signal(number)
 
     def wait(self, timeout: float) -> bool:
         """Whether the process has ended within `timeout` seconds."""

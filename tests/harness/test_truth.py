@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from harness import two_arms
 from harness.gate import Policy
 from tests import truth
 from tests.harness.analyse.synthetic import a_run
@@ -82,4 +83,4 @@ def test_the_report_names_every_truth_and_what_a_request_costs() -> None:
     assert "| +5 % of a request |" in text
     assert "gates resampled from the 60 bursts of equal arms: 0 false alarms" in text
     assert math.isfinite(truth.policy(5.0).max_bursts)
-    assert truth.policy(1000.0).max_bursts == Policy().min_bursts
+    assert truth.policy(1000.0).max_bursts == two_arms.POLICY.min_bursts

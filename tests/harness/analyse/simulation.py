@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +27,22 @@ PAIR_SD = 0.045
 "robust standard deviation of a pair's log ratio, the larger of those measured for p50 and CPU"
 METRICS = 10
 BURSTS, BLOCKS = Policy().max_bursts, 4
-GATE_BLOCKS = two_arms.BLOCKS // 2
-"pairs a burst of each of the gate's two workloads"
 CHUNK = 250
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is simulated: pairs a burst, their robust standard deviation, and the policy that judges them."""
+
+    name: str
+    blocks: int = BLOCKS
+    pair_sd: float = PAIR_SD
+    policy: Policy = field(default_factory=Policy)
+
+
+ONE = Setting("few pairs")
+GATE = Setting("gate", two_arms.BLOCKS // len(two_arms.WORKLOADS), policy=two_arms.POLICY)
+QUIET = Setting("gate, quiet pairs", GATE.blocks, 0.025, two_arms.POLICY)
 
 
 def runs(full: int, reduced: int) -> int:
@@ -37,18 +50,20 @@ def runs(full: int, reduced: int) -> int:
     return full if FULL else reduced
 
 
-def differences(effect: float, shape: tuple[int, ...], rng: np.random.Generator, blocks: int = BLOCKS) -> Floats:
+def differences(
+    effect: float, shape: tuple[int, ...], rng: np.random.Generator, blocks: int = BLOCKS, pair_sd: float = PAIR_SD
+) -> Floats:
     """Log ratios, shape (*shape, bursts of `blocks` pairs flattened): effect + layout + noise.
 
     The raw times of the two slices of a pair are neighbours in one AR(1) series (0.8, Student-t with 4
-    degrees) in random order; scaled so that a pair has a robust standard deviation of PAIR_SD.
+    degrees) in random order; scaled so that a pair has a robust standard deviation of `pair_sd`.
     """
     *runs_shape, bursts = shape
     pairs = bursts * blocks
     innovations = rng.standard_t(4, size=(*runs_shape, 2 * pairs))
     series = signal.lfilter([1.0], [1.0, -0.8], innovations, axis=-1)
     raw = (series[..., 1::2] - series[..., ::2]) * rng.choice((-1.0, 1.0), size=(*runs_shape, pairs))
-    noise = raw * (PAIR_SD / 1.213)  # 1.213: robust sd of such a raw difference
+    noise = raw * (pair_sd / 1.213)  # 1.213: robust sd of such a raw difference
     layout = np.repeat(rng.normal(0.0, LAYOUT_SD, shape), blocks, axis=-1)
     return np.asarray(math.log1p(effect) + layout + noise)
 
@@ -63,14 +78,16 @@ class GateCounts:
     bursts: float
 
 
-def gate_counts(effects: Floats, count: int, seed: int, blocks: int = BLOCKS) -> GateCounts:
-    """Outcomes of `count` gates whose metrics have these effects (as shares), `blocks` pairs a burst."""
+def gate_counts(effects: Floats, count: int, seed: int, setting: Setting = ONE) -> GateCounts:
+    """Outcomes of `count` gates whose metrics have these effects (as shares)."""
     rng = np.random.default_rng(seed)
     outcomes = []
     for done in range(0, count, CHUNK):
         shape = (min(CHUNK, count - done), BURSTS)
-        losses = np.stack([differences(float(effect), shape, rng, blocks) for effect in effects], axis=1)
-        outcomes.append(gates(losses, Policy(), blocks))
+        losses = np.stack(
+            [differences(float(effect), shape, rng, setting.blocks, setting.pair_sd) for effect in effects], axis=1
+        )
+        outcomes.append(gates(losses, setting.policy, setting.blocks))
     fail, passed, looks = (np.concatenate(each) for each in zip(*outcomes, strict=True))
     return GateCounts(int(fail.sum()), int(passed.sum()), int((~fail & ~passed).sum()), float(looks.mean()))
 
@@ -106,10 +123,10 @@ def main() -> None:
         ("one metric +5 %", np.array([0.05, *clean[1:]]), 10_000),
         ("all metrics +1 %", clean + 0.01, 2_000),
     )
-    for blocks in (BLOCKS, GATE_BLOCKS):
+    for setting in (ONE, GATE, QUIET):
         for name, effects, count in cases:
-            counts = gate_counts(effects, count, seed=1, blocks=blocks)
-            print(f"{blocks} pairs a burst, {name:20} {counts} of {count}")  # noqa: T201
+            counts = gate_counts(effects, count, seed=1, setting=setting)
+            print(f"{setting.name:18} {name:16} {counts} of {count}")  # noqa: T201
 
 
 if __name__ == "__main__":

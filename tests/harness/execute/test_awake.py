@@ -24,8 +24,9 @@ LINUX = pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="idle priority 
 @pytest.fixture
 def plan(tmp_path: Path) -> BurstPlan:
     command = (sys.executable, "-u", write(tmp_path, "server.py", SERVER))
-    workload = Workload(name="closed", file=write(tmp_path, "client.py", CLIENT), users=2, slice_seconds=0.05)
-    return BurstPlan(0, (ArmPlan("all", command),), (workload,), memory_requests=10, warm_seconds=0.05, awake=True)
+    client = write(tmp_path, "client.py", CLIENT)
+    workload = Workload(name="closed", file=client, users=2, slice_seconds=0.05, awake=True)
+    return BurstPlan(0, (ArmPlan("all", command),), (workload,), memory_requests=10, warm_seconds=0.05)
 
 
 def _loops(burst: bursts.RunningBurst) -> list[psutil.Process]:
@@ -69,9 +70,22 @@ def test_a_system_without_idle_priority_says_so(plan: BurstPlan, monkeypatch: py
 
 
 def test_cores_sleep_as_they_like_unless_asked(plan: BurstPlan) -> None:
-    with bursts.running(msgspec.structs.replace(plan, awake=False)) as burst:
+    asleep = (msgspec.structs.replace(plan.workloads[0], awake=False),)
+    with bursts.running(msgspec.structs.replace(plan, workloads=asleep)) as burst:
         assert burst._loops == ()
-        assert burst.notes == () or awake.NO_IDLE_PRIORITY not in burst.notes
+        assert awake.NO_IDLE_PRIORITY not in burst.notes
+
+
+@LINUX
+def test_loops_are_held_while_a_workload_is_measured_that_did_not_ask_for_them(plan: BurstPlan) -> None:
+    asleep = msgspec.structs.replace(plan.workloads[0], name="asleep", awake=False)
+    both = msgspec.structs.replace(plan, workloads=(*plan.workloads, asleep))
+    states = []
+    with bursts.running(both) as burst:
+        for name in ("closed", "asleep", "closed"):
+            list(burst.slices((Visit(name, 0, ("all",)),)))
+            states.append({loop.status() == psutil.STATUS_STOPPED for loop in _loops(burst)})
+    assert states == [{False}, {True}, {False}]
 
 
 @LINUX
