@@ -53,9 +53,9 @@ from three on the load process is saturated and hides the node. Throughput then 
 pair of slices by 10 to 16 %, with one user by 5 to 8. Arrivals at a fixed distance leave no queue to chance, which
 would add a third to what a pair varies by. None comes in company, so half of what the closed loop takes would saturate
 the load process; and the calmer the rate, the more of a request is what it costs to wake a core."""
-POLICY = Policy(min_bursts=20)
+POLICY = Policy(min_bursts=24)
 """Of two revisions on these. The quieter the pairs, the more what a burst shares decides: with pairs of 2 to 3 %, a
-first word after 20 bursts instead of 15 passes half as many losses of 3 % (docs/method.md)."""
+first word after 24 bursts instead of 15 passes a third as many losses of 3 % (docs/method.md)."""
 FIXED_WORK = 200
 "requests before the first slice: the gate judges no memory, so they only warm"
 
