@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.analyse.records import Analysis, Check
 from harness.measure.records import Environment
-from harness.study import Study
+from harness.study import Study, Workload
 from reports import words
 from reports.info import RunInfo
 from reports.tables import Table
@@ -56,7 +56,7 @@ def workloads(study: Study) -> Table:
         (
             each.name,
             each.question or words.ABSENT,
-            f"closed, {each.users} users" if each.arrivals == "closed" else _rate(each.arrivals, each.rate),
+            _arrivals(each),
             words.quantity(each.slice_seconds, "s"),
             words.quantity(each.segment_seconds, "s") if each.segment_seconds else "none",
         )
@@ -65,8 +65,12 @@ def workloads(study: Study) -> Table:
     return Table("Workloads", ("workload", "question", "arrivals", "slice", "segment"), rows, (3, 4))
 
 
-def _rate(arrivals: str, rate: float) -> str:
-    return f"open, {arrivals}, " + (f"{words.number(rate)}/s" if rate else "half the slower arm's capacity")
+def _arrivals(workload: Workload) -> str:
+    awake = ", cores kept awake" if workload.awake else ""
+    if workload.arrivals == "closed":
+        return f"closed, {workload.users} {'user' if workload.users == 1 else 'users'}{awake}"
+    rate = f"{words.number(workload.rate)}/s" if workload.rate else "half the slower arm's capacity"
+    return f"open, {workload.arrivals}, {rate}{awake}"
 
 
 def environment(found: Environment) -> Table:

@@ -4,6 +4,7 @@ import io
 import json
 import re
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as xml
 
 import msgspec
@@ -12,6 +13,7 @@ from rich.console import Console, RenderableType
 
 import reports
 from harness.analyse.records import Verdict
+from harness.study import Workload
 from reports import context, junit, markdown, schema, summary, tables, terminal, words
 from tests.reports.sample import ENVIRONMENT, INFO, STUDY, attributed, invalid, sample, small, swept, tailed
 
@@ -224,6 +226,21 @@ def test_a_contrast_without_estimate_says_why() -> None:
     assert found
     for row, contrast in zip(shown.rows, found, strict=True):
         assert contrast.problem in row[3]
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"users": 1, "awake": True}, "closed, 1 user, cores kept awake"),
+        ({"users": 32}, "closed, 32 users"),
+        ({"arrivals": "constant", "rate": 3000.0}, "open, constant, 3 000/s"),
+        ({"arrivals": "poisson", "awake": True}, "open, poisson, half the slower arm's capacity, cores kept awake"),
+    ],
+)
+def test_the_workloads_table_tells_how_requests_came_and_whether_cores_slept(asked: dict[str, Any], told: str) -> None:
+    study = msgspec.structs.replace(STUDY, workloads=(Workload(name="one", file="one.py", **asked),))
+    (row,) = context.workloads(study).rows
+    assert str(row[2]).replace("\N{NARROW NO-BREAK SPACE}", " ").replace("\N{NO-BREAK SPACE}", " ") == told
 
 
 def test_tables_are_rectangular() -> None:
