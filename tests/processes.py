@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -38,7 +39,8 @@ class Command:
 
     def __init__(self, *arguments: str, cwd: Path, env: dict[str, str] | None = None) -> None:
         self.mark = uuid.uuid4().hex
-        self._out, self._err = (cwd / f"{self.mark}.{name}" for name in ("out", "err"))
+        self._folder = tempfile.TemporaryDirectory(prefix="synapsed-bench-")  # cwd may be the project
+        self._out, self._err = (Path(self._folder.name) / name for name in ("out", "err"))
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = psutil.Popen(
                 arguments,
