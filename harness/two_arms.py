@@ -49,13 +49,12 @@ WORKLOADS = (
 )
 """Two versions of the reference node are compared on these. One user, because two and more overlap: what the node
 takes longer, the load process may gain by being woken less often (4 us more a request made two users 10 % faster), and
-from three on the load process is saturated and hides the node. Throughput then varies with how often an end sleeps, a
-pair of slices by 10 to 16 %, with one user by 5 to 8. Arrivals at a fixed distance leave no queue to chance, which
-would add a third to what a pair varies by. None comes in company, so half of what the closed loop takes would saturate
-the load process; and the calmer the rate, the more of a request is what it costs to wake a core."""
+from three on the load process is saturated and hides the node. Arrivals at a fixed distance leave no queue to chance,
+which would add a third to what a pair varies by; none comes in company, so half of what the closed loop takes would
+saturate the load process. Cores are kept awake: what waking them costs varies more than most changes to the code."""
 POLICY = Policy(min_bursts=24)
-"""Of two revisions on these. The quieter the pairs, the more what a burst shares decides: with pairs of 2 to 3 %, a
-first word after 24 bursts instead of 15 passes a third as many losses of 3 % (docs/method.md)."""
+"""Of two revisions on these. The quieter the pairs, the more what a burst shares decides: with a first word after 15
+bursts, 1.2 in a hundred losses of 3 % would pass (docs/method.md has what passes after 24)."""
 FIXED_WORK = 200
 "requests before the first slice: the gate judges no memory, so they only warm"
 

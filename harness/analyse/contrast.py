@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.analyse.centre import Floats, bootstrap_interval, centre, centre_interval
-from harness.analyse.episodes import Episode, Unusable
+from harness.analyse.episodes import AllOf, Episode, NoneOf, Unusable
 from harness.analyse.metrics import Metric
 from harness.analyse.records import ContrastResult, Estimate, Role, Source
 from harness.analyse.sequential import interval as interval_at_any_time
@@ -117,7 +117,7 @@ def _answered(about: Slice | ArmReading, metric: Metric, request: str) -> int:
 
 
 def pair_up(a: Mapping[Key, Value], b: Mapping[Key, Value]) -> Pairs:
-    """Log ratios b/a of all keys both arms have, in (burst, block) order."""
+    """Log ratios b/a of all keys both arms have, in (burst, block) order; 0 where both had none, or all."""
     bursts: list[int] = []
     differences: list[float] = []
     reasons: Counter[str] = Counter()
@@ -129,7 +129,8 @@ def pair_up(a: Mapping[Key, Value], b: Mapping[Key, Value]) -> Pairs:
             reasons[value_b] += 1
         else:
             bursts.append(key[0])
-            differences.append(math.log(value_b) - math.log(value_a))
+            alike = isinstance(value_a, NoneOf | AllOf) and type(value_a) is type(value_b)
+            differences.append(0.0 if alike else math.log(value_b) - math.log(value_a))
     return Pairs(np.array(bursts, dtype=np.int64), np.array(differences), dict(sorted(reasons.items())))
 
 

@@ -33,6 +33,20 @@ class Episode:
     samples: tuple[Sample, ...]
 
 
+class NoneOf(float):
+    """A share of none: its value depends on how many there were, but two of them do not differ."""
+
+
+class AllOf(float):
+    """A share of all, likewise."""
+
+
+def share(count: int, of: int) -> float:
+    """(k + 1/2) / (n + 1): a share of none has a ratio too, and no stretch drops out for being good."""
+    kind = NoneOf if not count else AllOf if count == of else float
+    return kind((count + 0.5) / (of + 1.0))
+
+
 def answered(stretch: Slice, request: str) -> int:
     """Answered requests of that name."""
     return sum(len(each.service) // 4 for each in stretch.latencies if each.name == request)
@@ -51,7 +65,7 @@ def success_ratio(stretch: Slice, request: str) -> float:
     bad = sum(each.rejected + each.failed for each in stretch.unanswered if each.name == request)
     if not good + bad:
         raise Unusable(f"no {request!r} request ended")
-    return (good + 0.5) / (good + bad + 1.0)
+    return share(good, good + bad)
 
 
 def time_per_request(stretch: Slice, request: str) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.analyse import episodes
-from harness.analyse.episodes import Episode, Unusable
+from harness.analyse.episodes import Episode, NoneOf, Unusable, share
 from harness.analyse.records import Direction, MetricInfo, Source
 from harness.errors import StudyError
 from harness.measure.records import ArmReading, Slice
@@ -141,14 +141,20 @@ def _per_answered(amount: Callable[[Slice], float]) -> Callable[[Slice, str], fl
 
 
 def _share(amount: Callable[[Slice], int]) -> Callable[[Slice, str], float]:
-    """(k + 1/2) / (n + 1): a stretch without any has a ratio too, and none of them drops out for being good."""
-
     def of(stretch: Slice, _request: str) -> float:
         if not stretch.started:
             raise Unusable("no request was started")
-        return (amount(stretch) + 0.5) / (stretch.started + 1.0)
+        return share(amount(stretch), stretch.started)
 
     return of
+
+
+_at_least_one_fault = _per_answered(lambda stretch: float(max(1, stretch.page_faults)))
+
+
+def _page_faults(stretch: Slice, request: str) -> float:
+    value = _at_least_one_fault(stretch, request)
+    return value if stretch.page_faults else NoneOf(value)
 
 
 _STRETCHES: tuple[Source, ...] = ("slice", "segment", "episode")
@@ -255,7 +261,7 @@ _TABLE = (
         "lower",
         "Page faults of the target per answered request; a stretch without any counts as one, so that it has a ratio.",
         _STRETCHES,
-        _per_answered(lambda stretch: float(max(1, stretch.page_faults))),
+        _page_faults,
     ),
     Metric(
         "error_ratio",

@@ -20,7 +20,7 @@ import msgspec
 
 from harness.errors import LoadError, TargetError
 from harness.execute import awake, host, wire
-from harness.execute.load import LoadProcess, LoadSpec
+from harness.execute.load import LoadProcess, LoadSpec, python_path
 from harness.execute.process import Child
 from harness.execute.target import JSON_LINE, Readiness, Target
 from harness.measure.probes import memory, published
@@ -247,7 +247,7 @@ class RunningBurst:
     def _start_loops(self, ends: ExitStack) -> None:
         loops = []
         for command in awake.commands(host.cores()[:2]):
-            loops.append(loop := Child(command, env={}))
+            loops.append(loop := Child(command, env={"PYTHONPATH": python_path()}))
             ends.callback(loop.end, 0.0)
         self._loops = tuple(loops)
         if not loops:

@@ -10,7 +10,7 @@ import select
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -63,7 +63,7 @@ class LoadProcess:
                         str(theirs.fileno()),
                         str(os.getpid()),
                     ],
-                    env={**spec.env, "PYTHONPATH": _python_path(spec.env)},
+                    env={**spec.env, "PYTHONPATH": python_path(spec.env)},
                     cwd=spec.cwd,
                     pass_fds=(theirs.fileno(),),
                 )
@@ -200,8 +200,8 @@ class LoadProcess:
         return LoadError(f"load process {self.name} (pid {self.pid}) died: {self._child.epitaph()}")
 
 
-def _python_path(env: dict[str, str]) -> str:
-    """The path the spec or our environment asks for, and behind it the root of this harness."""
+def python_path(env: Mapping[str, str] = os.environ) -> str:
+    """The path `env`, or else our environment, asks for, and behind it the root of this harness."""
     asked = env.get("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
     root = str(Path(harness.__file__).resolve().parent.parent)
     return os.pathsep.join(filter(None, (asked, root)))

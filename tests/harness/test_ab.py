@@ -21,7 +21,7 @@ from harness.gate import MAX_PAIRS, Margins, Policy
 from harness.study import Target
 
 SHORT = Policy(alpha_fail=0.1, min_bursts=1, max_bursts=1, margins=Margins(fail=0.2, passing=0.5))
-"one burst beside other tests: what they do to equal arms must not look like a difference, and the slower one takes x 5"
+"one burst beside other tests: what they do to equal arms must not look like a difference"
 SERVER = """
 import asyncio, sys, time
 async def serve(reader, writer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -29,6 +30,34 @@ from tests.harness.analyse.synthetic import a_reading, a_stretch, a_study
 
 positive = st.floats(1e-6, 1e6)
 triples = st.lists(st.tuples(st.integers(0, 12), positive, positive), min_size=1, max_size=60)
+
+
+FAILED = {"failed": {"timeout": 1}}
+REFUSED = {"latencies": (), "unanswered": (Unanswered("request", 0, 70, 0.0),)}
+
+
+@pytest.mark.parametrize(
+    ("name", "a", "b", "ratio"),
+    [
+        ("error_ratio", {}, {}, 1.0),
+        ("error_ratio", FAILED, {}, (0.5 / 51) / (1.5 / 101)),
+        ("error_ratio", FAILED, FAILED, (1.5 / 51) / (1.5 / 101)),
+        ("rejection_ratio", {}, {}, 1.0),
+        ("page_faults_per_request", {"page_faults": 0}, {"page_faults": 0}, 1.0),
+        ("page_faults_per_request", {"page_faults": 0}, {"page_faults": 5}, 10.0),
+        ("success_ratio", {}, {}, 1.0),
+        ("success_ratio", REFUSED, REFUSED, 1.0),
+        ("success_ratio", REFUSED, {}, (50.5 / 51) / (0.5 / 71)),
+    ],
+)
+def test_shares_of_none_or_of_all_do_not_differ_though_one_arm_did_more(
+    name: str, a: dict[str, Any], b: dict[str, Any], ratio: float
+) -> None:
+    more, fewer = (
+        readings([msgspec.structs.replace(a_stretch(requests=count), **changes)], metric(name), "request").values
+        for count, changes in ((100, a), (50, b))
+    )
+    assert np.exp(pair_up(more, fewer).differences) == pytest.approx([ratio])
 
 
 @given(triples)
