@@ -3,36 +3,51 @@
 Where one end waits for the other, a core sleeps between two requests, and what it costs to wake it is most of a short
 request and varies more than most changes to the code (in a virtual machine it goes through the host). The loops must be
 in the session of what they give way to: Linux shares a core out among sessions first, and only then by priority.
-`python -m harness.execute.awake CORE PARENT` is the loop; it ends with PARENT.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterable
 
-from harness.execute.worker import die_with_parent
+from harness.execute.load import python_path
+from harness.execute.process import Child
 
 NO_IDLE_PRIORITY = "this system has no idle priority: cores could not be kept awake"
 FELL_ASLEEP = "the loops that keep the cores awake ended early"
 
 
-def commands(cores: Iterable[int]) -> list[list[str]]:
-    """How the loops are started, one for each core; none where the system has no idle priority."""
-    if not hasattr(os, "SCHED_IDLE"):
-        return []
-    return [[sys.executable, "-P", "-m", __name__, str(core), str(os.getpid())] for core in cores]
+class Loops:
+    """The loops of one burst, once `start`ed. Always `end` them."""
 
+    def __init__(self) -> None:
+        self.children: list[Child] = []
+        self._running = True
 
-def keep_awake(core: int) -> None:
-    """Never returns."""
-    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    os.sched_setaffinity(0, {core})
-    while True:
-        pass
+    def start(self, cores: Iterable[int]) -> None:
+        """One running loop on each of `cores`; none where the system has no idle priority."""
+        if hasattr(os, "SCHED_IDLE"):
+            for core in cores:
+                command = sys.executable, "-P", "-m", "harness.execute.loop", str(core), str(os.getpid())
+                self.children.append(Child(command, env={"PYTHONPATH": python_path()}))
 
+    @property
+    def note(self) -> str:
+        """Why the cores may have slept, if so."""
+        if not self.children:
+            return NO_IDLE_PRIORITY
+        return "" if all(child.alive() for child in self.children) else FELL_ASLEEP
 
-if __name__ == "__main__":
-    die_with_parent(int(sys.argv[2]))
-    keep_awake(int(sys.argv[1]))
+    def run(self, wanted: bool) -> None:
+        """Let them run, or hold them."""
+        if wanted != self._running:
+            for child in self.children:
+                child.send(signal.SIGCONT if wanted else signal.SIGSTOP)
+            self._running = wanted
+
+    def end(self) -> None:
+        """End all of them."""
+        for child in self.children:
+            child.end(grace=0.0)

@@ -8,7 +8,6 @@ handed out stays valid.
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,9 +18,9 @@ from typing import Any
 import msgspec
 
 from harness.errors import LoadError, TargetError
-from harness.execute import awake, host, wire
-from harness.execute.load import LoadProcess, LoadSpec, python_path
-from harness.execute.process import Child
+from harness.execute import host, wire
+from harness.execute.awake import Loops
+from harness.execute.load import LoadProcess, LoadSpec
 from harness.execute.target import JSON_LINE, Readiness, Target
 from harness.measure.probes import memory, published
 from harness.measure.records import ArmReading, Latencies, Memory, Sample, Slice, Stretch, Unanswered
@@ -121,8 +120,7 @@ class RunningBurst:
         self._clock = clock
         self._workloads = {each.name: each for each in plan.workloads}
         self._arms: dict[str, _RunningArm] = {}
-        self._loops: tuple[Child, ...] = ()
-        self._awake = True
+        self._loops: Loops | None = None
         self.episode = ""
         "The workload whose episodes were measured, if they were: readings then tell what they left."
         self.notes: tuple[str, ...] = ()
@@ -184,8 +182,8 @@ class RunningBurst:
 
     def readings(self) -> Iterator[ArmReading]:
         """What each arm's processes held; call at the end of the burst, when gauges tell its whole story."""
-        if not all(loop.alive() for loop in self._loops):
-            self.notes += (awake.FELL_ASLEEP,)
+        if self._loops is not None and (note := self._loops.note):
+            self.notes += (note,)
         for arm in self._arms.values():
             with self._blaming(arm):
                 gauges = arm.load.gauges()
@@ -232,7 +230,9 @@ class RunningBurst:
                 running.target_idle, running.load_idle = idle[arm.name], memory(running.load.pids())
         self._pin()
         if any(each.awake for each in self.plan.workloads):
-            self._start_loops(ends)
+            self._loops = Loops()
+            ends.callback(self._loops.end)
+            self._loops.start(host.cores()[:2])
 
     def _pin(self) -> None:
         notes: dict[str, None] = {}
@@ -243,22 +243,6 @@ class RunningBurst:
             notes[host.pin(arm.load.pids(), cores[1:2])] = None
             notes.update(dict.fromkeys(arm.load.notes))
         self.notes = tuple(note for note in notes if note)
-
-    def _start_loops(self, ends: ExitStack) -> None:
-        loops = []
-        for command in awake.commands(host.cores()[:2]):
-            loops.append(loop := Child(command, env={"PYTHONPATH": python_path()}))
-            ends.callback(loop.end, 0.0)
-        self._loops = tuple(loops)
-        if not loops:
-            self.notes += (awake.NO_IDLE_PRIORITY,)
-
-    def _keep_awake(self, wanted: bool) -> None:
-        """Let the loops run, or hold them."""
-        if wanted != self._awake:
-            for loop in self._loops:
-                loop.send(signal.SIGCONT if wanted else signal.SIGSTOP)
-            self._awake = wanted
 
     def _load_spec(self, arm: ArmPlan, told: str, target: Target) -> LoadSpec:
         files = tuple(
@@ -294,7 +278,8 @@ class RunningBurst:
 
     def _open(self, arm: _RunningArm, visit: Visit, watch: Callable[[], None] | None = None) -> wire.SliceResult:
         workload = self._workloads[visit.workload]
-        self._keep_awake(workload.awake)
+        if self._loops is not None:
+            self._loops.run(workload.awake)
         order = wire.OpenSlice(
             workload=visit.workload,
             planned=visit.planned or workload.slice_seconds,

@@ -30,7 +30,8 @@ def plan(tmp_path: Path) -> BurstPlan:
 
 
 def _loops(burst: bursts.RunningBurst) -> list[psutil.Process]:
-    return [psutil.Process(loop.pid) for loop in burst._loops]
+    assert burst._loops is not None
+    return [psutil.Process(loop.pid) for loop in burst._loops.children]
 
 
 def _settled(loop: psutil.Process, core: int) -> bool:
@@ -56,8 +57,9 @@ def test_each_core_of_a_burst_has_a_loop_of_idle_priority_that_ends_with_it(plan
 @LINUX
 def test_a_burst_whose_loop_ended_says_so(plan: BurstPlan) -> None:
     with bursts.running(plan) as burst:
+        assert burst._loops is not None
         _loops(burst)[0].kill()
-        assert burst._loops[0].wait(5.0)
+        assert burst._loops.children[0].wait(5.0)
         list(burst.readings())
         assert awake.FELL_ASLEEP in burst.notes
 
@@ -65,13 +67,15 @@ def test_a_burst_whose_loop_ended_says_so(plan: BurstPlan) -> None:
 def test_a_system_without_idle_priority_says_so(plan: BurstPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "SCHED_IDLE", raising=False)
     with bursts.running(plan) as burst:
+        list(burst.readings())
         assert awake.NO_IDLE_PRIORITY in burst.notes
 
 
 def test_cores_sleep_as_they_like_unless_asked(plan: BurstPlan) -> None:
     asleep = (msgspec.structs.replace(plan.workloads[0], awake=False),)
     with bursts.running(msgspec.structs.replace(plan, workloads=asleep)) as burst:
-        assert burst._loops == ()
+        list(burst.readings())
+        assert burst._loops is None
         assert awake.NO_IDLE_PRIORITY not in burst.notes
 
 
@@ -89,5 +93,5 @@ def test_loops_are_held_while_a_workload_is_measured_that_did_not_ask_for_them(p
 
 @LINUX
 def test_a_loop_ends_at_once_without_its_parent() -> None:
-    command = [*awake.commands(host.cores()[:1])[0][:-1], str(os.getppid())]
+    command = [sys.executable, "-m", "harness.execute.loop", str(host.cores()[0]), str(os.getppid())]
     assert subprocess.run(command, timeout=30, check=False).returncode == 1
