@@ -1,8 +1,8 @@
 """Keeps cores from falling asleep: a loop of idle priority on each, which whatever else wants to run displaces at once.
 
-Where one end waits for the other, a core sleeps between two requests, and what it costs to wake it is most of a short
-request and varies more than most changes to the code (in a virtual machine it goes through the host). The loops must be
-in the session of what they give way to: Linux shares a core out among sessions first, and only then by priority.
+Where one end waits for the other, a core sleeps between two requests, and what waking it costs varies more than most
+changes to the code matter (in a virtual machine it goes through the host; docs/method.md). The loops must be in
+the session of what they give way to: Linux shares a core out among sessions first, and only then by priority.
 """
 
 from __future__ import annotations
