@@ -93,6 +93,8 @@ class Workload(_Record, frozen=True, kw_only=True):
     users: int = 32
     rate: float = 0.0
     slice_seconds: float = 0.2
+    blocks: int = 0
+    "adjacent groups of slices a burst; 0 = as many as the budget says"
     quiet_seconds: float = 0.01
     awake: bool = False
     "keep the cores of both ends from sleeping while they wait, so that no request pays for waking one"
@@ -128,8 +130,8 @@ class Workload(_Record, frozen=True, kw_only=True):
 
 
 class Budget(_Record, frozen=True, kw_only=True):
-    """How long to measure. `blocks` adjacent groups of slices per workload and burst; as many bursts as fit
-    into `seconds`.
+    """How long to measure. `blocks` adjacent groups of slices per burst, of each workload that does not say itself; as
+    many bursts as fit into `seconds`.
     """
 
     seconds: float = 150.0

@@ -44,6 +44,7 @@ _WORKLOAD: Sequence[Rule] = (
     ("name", bool, "a name"),
     ("users", lambda v: v >= 1, "a whole number >= 1"),
     ("rate", lambda v: 0 <= v < math.inf, "requests per second, or 0 for half the slower arm's capacity"),
+    ("blocks", lambda v: v >= 0, "a whole number, or 0 for as many as the budget says"),
     ("slice_seconds", lambda v: 0.1 <= v < math.inf, "at least 0.1 s"),
     ("quiet_seconds", lambda v: 0 <= v < math.inf, "a number of seconds >= 0"),
     ("segment_seconds", lambda v: 0 <= v < math.inf, "a number of seconds >= 0"),
@@ -151,7 +152,7 @@ def _episode(workload: Workload, where: Where) -> Iterator[Problem]:
             if getattr(workload, field):
                 yield (*where, field), "belongs to an episode; expected episode_seconds beside it"
         return
-    for field in ("segment_seconds", "warm_tasks"):
+    for field in ("blocks", "segment_seconds", "warm_tasks"):
         if getattr(workload, field):
             yield (*where, field), "stands beside episode_seconds; expected one of the two"
     if workload.tasks and workload.arrivals != "closed":

@@ -279,6 +279,11 @@ def workloads(study: Study) -> tuple[Workload, ...]:
     return tuple(swept)
 
 
+def blocks_of(study: Study, workload: Workload) -> int:
+    """How many adjacent groups of slices a burst has of `workload`."""
+    return workload.blocks or study.budget.blocks
+
+
 def variant_name(sweep: Sweep, value: float | str) -> str:
     """Name of the swept workload at one value."""
     return f"{sweep.workload}[{sweep.parameter}={_text(value)}]"

@@ -16,7 +16,7 @@ from scipy import stats
 from harness.analyse.metrics import Metric, metric
 from harness.analyse.verdict import family_confidence, questions_in
 from harness.errors import StudyError
-from harness.plan.arms import Layout, workloads
+from harness.plan.arms import Layout, blocks_of, workloads
 from harness.study import Study, Workload
 
 LAYOUT_SD = 0.014
@@ -93,7 +93,7 @@ def burst_seconds(study: Study, layout: Layout, costs: Costs) -> float:
     for visit in layout.visits:
         measured = [(by_name[name], len(arms)) for name, arms in visit.cells]
         memory = 0.0 if any(each.is_episode for each, _ in measured) else study.budget.memory_requests * costs.task
-        load = sum(arms * _load_seconds(each, study.budget.blocks, costs) for each, arms in measured)
+        load = sum(arms * _load_seconds(each, blocks_of(study, each), costs) for each, arms in measured)
         total += len(visit.arms) * (costs.start + memory) + load
     return total / len(layout.visits)
 
@@ -143,10 +143,10 @@ def _proofs(study: Study, layout: Layout, bursts: int) -> Iterator[Proof]:
         of = metric(each.metric)
         if not of.sources:
             continue
-        episode = any(one.name == each.workload and one.is_episode for one in workloads(study))
+        on = next(one for one in workloads(study) if one.name == each.workload)
         for against in each.against:
             held = math.floor(bursts * _share(layout, each.workload, {against, each.arm}) + 1e-9)
-            blocks = _blocks(study, of, episode)
+            blocks = _blocks(study, of, on)
             width = resolution(PAIR_SD.get(of.name, OTHER_SD), blocks, held, confidence) if held else math.inf
             yield Proof(each.name, against, held, needed, width)
 
@@ -157,10 +157,10 @@ def _share(layout: Layout, workload: str, pair: set[str]) -> float:
     return sum(holds) / len(holds)
 
 
-def _blocks(study: Study, of: Metric, episode: bool) -> int:
-    if "reading" in of.sources or episode:
+def _blocks(study: Study, of: Metric, workload: Workload) -> int:
+    if "reading" in of.sources or workload.is_episode:
         return 1
-    return study.budget.blocks if "slice" in of.sources else 2
+    return blocks_of(study, workload) if "slice" in of.sources else 2
 
 
 def refuse_undecidable(study: Study, layout: Layout, result: Forecast) -> None:

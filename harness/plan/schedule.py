@@ -13,7 +13,7 @@ from itertools import count
 import numpy as np
 
 from harness.measure.records import Stretch
-from harness.plan.arms import Layout, workloads
+from harness.plan.arms import Layout, blocks_of, workloads
 from harness.study import Study, Workload
 
 _SET_ORDER, _BURST = 1, 2  # separate random streams
@@ -61,7 +61,7 @@ def burst(study: Study, layout: Layout, number: int) -> BurstPlan:
     for index in rng.permutation(len(visit.cells)):
         name, measured = visit.cells[int(index)]
         order = tuple(arm for arm in arms if arm in measured)
-        blocks += _blocks(by_name[name], study.budget.blocks, order, rng)
+        blocks += _blocks(by_name[name], blocks_of(study, by_name[name]), order, rng)
     episode = any(by_name[name].is_episode for name, _ in visit.cells)
     return BurstPlan(number, arms, bool(rng.integers(2)), tuple(blocks), episode)
 

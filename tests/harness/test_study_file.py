@@ -140,6 +140,8 @@ REPLACED = [
         "workload[1].shape",
         "expected episode_seconds",
     ),
+    ("users = 4", "users = 4\nblocks = -1", "blocks = -1", "workload[1].blocks", "or 0 for as many as the budget says"),
+    ("users = 4", "users = 4\nblocks = 2\nepisode_seconds = 1", "blocks", "workload[1].blocks", "one of the two"),
     ("users = 4", "users = 4\nwarm_tasks = -1", "warm_tasks", "workload[1].warm_tasks", "a whole number >= 0"),
     ('kind = "on-off"', "fractions = 5", "fractions", "design.fractions", "1 to 4"),
     ('treatment = "all"', 'treatment = "none"', "treatment", "design.treatment", "expected another arm"),

@@ -52,6 +52,9 @@ def test_time_is_the_sum_of_its_parts() -> None:
     study = a_study()
     costs = Costs(start=1.0, warmup=0.5, switch=0.02, task=0.25 / study.budget.memory_requests)
     assert burst_seconds(study, layout(study), costs) == pytest.approx(4 * (1.0 + 0.25 + 0.5 + 3 * 0.23))
+    own = msgspec.structs.replace(study, workloads=(msgspec.structs.replace(SURGE, blocks=5),))
+    more = burst_seconds(own, layout(own), costs) - burst_seconds(study, layout(study), costs)
+    assert more == pytest.approx(4 * 2 * 0.23)
     tails = msgspec.structs.replace(study, workloads=(msgspec.structs.replace(SURGE, segment_seconds=10.0),))
     more = burst_seconds(tails, layout(tails), costs) - burst_seconds(study, layout(study), costs)
     assert more == pytest.approx(4 * 2 * 10.03)
@@ -112,6 +115,12 @@ def test_proofs_say_what_each_question_gets() -> None:
     assert found.proofs[0].resolution < found.proofs[2].resolution
     assert found.proofs[0].resolution < found.proofs[3].resolution
     assert "latency_p50" in PAIR_SD
+
+
+def test_more_blocks_of_a_workload_prove_more_about_it() -> None:
+    study = a_study(asked("latency"), budget=Budget(seconds=1e6, max_bursts=20))
+    more = msgspec.structs.replace(study, workloads=(msgspec.structs.replace(SURGE, blocks=12),))
+    assert planned(more).proofs[0].resolution < planned(study).proofs[0].resolution
 
 
 def test_sets_that_take_turns_share_the_bursts() -> None:

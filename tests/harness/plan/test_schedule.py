@@ -42,6 +42,13 @@ def test_each_block_has_every_arm_once(seed: int, number: int, blocks: int) -> N
     assert len(keys) == len(set(keys))
 
 
+def test_a_workload_may_have_blocks_of_its_own() -> None:
+    study = a_study(blocks=2)
+    study = msgspec.structs.replace(study, workloads=(msgspec.structs.replace(SURGE, blocks=4), SLOW))
+    counts = Counter((each.workload, each.kind) for each in burst(study, layout(study), 0).blocks)
+    assert counts == {("surge", "slice"): 4, ("slow", "slice"): 2, ("slow", "segment"): 2}
+
+
 @given(st.integers(0, 2**40), st.integers(0, 60))
 def test_a_resumed_run_continues_the_same_schedule(seed: int, start: int) -> None:
     study = a_study(seed)
