@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from harness.analyse import resample
-from harness.analyse.centre import centre_interval
+from harness.analyse.centre import centre_interval, too_few
 from harness.analyse.contrast import Pairs, burst_medians
 from harness.gate import Policy
 from harness.plan.budget import bursts_needed
@@ -97,7 +97,7 @@ def findings(found: Equal) -> Iterator[Finding]:
     for each in found.metrics:
         told = f"equal arms differ by {100 * (each.low - 1):+.1f} to {100 * (each.high - 1):+.1f} %"
         if not math.isfinite(each.high):
-            told = f"{found.bursts} bursts are too few for an interval"
+            told = f"{too_few(found.bursts)} for an interval"
         margin = Policy().margins.passing
         fine = each.low <= 1.0 + margin and each.high >= 1.0 - margin
         yield Finding(f"A/A: {each.label}", fine, told, "measure on a quieter machine")

@@ -10,6 +10,7 @@ import msgspec
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from harness.analyse.centre import too_few
 from harness.analyse.metrics import METRICS
 from harness.gate import GateDecision, GateOutcome, MetricDecision
 from reports import junit, markdown, terminal, words
@@ -56,7 +57,7 @@ def interval(found: MetricDecision) -> str:
     if math.isnan(found.slowdown):
         return ""
     if found.low <= 0.0 or math.isinf(found.high):
-        return f"{found.bursts} bursts are too few for an interval"
+        return f"{too_few(found.bursts)} for an interval"
     sign = 1.0 if found.slowdown >= 1.0 else -1.0
     ends = sorted((sign * (found.low - 1.0), sign * (found.high - 1.0)))
     return f"interval {100.0 * ends[0]:.1f} to {100.0 * ends[1]:.1f} %"

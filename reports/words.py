@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Literal
 
+from harness.analyse.centre import too_few
 from harness.analyse.records import (
     Analysis,
     Attribution,
@@ -103,7 +104,7 @@ def ratio_words(ratio: float) -> str:
 def interval(shown: Estimate) -> str:
     """The interval in the terms of `effect`; says so when the bursts do not bound it."""
     if not shown.bounded:
-        return f"not bounded: {shown.bursts} bursts are too few"
+        return f"not bounded: {too_few(shown.bursts)}"
     return interval_words(shown.ratio, shown.low, shown.high)
 
 
@@ -203,8 +204,10 @@ def crossover_words(found: Crossover, direction: Direction) -> str:
 
 def closure(found: Attribution) -> str:
     """Whether the flags' effects multiply to what all of them do together."""
-    if found.closes is None:
+    if found.measured is None:
         return "the whole was not measured separately"
+    if found.closes is None:
+        return f"the whole measured separately has no bounds yet: {too_few(found.measured.bursts)}"
     return f"their product {'agrees' if found.closes else 'does NOT agree'} with the whole measured separately"
 
 

@@ -42,6 +42,11 @@ def centre_interval(values: Floats, confidence: float) -> tuple[float, float]:
     return _means_of_two(values, (rank, values.size * (values.size + 1) // 2 - 1 - rank))
 
 
+def too_few(bursts: int) -> str:
+    """Said of so many bursts where an interval has no ends."""
+    return "1 burst is too few" if bursts == 1 else f"{bursts} bursts are too few"
+
+
 def centre_p_value(values: Floats, against: float) -> float:
     """Two-sided p-value of the signed-rank test that the centre is `against`; 1 without values.
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.analyse.centre import Floats, centre, centre_interval
+from harness.analyse.centre import Floats, centre, centre_interval, too_few
 from harness.analyse.contrast import readings
 from harness.analyse.metrics import metric
 from harness.analyse.records import Check, CheckStatus, ContrastResult
@@ -242,7 +242,7 @@ def _steady(subject: Subject) -> Iterator[Check]:
                 "note" if fine and not math.isfinite(low) else _status(fine),
                 _where(workload, arm),
                 f"{metric(name).noun} changed by {math.expm1(centre(drifts)):+.1%} within a burst"
-                + ("" if math.isfinite(low) else f"; {drifts.size} bursts are too few to tell"),
+                + ("" if math.isfinite(low) else f"; {too_few(drifts.size)} to tell"),
                 f"not shown to change by more than {DRIFT_MARGIN:.0%} ({CHECK_CONFIDENCE:.1%} interval)",
                 "warm up longer before the first slice",
             )
@@ -286,7 +286,7 @@ def _equivalence(subject: Subject) -> Iterator[Check]:
         status: CheckStatus = "ok" if shown else "invalid" if refuted or subject.strict else "note"
         saw = f"equal arms differ by {math.expm1(low):+.1%} to {math.expm1(high):+.1%}"
         if not math.isfinite(low):
-            saw = f"{len(twin.burst_ratios)} bursts are too few to show that equal arms are equal"
+            saw = f"{too_few(len(twin.burst_ratios))} to show that equal arms are equal"
         elif not shown and not refuted:
             saw += ": too wide to show that they are equal"
         yield Check(

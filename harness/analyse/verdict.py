@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from harness.analyse.centre import Floats, centre_p_value
+from harness.analyse.centre import Floats, centre_p_value, too_few
 from harness.analyse.metrics import Metric, metric
 from harness.analyse.records import ContrastResult, Estimate, Outcome, Verdict
 from harness.analyse.sequential import log_e_path, p_value
@@ -156,7 +156,7 @@ def _outcome(question: Question, of: Metric, alpha: float, adjusted_p: float, se
         claims_below = bound_of(question.expectation)[0] == "at_most"
         return ("MET" if _shown_below(question, found.estimate, sequential) == claims_below else "MISSED"), ""
     if not found.estimate.bounded:
-        return "INCONCLUSIVE", f"{found.estimate.bursts} bursts are too few for an interval"
+        return "INCONCLUSIVE", f"{too_few(found.estimate.bursts)} for an interval"
     return "INCONCLUSIVE", "the interval contains the claimed bound"
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from harness.analyse.records import Estimate
 from reports import words
-from tests.reports.sample import STUDY, swept
+from tests.reports.sample import STUDY, attributed, swept
 
 
 def shown(ratio: float, low: float, high: float, **fields: object) -> Estimate:
@@ -55,6 +55,16 @@ def test_three_significant_digits(value: float, told: str) -> None:
 )
 def test_units_suit_the_size(value: float, unit: str, told: str) -> None:
     assert plain(words.quantity(value, unit)) == told
+
+
+def test_closure_tells_not_measured_from_not_yet_bounded() -> None:
+    [found] = attributed().attributions
+    assert words.closure(found) == "their product does NOT agree with the whole measured separately"
+    once = shown(0.5, 0.0, math.inf, method="unbounded", bursts=1)
+    early = msgspec.structs.replace(found, measured=once, closes=None)
+    assert words.closure(early) == "the whole measured separately has no bounds yet: 1 burst is too few"
+    never = msgspec.structs.replace(found, measured=None, closes=None)
+    assert words.closure(never) == "the whole was not measured separately"
 
 
 @pytest.mark.parametrize(
