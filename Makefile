@@ -1,6 +1,8 @@
 # The two commands: `make bench` measures and writes a report; `make test` runs every check and test.
 PYTHON ?= python3
 BIN := .venv/bin
+# Every arm of every burst is a new process: without bytecode each would compile its modules anew.
+export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: bench test check coverage lock clean
 

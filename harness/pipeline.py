@@ -76,7 +76,7 @@ def run(study: Study, store: Store, directory: Path, display: Display, steering:
     measured = store.measured()
     done, spent = store.complete_bursts(), store.find("spent", float) or 0.0
     for plan in schedule.schedule(study, layout, store.next_burst()):
-        if not _goes_on(study, layout, forecast, done, spent):
+        if not _goes_on(study, forecast, done, spent):
             break
         began = time.monotonic()
         _measure(study, plan, rates, store, start, display)
@@ -91,14 +91,14 @@ def run(study: Study, store: Store, directory: Path, display: Display, steering:
     return analyse(study, store.measured())
 
 
-def _goes_on(study: Study, layout: Layout, forecast: budget.Forecast, done: int, spent: float) -> bool:
+def _goes_on(study: Study, forecast: budget.Forecast, done: int, spent: float) -> bool:
     """Whether another burst is due: as many as its questions need at the least, beyond that what fits the time.
 
     A slower machine than forecast so measures for longer, rather than stop where nothing could be decided.
     """
     if done >= study.budget.max_bursts:
         return False
-    needed = max((proof.needed for proof in forecast.proofs), default=0) * len(layout.visits)
+    needed = max((proof.run for proof in forecast.proofs), default=0)
     if done < max(study.budget.min_bursts, min(needed, forecast.bursts)):
         return True
     return spent + max(forecast.burst_seconds, spent / done) <= study.budget.seconds

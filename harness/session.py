@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -122,13 +123,15 @@ def show_plan(study: Study, console: Console) -> None:
         highlight=False,
         markup=False,
     )
-    console.print("bursts of a round, in which every pair meets:", highlight=False)
-    for number, visit in enumerate(layout.visits, 1):
+    times = Counter(layout.visits)
+    console.print(f"bursts of {_rounds(len(layout.rounds))}, in which every pair meets:", highlight=False)
+    for number, visit in enumerate(times, 1):
         together: dict[tuple[str, ...], list[str]] = {}
         for workload, names in visit.cells:
             together.setdefault(tuple(sorted(names)), []).append(workload)
         told = "; ".join(f"{', '.join(played)} on {', '.join(names)}" for names, played in together.items())
-        console.print(f"  {number}: {told}", highlight=False, markup=False)
+        often = f"{times[visit]} times " if times[visit] > 1 else ""
+        console.print(f"  {number}: {often}{told}", highlight=False, markup=False)
     if not expected.proofs:
         console.print("no expectations: estimates without verdicts", highlight=False)
         return
@@ -137,6 +140,10 @@ def show_plan(study: Study, console: Console) -> None:
         cells = (proof.expectation, proof.against, str(proof.bursts), str(proof.needed))
         table.add_row(*cells, f"± {proof.resolution:.1%} of the ratio")
     console.print(table)
+
+
+def _rounds(count: int) -> str:
+    return "a round" if count == 1 else f"{count} rounds"
 
 
 def _measure(study: Study, store: Store, console: Console, *, strict: bool) -> int:

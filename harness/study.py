@@ -138,6 +138,8 @@ class Budget(_Record, frozen=True, kw_only=True):
     blocks: int = 3
     min_bursts: int = 7
     max_bursts: int = 60
+    table_every: int = 1
+    "bursts whose arms no expectation compares, which only fill the table, are measured in one round of so many"
     memory_requests: int = 2000
     "requests of fixed work after which memory is read"
     stop_early: bool = False

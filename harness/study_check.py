@@ -37,6 +37,7 @@ _BUDGET: Sequence[Rule] = (
     ("blocks", lambda v: v >= 1, "a whole number >= 1"),
     ("min_bursts", lambda v: v >= 1, "a whole number >= 1"),
     ("max_bursts", lambda v: v >= 1, "a whole number >= 1"),
+    ("table_every", lambda v: v >= 1, "a whole number of rounds >= 1"),
     ("memory_requests", lambda v: v >= 1, "a whole number >= 1"),
 )
 _DESIGN: Sequence[Rule] = (("fractions", lambda v: 1 <= v <= 4, "1 to 4 quarters of the 64 cells"),)

@@ -54,8 +54,9 @@ class Layout:
     """Everything a design implies. `arms` in display order, `hidden` names those not shown (the A/A twin).
 
     `on` are the comparisons of each workload. `sets` are the arms of one burst of slices each; `foldover` the
-    pairs (cell, complement) of a factorial design, which live in the sets from number `foldover_from` on. `visits`
-    are all bursts of one round: each set, and each set of each episode workload.
+    pairs (cell, complement) of a factorial design, which live in the sets from number `foldover_from` on. `rounds`
+    take turns: the bursts of each, which are each set and each set of each episode workload; those that answer no
+    expectation in one round of `budget.table_every`.
     """
 
     arms: tuple[Arm, ...]
@@ -63,9 +64,14 @@ class Layout:
     comparisons: tuple[Comparison, ...]
     on: Mapping[str, tuple[Comparison, ...]]
     sets: tuple[tuple[str, ...], ...]
-    visits: tuple[Visit, ...]
+    rounds: tuple[tuple[Visit, ...], ...]
     foldover: tuple[tuple[str, str], ...] = ()
     foldover_from: int = 0
+
+    @property
+    def visits(self) -> tuple[Visit, ...]:
+        """The bursts of all rounds, after which they begin anew."""
+        return tuple(each for one in self.rounds for each in one)
 
 
 def hidden_name(baseline: str) -> str:
@@ -119,7 +125,8 @@ def layout(study: Study) -> Layout:
     foldover = tuple(foldover_pairs(study.design.fractions)) if study.design.kind == "factorial" else ()
     on = {each.name: tuple(_on(study, each, comparisons)) for each in workloads(study)}
     sliced = [each for each in workloads(study) if not each.is_episode]
-    sets = pack(_pairs(each for each in comparisons if any(each in on[one.name] for one in sliced)))
+    in_sets = [each for each in comparisons if any(each in on[one.name] for one in sliced)]
+    sets = pack(_pairs(_asked_first(study, sliced, in_sets)))
     folded = tuple(_pairs_of_pairs(foldover)) if sliced else ()
     hidden = hidden_name(study.design.baseline)
     names = dict.fromkeys(name for each in comparisons for name in (each.a, each.b))
@@ -130,21 +137,22 @@ def layout(study: Study) -> Layout:
     arms = [resolve_arm(study, name) for name in shown]
     if study.design.hidden:
         arms.append(msgspec.structs.replace(resolve_arm(study, study.design.baseline), name=hidden))
+    visits = (
+        *_interleaved([_visit(arms, sliced, on) for arms in sets], folded, sliced),
+        *(
+            Visit(arms, ((each.name, arms),))
+            for each in workloads(study)
+            if each.is_episode
+            for arms in pack(_pairs(on[each.name]))
+        ),
+    )
     return Layout(
         arms=tuple(arms),
         hidden=(hidden,) if study.design.hidden else (),
         comparisons=comparisons,
         on=on,
         sets=(*sets, *folded),
-        visits=(
-            *_interleaved([_visit(arms, sliced, on) for arms in sets], folded, sliced),
-            *(
-                Visit(arms, ((each.name, arms),))
-                for each in workloads(study)
-                if each.is_episode
-                for arms in pack(_pairs(on[each.name]))
-            ),
-        ),
+        rounds=tuple(_rounds(study, visits)),
         foldover=foldover,
         foldover_from=len(sets),
     )
@@ -164,13 +172,45 @@ def _interleaved(
         yield Visit(arms, tuple((each.name, arms) for each in sliced))
 
 
+def _rounds(study: Study, visits: Sequence[Visit]) -> Iterator[tuple[Visit, ...]]:
+    """Every visit that answers an expectation in each round, the others dealt out over `budget.table_every` rounds."""
+    asked = {name: expected_on(study, name) for name in {each.workload for each in study.expectations}}
+    answers = [any(_meets(arms, asked.get(name, ())) for name, arms in each.cells) for each in visits]
+    others = [each for each, answering in zip(visits, answers, strict=True) if not answering]
+    turns = min(study.budget.table_every, max(1, len(others))) if any(answers) else 1
+    for turn in range(turns):
+        dealt = others[turn::turns]
+        yield tuple(each for each, answering in zip(visits, answers, strict=True) if answering or each in dealt)
+
+
+def _meets(arms: Sequence[str], pairs: Iterable[tuple[str, str]]) -> bool:
+    return any(set(pair) <= set(arms) for pair in pairs)
+
+
+def _asked_first(study: Study, sliced: Sequence[Workload], comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Those of the whole, then what expectations ask, then what only fills the table: so that sets of the last kind
+    hold no question.
+    """
+    asked = {pair for each in sliced for pair in expected_on(study, each.name)}
+
+    def rank(each: Comparison) -> int:
+        if each.role in ("treatment", "a/a", "control"):
+            return 0
+        return 1 if (each.a, each.b) in asked else 2
+
+    return sorted(comparisons, key=rank)
+
+
+def expected_on(study: Study, workload: str) -> set[tuple[str, str]]:
+    """The pairs (against, arm) that expectations compare on a workload."""
+    return {(against, each.arm) for each in study.expectations if each.workload == workload for against in each.against}
+
+
 def _on(study: Study, workload: Workload, comparisons: Sequence[Comparison]) -> Iterator[Comparison]:
     """Those that `workload` is measured for: the design's, as far as it admits their arms, and what is expected
     on it.
     """
-    expected = {
-        (against, each.arm) for each in study.expectations if each.workload == workload.name for against in each.against
-    }
+    expected = expected_on(study, workload.name)
     for each in comparisons:
         admitted = not workload.arms or {each.a, each.b} <= set(workload.arms)
         if (each.a, each.b) in expected or (admitted and each.role != "other"):

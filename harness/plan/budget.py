@@ -43,7 +43,7 @@ class Costs:
     every one of them and arms that do not.
     """
 
-    start: float = 1.0
+    start: float = 0.9
     warmup: float = 0.35
     switch: float = 0.02
     task: float = 0.0008
@@ -54,19 +54,21 @@ class Proof:
     """What one expectation against one arm can hope for.
 
     `resolution` is the expected half width of its interval as a share (0.02 = +-2 %), `bursts` how many
-    bursts will hold its pair, `needed` the fewest that can decide it at all.
+    bursts will hold its pair, `needed` the fewest that can decide it at all, and `run` how many the whole run has by
+    then.
     """
 
     expectation: str
     against: str
     bursts: int
     needed: int
+    run: int
     resolution: float
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """The time of a study: `seconds` in all, `burst_seconds` for one burst (the mean over a round), and what it
+    """The time of a study: `seconds` in all, `burst_seconds` for one burst (the mean over all rounds), and what it
     can prove.
     """
 
@@ -82,12 +84,12 @@ def forecast(study: Study, layout: Layout, costs: Costs | None = None) -> Foreca
     fitting = math.floor(study.budget.seconds / each)
     bursts = min(study.budget.max_bursts, max(study.budget.min_bursts, fitting))
     result = Forecast(bursts, each, bursts * each, tuple(_proofs(study, layout, bursts)))
-    refuse_undecidable(study, layout, result)
+    refuse_undecidable(study, result)
     return result
 
 
 def burst_seconds(study: Study, layout: Layout, costs: Costs) -> float:
-    """Seconds of one burst, the mean over a round of all visits."""
+    """Seconds of one burst, the mean over all rounds."""
     by_name = {each.name: each for each in workloads(study)}
     total = 0.0
     for visit in layout.visits:
@@ -145,14 +147,15 @@ def _proofs(study: Study, layout: Layout, bursts: int) -> Iterator[Proof]:
             continue
         on = next(one for one in workloads(study) if one.name == each.workload)
         for against in each.against:
-            held = math.floor(bursts * _share(layout, each.workload, {against, each.arm}) + 1e-9)
+            share = _share(layout, each.workload, {against, each.arm})
+            held = math.floor(bursts * share + 1e-9)
             blocks = _blocks(study, of, on)
             width = resolution(PAIR_SD.get(of.name, OTHER_SD), blocks, held, confidence) if held else math.inf
-            yield Proof(each.name, against, held, needed, width)
+            yield Proof(each.name, against, held, needed, math.ceil(needed / share - 1e-9), width)
 
 
 def _share(layout: Layout, workload: str, pair: set[str]) -> float:
-    """Share of a round's bursts in which both arms of `pair` are measured on `workload`."""
+    """Share of all rounds' bursts in which both arms of `pair` are measured on `workload`."""
     holds = [any(name == workload and pair <= set(arms) for name, arms in visit.cells) for visit in layout.visits]
     return sum(holds) / len(holds)
 
@@ -163,14 +166,13 @@ def _blocks(study: Study, of: Metric, workload: Workload) -> int:
     return blocks_of(study, workload) if "slice" in of.sources else 2
 
 
-def refuse_undecidable(study: Study, layout: Layout, result: Forecast) -> None:
+def refuse_undecidable(study: Study, result: Forecast) -> None:
     """StudyError naming the first question that so few bursts cannot decide, and what it would need."""
     for proof in result.proofs:
         if proof.bursts < proof.needed:
-            rounds = proof.needed * len(layout.visits)
             raise StudyError(
                 f"expectation {proof.expectation!r} against {proof.against!r} gets {proof.bursts} bursts, but"
                 f" {proof.needed} are the fewest that can decide one of {questions_in(study)} questions at"
-                f" {study.confidence:.3g}: allow {rounds} bursts (max_bursts) and"
-                f" {math.ceil(rounds * result.burst_seconds)} s (seconds), or ask fewer questions"
+                f" {study.confidence:.3g}: allow {proof.run} bursts (max_bursts) and"
+                f" {math.ceil(proof.run * result.burst_seconds)} s (seconds), or ask fewer questions"
             )

@@ -50,11 +50,12 @@ def schedule(study: Study, layout: Layout, start: int = 0) -> Iterator[BurstPlan
 
 
 def burst(study: Study, layout: Layout, number: int) -> BurstPlan:
-    """Burst `number`. Each round of len(layout.visits) bursts makes every visit once, in random order."""
-    turn, place = divmod(number, len(layout.visits))
-    round_order = np.random.default_rng((study.seed, _SET_ORDER, turn)).permutation(len(layout.visits))
+    """Burst `number`. Each round makes every visit of its own once, in random order."""
+    turn, place = _turn(layout, number)
+    visits = layout.rounds[turn % len(layout.rounds)]
+    round_order = np.random.default_rng((study.seed, _SET_ORDER, turn)).permutation(len(visits))
     rng = np.random.default_rng((study.seed, _BURST, number))
-    visit = layout.visits[int(round_order[place])]
+    visit = visits[int(round_order[place])]
     arms = _shuffled(visit.arms, rng)
     by_name: Mapping[str, Workload] = {each.name: each for each in workloads(study)}
     blocks: list[BlockPlan] = []
@@ -64,6 +65,17 @@ def burst(study: Study, layout: Layout, number: int) -> BurstPlan:
         blocks += _blocks(by_name[name], blocks_of(study, by_name[name]), order, rng)
     episode = any(by_name[name].is_episode for name, _ in visit.cells)
     return BurstPlan(number, arms, bool(rng.integers(2)), tuple(blocks), episode)
+
+
+def _turn(layout: Layout, number: int) -> tuple[int, int]:
+    """The round that holds burst `number`, counted from 0, and the burst's place in it."""
+    times, place = divmod(number, len(layout.visits))
+    turn = times * len(layout.rounds)
+    for visits in layout.rounds:
+        if place < len(visits):
+            break
+        turn, place = turn + 1, place - len(visits)
+    return turn, place
 
 
 def _blocks(workload: Workload, blocks: int, arms: tuple[str, ...], rng: np.random.Generator) -> Iterator[BlockPlan]:

@@ -130,6 +130,16 @@ def test_sets_that_take_turns_share_the_bursts() -> None:
     assert found.proofs[0].bursts == 100 // sets
 
 
+def test_a_question_gets_more_when_the_table_waits() -> None:
+    budget = Budget(seconds=2000.0, max_bursts=100)
+    often = a_study(asked("latency"), budget=budget, design=Design(kind="ablation"))
+    seldom = msgspec.structs.replace(often, budget=msgspec.structs.replace(budget, table_every=2))
+    sets = len(layout(often).sets)
+    (before,), (now,) = planned(often).proofs, planned(seldom).proofs
+    assert before.run == before.needed * sets
+    assert (now.bursts, now.run) == (200 // (sets + 1), math.ceil(now.needed * (sets + 1) / 2))
+
+
 def test_an_undecidable_question_is_refused_with_what_it_needs() -> None:
     few = Budget(seconds=10.0, min_bursts=2, max_bursts=5)
     with pytest.raises(StudyError, match=r"'latency' against 'none' gets 2 bursts, but 6 are the fewest"):

@@ -67,6 +67,31 @@ def test_a_round_visits_every_set_once(seed: int) -> None:
         assert Counter(visited) == Counter(frozenset(each) for each in plan.sets)
 
 
+def test_bursts_that_only_fill_the_table_come_once_in_so_many_rounds() -> None:
+    """Each question is in every round, so in equally many bursts at any moment; the rest is dealt out over two."""
+    asked = Expectation(
+        name="q", claim="c", workload="slow", metric="throughput", arm="metrics", against=("none",), at_least=1.0
+    )
+    study = msgspec.structs.replace(
+        a_study(kind="ablation"), expectations=(asked,), budget=Budget(blocks=1, table_every=2)
+    )
+    plan = layout(study)
+    first, second = (Counter(each) for each in plan.rounds)
+    both, once = first & second, (first | second) - (first & second)
+    assert [each.arms for each in both if {"none", "metrics"} <= set(each.arms)]
+    assert len(both) == 1
+    assert len(once) == len(plan.sets) - 1
+    assert all(count == 1 for count in (both + once).values())
+    turns = (len(plan.rounds[0]), len(plan.rounds[1]), len(plan.rounds[0]))
+    start = 0
+    for size, visits in zip(turns, (*plan.rounds, plan.rounds[0]), strict=True):
+        visited = [frozenset(each.arms) for each in islice(schedule(study, plan, start), size)]
+        assert Counter(visited) == Counter(frozenset(each.arms) for each in visits)
+        start += size
+    alone = layout(msgspec.structs.replace(study, expectations=()))
+    assert len(alone.rounds) == 1
+
+
 def test_an_episode_has_a_burst_of_its_own_and_only_the_arms_it_asks_for() -> None:
     flood = Workload(name="flood", file="flood.py", episode_seconds=3.0, arms=("none", "rate_limit"))
     asked = Expectation(
