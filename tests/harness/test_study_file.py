@@ -150,7 +150,7 @@ REPLACED = [
     ("seconds = 10", "seconds = inf", "seconds", "budget.seconds", "a number of seconds > 0"),
     ("seconds = 10", "seconds = nan", "seconds", "budget.seconds", "a number of seconds > 0"),
     ("seconds = 10", "blocks = 0", "blocks", "budget.blocks", "a whole number >= 1"),
-    ("max_bursts = 5", "max_bursts = 5\ntable_every = 0", "table_every", "budget.table_every", "whole number of rounds"),
+    ("max_bursts = 5", "max_bursts = 5\ntable_every = 0", "table_every", "budget.table_every", "a whole number of"),
     ("max_bursts = 5", "max_bursts = 1", "max_bursts", "budget.max_bursts", "less than min_bursts, 2"),
     ("max_bursts = 5", "memory_requests = 0", "memory_req", "budget.memory_requests", "a whole number >= 1"),
     ('["pooling"]', '["poling"]', "poling", "arm[1].optimizations", "names 'poling'; expected any of: pooling, "),
