@@ -176,11 +176,11 @@ def _rounds(study: Study, visits: Sequence[Visit]) -> Iterator[tuple[Visit, ...]
     """Every visit that answers an expectation in each round, the others dealt out over `budget.table_every` rounds."""
     asked = {name: expected_on(study, name) for name in {each.workload for each in study.expectations}}
     answers = [any(_meets(arms, asked.get(name, ())) for name, arms in each.cells) for each in visits]
-    others = [each for each, answering in zip(visits, answers, strict=True) if not answering]
+    others = [index for index, answering in enumerate(answers) if not answering]
     turns = min(study.budget.table_every, max(1, len(others))) if any(answers) else 1
     for turn in range(turns):
         dealt = others[turn::turns]
-        yield tuple(each for each, answering in zip(visits, answers, strict=True) if answering or each in dealt)
+        yield tuple(each for index, each in enumerate(visits) if answers[index] or index in dealt)
 
 
 def _meets(arms: Sequence[str], pairs: Iterable[tuple[str, str]]) -> bool:
