@@ -74,7 +74,7 @@ def resume(folder: Path, console: Console, *, strict: bool) -> int:
 
 def _differs(was: Environment, here: Environment) -> str:
     """What makes rows measured now no sequel to those measured then; empty when nothing does."""
-    for name in ("machine", "cpu", "cores", "kernel", "python", "packages"):
+    for name in ("machine", "cpu", "cores", "kernel", "python", "packages", "variables"):
         before, now = getattr(was, name), getattr(here, name)
         if before != now:
             if isinstance(before, dict):

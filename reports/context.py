@@ -84,6 +84,7 @@ def environment(found: Environment) -> Table:
         ("Python", found.python),
         ("revision", found.revision + (", with uncommitted changes" if found.dirty else "")),
         *((name, version) for name, version in sorted(found.packages.items())),
+        *found.variables.items(),
     ]
     return Table("Machine and software", ("what", "value"), tuple(rows))
 

@@ -19,6 +19,10 @@ PACKAGES = (
     "synapsed-bench", "locust", "gevent", "greenlet", "pyperf", "cryptography", "uvloop", "numpy", "scipy",
     "pandas", "statsmodels", "msgspec", "psutil",
 )  # fmt: skip
+VARIABLES = ("PYTHON", "MALLOC_", "GLIBC_TUNABLES", "LD_", "OPENSSL_", "GEVENT_", "LOCUST_", "UVLOOP_")
+"beginnings of the names of environment variables that change how interpreter, allocator and libraries run"
+NOT_THOSE = {"PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX", "PYTHONUNBUFFERED", "PYTHONHASHSEED"}
+"but these: the first three change what happens at start and end, and every arm has hashes of its own"
 ONE_CORE = "one core: target and load share it, so each disturbs the other"
 NOT_PINNED = "this system cannot pin processes to cores"
 
@@ -64,6 +68,7 @@ def environment(source: Path | None = None, notes: Iterable[str] = ()) -> Enviro
         revision=revision,
         dirty=dirty,
         notes=tuple(dict.fromkeys(note for note in notes if note)),
+        variables=dict(sorted(_variables(os.environ.items()))),
     )
 
 
@@ -71,6 +76,10 @@ def _versions() -> Iterable[tuple[str, str]]:
     for package in PACKAGES:
         with suppress(PackageNotFoundError):
             yield package, version(package)
+
+
+def _variables(of: Iterable[tuple[str, str]]) -> Iterable[tuple[str, str]]:
+    return ((name, value) for name, value in of if value and name.startswith(VARIABLES) and name not in NOT_THOSE)
 
 
 def _cpu_model() -> str:

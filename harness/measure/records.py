@@ -176,6 +176,8 @@ class Environment(msgspec.Struct, frozen=True):
     revision: str
     dirty: bool
     notes: tuple[str, ...] = ()
+    variables: dict[str, str] = {}
+    "environment variables that all processes inherit and that change how any program runs, such as MALLOC_ARENA_MAX"
 
 
 class Measured(msgspec.Struct, frozen=True):

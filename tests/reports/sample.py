@@ -89,6 +89,7 @@ ENVIRONMENT = Environment(
     revision="0123456789abcdef0123456789abcdef01234567",
     dirty=True,
     notes=("Kernel socket memory is not counted: the machine does not show it.",),
+    variables={"MALLOC_ARENA_MAX": "<1>"},
 )
 INFO = RunInfo(
     run="20260102-030405-quick",

@@ -138,6 +138,16 @@ def test_environment_describes_this_machine(tmp_path: object) -> None:
     assert len(found.revision) in {0, 40}
 
 
+def test_environment_names_the_variables_that_change_how_programs_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = host.environment().variables
+    for name in ("MALLOC_ARENA_MAX", "LD_BIND_NOW", "PYTHONMALLOC", "PYTHONDONTWRITEBYTECODE", "HOME", "A_SECRET"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("PYTHONPATH", "")
+    changed = {**before, "MALLOC_ARENA_MAX": "1", "LD_BIND_NOW": "1", "PYTHONMALLOC": "1"}
+    changed.pop("PYTHONPATH", None)
+    assert host.environment().variables == changed
+
+
 def test_outside_a_repository_there_is_no_revision(tmp_path_factory: pytest.TempPathFactory) -> None:
     found = host.environment(tmp_path_factory.mktemp("plain"))
     assert (found.revision, found.dirty) == ("", False)
