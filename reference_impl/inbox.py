@@ -13,7 +13,9 @@ from reference_impl.errors import FrameError
 from reference_impl.frame import HEAD_BYTES, LENGTH_BYTES, MAX_FRAME, MAX_PLAINTEXT, MAX_SINGLE, parse_head
 from reference_impl.noise import TAG_BYTES, Bytes, CipherState
 
-_READ_AHEAD = 4 * MAX_FRAME
+_FRAMES_AHEAD = 4
+READ_AHEAD = _FRAMES_AHEAD * MAX_FRAME
+"""Bytes of a long message that are read at once."""
 
 
 class Acquire(Protocol):
@@ -28,8 +30,14 @@ class Inbox(Protocol):
     def feed(self, data: Bytes) -> list[Message]:
         """The messages that `data` completes. `data` may be reused as soon as this returns. Raises `ChannelError`."""
 
+    @property
+    def ahead(self) -> int:
+        """Bytes of a long message to read next: so many, at most READ_AHEAD, that a full read cuts no record in two;
+        0: read as usual.
+        """
+
     def space(self) -> PooledBuffer | None:
-        """A borrowed buffer to read the next bytes of a long message into, or None: read as usual."""
+        """A borrowed buffer of `ahead` bytes to read into, or None: read as usual."""
 
     @property
     def between(self) -> bool:
@@ -52,8 +60,17 @@ class PooledInbox:
         self._odd = b""
         self._kind = self._at = self._filled = 0
 
+    @property
+    def ahead(self) -> int:
+        if self._message is None:
+            return 0
+        if self._partial is None:
+            return READ_AHEAD - len(self._odd)
+        return (_FRAMES_AHEAD - 1) * MAX_FRAME + len(self._partial.view) - self._filled
+
     def space(self) -> PooledBuffer | None:
-        return self._acquire(_READ_AHEAD) if self._message is not None else None
+        ahead = self.ahead
+        return self._acquire(ahead) if ahead else None
 
     def feed(self, data: Bytes) -> list[Message]:
         if self._message is None and self._partial is None and not self._odd:  # `between`, written out
@@ -150,6 +167,10 @@ class JoinedInbox:
         self._pending = b""
         self._parts: list[bytes] = []
         self._kind = self._missing = 0
+
+    @property
+    def ahead(self) -> int:
+        return 0
 
     def space(self) -> PooledBuffer | None:
         return None

@@ -19,6 +19,7 @@ from reference_impl.buffer_pool import Buffers
 from reference_impl.cleanup import Cleanup
 from reference_impl.errors import FrameError, HandshakeError
 from reference_impl.identity import Identity
+from reference_impl.inbox import READ_AHEAD
 from reference_impl.metrics import Metrics, Recorder
 from reference_impl.rate_limit import RateLimiter
 from reference_impl.service import Service
@@ -26,7 +27,6 @@ from reference_impl.session import Entrance, Session
 from reference_impl.transports.base import Address, Closable, Listener
 from reference_impl.transports.base import MakeSession as MakeProtocol
 
-_READ_BYTES = 256 * 1024
 _RETRY_SECONDS = 0.1
 MakeSession = Callable[[Entrance], Session]
 
@@ -92,7 +92,7 @@ class Node:
         self.cleanup = rooms.make_cleanup(self.on_close, self.on_connection_closed)
         self.settings = settings
         self.service = Service(self.stats)
-        self.arena = memoryview(bytearray(_READ_BYTES))
+        self.arena = memoryview(bytearray(READ_AHEAD))
         self.recorders: dict[int, Recorder] = {}
         self.unfinished: dict[Session, float] = {}
         self.owing: dict[Session, float] = {}

@@ -83,6 +83,8 @@ class Session(asyncio.BufferedProtocol):
         transport.set_write_buffer_limits(high=_WRITE_HIGH, low=0)
 
     def get_buffer(self, sizehint: int) -> memoryview:
+        if self._began and self._channel is not None and (ahead := self._channel.inbox.ahead):
+            return self.arena[:ahead]
         return self.arena
 
     def buffer_updated(self, nbytes: int) -> None:

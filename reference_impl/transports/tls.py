@@ -91,6 +91,10 @@ class TlsInbox:
         self._pending = b""
         self._kind = self._at = 0
 
+    @property
+    def ahead(self) -> int:
+        return 0
+
     def space(self) -> PooledBuffer | None:
         """None: bytes of TLS go into its BIO first."""
         return None

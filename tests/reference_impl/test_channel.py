@@ -15,7 +15,7 @@ from reference_impl.channel import FIRST_BYTES, SECOND_BYTES, THIRD_BYTES, Accep
 from reference_impl.errors import ChannelError, FrameError, HandshakeError, IdentityError
 from reference_impl.frame import HEAD, MAX_BODY, MAX_FRAME, MAX_PLAINTEXT, MAX_SINGLE, wire_size
 from reference_impl.identity import Identity
-from reference_impl.inbox import JoinedInbox, PooledInbox
+from reference_impl.inbox import READ_AHEAD, JoinedInbox, PooledInbox
 from reference_impl.noise import CipherState
 
 ALICE, BOB, EVE = (Identity.from_seed(name) for name in (b"alice", b"bob", b"eve"))
@@ -197,6 +197,26 @@ def test_an_idle_inbox_holds_no_buffer() -> None:
     assert isinstance(inbox, PooledInbox)
     assert inbox._message is inbox._partial is None
     assert inbox.space() is None
+
+
+@given(st.integers(1, 100_000), st.integers(100_000, 1_000_000))
+def test_full_reads_cut_no_record_after_the_first(first: int, size: int) -> None:
+    """Who reads what `ahead` says never holds a piece of a record, however much came with the head."""
+    sender, receiver = connect(make(Allocating), CryptoBufferPool(BufferSettings()))
+    stream, inbox = memoryview(wire(sender, 1, bytes(size))), receiver.inbox
+    assert isinstance(inbox, PooledInbox)
+    assert inbox.ahead == 0
+    messages, at = receiver.feed(stream[:first]), first
+    while not messages:
+        ahead = inbox.ahead or READ_AHEAD
+        assert ahead <= READ_AHEAD
+        whole = bool(inbox.ahead) and at + ahead <= len(stream)
+        messages = receiver.feed(stream[at : at + ahead])
+        at += ahead
+        assert not (whole and inbox._partial)
+    (message,) = messages
+    assert len(message.body) == size
+    message.release()
 
 
 def test_the_largest_frame_fits_a_medium_buffer() -> None:
