@@ -19,10 +19,13 @@ PACKAGES = (
     "synapsed-bench", "locust", "gevent", "greenlet", "pyperf", "cryptography", "uvloop", "numpy", "scipy",
     "pandas", "statsmodels", "msgspec", "psutil",
 )  # fmt: skip
-VARIABLES = ("PYTHON", "MALLOC_", "GLIBC_TUNABLES", "LD_", "OPENSSL_", "GEVENT_", "LOCUST_", "UVLOOP_")
-"beginnings of the names of environment variables that change how interpreter, allocator and libraries run"
-NOT_THOSE = {"PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX", "PYTHONUNBUFFERED", "PYTHONHASHSEED"}
-"but these: the first three change what happens at start and end, and every arm has hashes of its own"
+VARIABLES = (
+    "PYTHONPATH", "PYTHONHOME", "PYTHONMALLOC", "PYTHONOPTIMIZE", "PYTHONDEVMODE", "PYTHONTRACEMALLOC",
+    "PYTHONASYNCIODEBUG", "PYTHON_GIL", "PYTHON_JIT", "MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD", "LD_LIBRARY_PATH",
+    "LD_BIND_NOW", "OPENSSL_CONF", "OPENSSL_ia32cap", "GEVENT_",
+)  # fmt: skip
+"""Beginnings of the names of environment variables that change how interpreter, allocator and libraries run. Reports
+show their values, so no beginning is here that a user may give to a secret, as LOCUST_ is."""
 ONE_CORE = "one core: target and load share it, so each disturbs the other"
 NOT_PINNED = "this system cannot pin processes to cores"
 
@@ -79,7 +82,7 @@ def _versions() -> Iterable[tuple[str, str]]:
 
 
 def _variables(of: Iterable[tuple[str, str]]) -> Iterable[tuple[str, str]]:
-    return ((name, value) for name, value in of if value and name.startswith(VARIABLES) and name not in NOT_THOSE)
+    return ((name, value) for name, value in of if value and name.startswith(VARIABLES))
 
 
 def _cpu_model() -> str:
