@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Protocol
 
 import msgspec
@@ -25,6 +26,7 @@ from harness.plan import arms, arrivals, budget, schedule
 from harness.plan.arms import Layout
 from harness.study import Study
 
+CAPACITY_READINGS = 3
 Rates = dict[str, float]
 Cells = tuple[tuple[str, tuple[str, ...]], ...]
 "workloads, each with its arms"
@@ -144,7 +146,8 @@ def _visits(study: Study, plan: schedule.BurstPlan, rates: Rates) -> Iterator[bu
 def _calibrate(study: Study, layout: Layout, start: Start, display: Display) -> Rates:
     """Half the slower arm's capacity for every open workload that leaves its rate to us, arrivals per second.
 
-    The processes that told it are ended: no slice is measured on them.
+    An arm's is the median of a few readings, taken in turns: the least of many single ones would be that of the
+    arm which was disturbed. The processes that told it are ended: no slice is measured on them.
     """
     wanted = [each for each in arms.workloads(study) if each.arrivals != "closed" and not each.rate and not each.shape]
     rates: Rates = {}
@@ -161,7 +164,8 @@ def _calibrate(study: Study, layout: Layout, start: Start, display: Display) -> 
         planned = schedule.BurstPlan(-1, some, swapped=False, blocks=())
         with burst.running(start(planned, cells), display.step) as live:
             for workload, found in cells:
-                half = min(_capacity(live, arm, workload) for arm in found) / 2
+                turns = [[_capacity(live, arm, workload) for arm in found] for _ in range(CAPACITY_READINGS)]
+                half = min(median(readings) for readings in zip(*turns, strict=True)) / 2
                 rates[workload] = min(half, rates.get(workload, half))
     return rates
 

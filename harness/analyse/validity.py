@@ -156,14 +156,16 @@ def _rejections(subject: Subject) -> Iterator[Check]:
 
 def _conservation(subject: Subject) -> Iterator[Check]:
     for workload, arm, rows in subject.groups():
-        lost = sum(row.lost for row in rows)
+        lost, twice = sum(row.lost for row in rows), sum(row.surplus for row in rows)
+        told_twice = f", {twice:,} of them told twice" if twice else ""
         yield Check(
             "conservation",
-            "note" if lost and workload.silent_tasks else _status(lost == 0),
+            "note" if lost and not twice and workload.silent_tasks else _status(lost == twice == 0),
             _where(workload, arm),
-            f"{lost:,} of {_started(rows):,} started requests not counted exactly once",
+            f"{lost + twice:,} of {_started(rows):,} started requests not counted exactly once{told_twice}",
             "started = answered + rejected + failed + cancelled",
-            "let every task of the Locust file report a request, or say that some make none (silent_tasks)",
+            "let the Locust file report each request once (at most requests_per_task of a task); if some tasks make"
+            " none, say so (silent_tasks)",
         )
 
 

@@ -56,6 +56,7 @@ class Barrier:
         "carried",
         "credit",
         "error",
+        "hurried",
         "lag_max",
         "last",
         "opened",
@@ -79,6 +80,7 @@ class Barrier:
         self._arrivals: Sequence[float] = ()
         self._next = self._armed = 0
         self._timed = False
+        self.hurried = False
         self._granted = self._passed = 0
         self.error = error
         self.credit = 0
@@ -100,13 +102,15 @@ class Barrier:
         self._close()
         return self._passed
 
-    def run_tasks(self, tasks: int, timeout: float) -> int:
-        """Let exactly `tasks` tasks pass and wait for them. Returns passages; fewer than asked when time
-        ran out.
+    def run_tasks(self, tasks: int, timeout: float, *, thinking: bool = True) -> int:
+        """Let exactly `tasks` tasks pass and wait for them, users `thinking` in between as they are used to or not.
+        Returns passages; fewer than asked when time ran out.
         """
         self._begin(timed=False, credit=tasks)
+        self.hurried = not thinking
         gevent.get_hub().loop.run_callback(self._release)
         self._done.wait(timeout)
+        self.hurried = False
         self._close()
         return self._passed
 
@@ -289,7 +293,8 @@ def _wait(taskset: Any) -> None:
     user = taskset._user
     if user._state == LOCUST_STATE_STOPPING:
         raise StopUser()
-    if user.environment.synapsed_barrier.scheduled:
+    barrier = user.environment.synapsed_barrier
+    if barrier.scheduled or barrier.hurried:
         return
     seconds = taskset.wait_time()
     if seconds > 0:

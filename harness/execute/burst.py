@@ -131,7 +131,8 @@ class RunningBurst:
         name = self.plan.memory_workload or self.plan.workloads[0].name
         for arm in self._arms.values():
             self._progress(Step("fixed work", arm.name, name))
-            order = wire.Work(name, self.plan.memory_requests, 0.0, self.plan.work_timeout, arm.pids)
+            limit = self.plan.work_timeout
+            order = wire.Work(name, self.plan.memory_requests, 0.0, limit, arm.pids, thinking=False)
             with self._blaming(arm):
                 result = arm.load.work(order)
                 arm.requests = result.answered
@@ -271,10 +272,21 @@ class RunningBurst:
         if visit.arrivals is None:
             visit = msgspec.structs.replace(visit, planned=self.plan.warm_seconds)
         if tasks := self._workloads[visit.workload].warm_tasks:
-            with self._blaming(arm):
-                arm.load.work(wire.Work(visit.workload, tasks, 0.0, self.plan.work_timeout, arm.pids))
+            self._warm_up(arm, visit, tasks)
         self._open(arm, visit)
         arm.warm.add(visit.workload)
+
+    def _warm_up(self, arm: _RunningArm, visit: Visit, tasks: int) -> None:
+        """So many tasks; of an open workload at its rate, as all its users at once would leave another state behind:
+        a pool full of connections to the few peers that all of them wanted.
+        """
+        if visit.rate:
+            arrivals = tuple(number / visit.rate for number in range(tasks))
+            self._open(arm, msgspec.structs.replace(visit, arrivals=arrivals, planned=tasks / visit.rate))
+            return
+        with self._blaming(arm):
+            limit = self.plan.work_timeout
+            arm.load.work(wire.Work(visit.workload, tasks, 0.0, limit, arm.pids, thinking=False))
 
     def _open(self, arm: _RunningArm, visit: Visit, watch: Callable[[], None] | None = None) -> wire.SliceResult:
         workload = self._workloads[visit.workload]
@@ -316,8 +328,9 @@ class RunningBurst:
             began=began,
             planned=visit.planned or self._workloads[visit.workload].slice_seconds,
             seconds=result.seconds,
-            # Counted where tasks begin, as well as where requests end: what got lost in between must not vanish.
-            started=max(result.ended, result.tasks, len(visit.arrivals or ())),
+            # Counted where tasks begin, as well as where requests end: what got lost in between must not vanish, and
+            # what was told twice was not started twice.
+            started=max(result.ended - result.surplus, result.tasks, len(visit.arrivals or ())),
             answered=result.answered,
             rejected=result.rejected,
             failed=result.failed,
@@ -333,6 +346,7 @@ class RunningBurst:
             unanswered=tuple(
                 Unanswered(each.name, each.rejected, each.failed, each.seconds) for each in result.unanswered
             ),
+            surplus=result.surplus,
         )
 
     def _sample(self, arm: _RunningArm, workload: str, at: float) -> Sample:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import random
 import socket
 import time
 from collections.abc import Callable
@@ -60,6 +61,7 @@ class Worker:
 
     def _setup(self, order: wire.Setup) -> wire.Ready:
         hold_users()
+        random.seed(os.environ.get("SYNAPSED_SEED"))  # Locust files choose alike on all arms of a burst
         self._workloads, notes = load_workloads(order.workloads, self._recorder)
         deadline = time.monotonic() + order.timeout
         for workload in self._workloads.values():
@@ -85,10 +87,11 @@ class Worker:
         workload = self._workload(order.workload)
 
         def run() -> tuple[int, int]:
-            passed = workload.barrier.run_tasks(order.tasks, order.timeout)
+            passed = workload.barrier.run_tasks(order.tasks, order.timeout, thinking=order.thinking)
             if passed < order.tasks:
                 raise WorkloadError(
-                    f"workload {order.workload!r} did {passed} of {order.tasks} tasks in {order.timeout:g} s"
+                    f"workload {order.workload!r} did {passed} of {order.tasks} tasks in {order.timeout:g} s; expected"
+                    " all: lower memory_requests, warm_tasks or tasks, whichever of them is so many"
                 )
             return passed, 0
 
@@ -121,6 +124,8 @@ class Worker:
         faults = minor_faults(targets) - faults
         lag_max = barrier.lag_max
         workload.replace_stuck()
+        reported = recorder.answered + sum(each.rejected + each.failed for each in recorder.unanswered())
+        most = workload.requests_per_task * tasks
         return wire.SliceResult(
             seconds=max(0.0, recorder.answered_at - barrier.opened),
             tasks=tasks,
@@ -134,6 +139,7 @@ class Worker:
             lag_max=lag_max,
             samples=recorder.samples(),
             unanswered=recorder.unanswered(),
+            surplus=max(0, reported - most) if most else 0,
         )
 
     def _gauges(self) -> wire.GaugesAnswer:

@@ -64,6 +64,8 @@ class Work(msgspec.Struct, frozen=True, tag=True):
     quiet: float
     timeout: float
     targets: tuple[int, ...]
+    thinking: bool = True
+    "whether users take their think time between the tasks"
 
 
 class Gauges(msgspec.Struct, frozen=True, tag=True):
@@ -125,10 +127,12 @@ class SliceResult(msgspec.Struct, frozen=True, tag=True):
     lag_max: float
     samples: tuple[Samples, ...]
     unanswered: tuple[Unanswered, ...] = ()
+    surplus: int = 0
+    "reports of requests beyond what the tasks can have made; 0 where the users do not say (requests_per_task)"
 
     @property
     def ended(self) -> int:
-        """Every request that was told of once, whatever became of it."""
+        """Every request that was told of, whatever became of it."""
         return self.answered + self.rejected + sum(self.failed.values()) + self.cancelled
 
 

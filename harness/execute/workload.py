@@ -48,6 +48,8 @@ class LoadedWorkload:
         self._env = spec.env
         self._last_error = ""
         environment.events.user_error.add_listener(self._remember)
+        self.requests_per_task = _requests_per_task(spec.file, environment.user_classes)
+        "the most that one task makes; 0 where not every user class of the file says it"
 
     def spawn(self, deadline: float) -> None:
         """Start all users and wait until each stands at the barrier. Raises WorkloadError when one dies or
@@ -182,6 +184,15 @@ def _load(spec: WorkloadFile) -> tuple[list[type], Any]:
         raise WorkloadError(f"{spec.file}: {', '.join(unheld)} is a PytestUser, which no barrier can hold")
     # load_locustfile names a file `locust.py` differently; everything else goes by its stem
     return list(classes.values()), sys.modules["locustfile" if path.stem == "locust" else path.stem]
+
+
+def _requests_per_task(file: str, classes: list[type]) -> int:
+    said = {each.__name__: getattr(each, "requests_per_task", None) for each in classes}
+    for name, most in said.items():
+        if most is not None and (type(most) is not int or most < 1):
+            raise WorkloadError(f"{file}: requests_per_task of {name} is {most!r}; expected a whole number above 0")
+    known = [most for most in said.values() if most]
+    return max(known) if len(known) == len(classes) else 0
 
 
 def _environment(spec: WorkloadFile, classes: list[type], events: Any, barrier: Barrier, recorder: Recorder) -> Any:

@@ -54,7 +54,7 @@ class Slice(msgspec.Struct, frozen=True):
     stood open.
     `cpu_target` and `cpu_load` are CPU seconds of the process trees from opening to the end of the quiet gap.
     `started` is counted where tasks begin (a task makes one request or more) and every request is counted once where it
-    ends: unless one got lost, started = answered + rejected + failed + cancelled.
+    ends: unless one got lost or was told twice, started = answered + rejected + failed + cancelled.
     """
 
     burst: int
@@ -84,6 +84,8 @@ class Slice(msgspec.Struct, frozen=True):
     "tasks that were started; one may make several requests"
     unanswered: tuple[Unanswered, ...] = ()
     "rejected and failed requests by name; a task that failed outside any request has none"
+    surplus: int = 0
+    "reports of requests beyond what the tasks can have made, where the users say how many that is: told twice"
 
     @property
     def failures(self) -> int:
@@ -102,8 +104,9 @@ class Slice(msgspec.Struct, frozen=True):
 
     @property
     def lost(self) -> int:
-        """Requests that were not counted exactly once."""
-        return abs(self.started - self.answered - self.rejected - self.failures - self.cancelled)
+        """Requests that began and were not told of."""
+        told = self.answered + self.rejected + self.failures + self.cancelled - self.surplus
+        return abs(self.started - told)
 
 
 class Memory(msgspec.Struct, frozen=True):

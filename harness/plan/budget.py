@@ -108,10 +108,17 @@ def _load_seconds(workload: Workload, blocks: int, costs: Costs) -> float:
     segments = 2 if workload.segment_seconds > 0.0 else 0
     return (
         costs.warmup
-        + workload.warm_tasks * costs.task
+        + workload.warm_tasks * _task_seconds(workload, costs)
         + slices
         + segments * (workload.segment_seconds + workload.quiet_seconds + costs.switch)
     )
+
+
+def _task_seconds(workload: Workload, costs: Costs) -> float:
+    """What one task of warm-up takes: at the rate of an open workload, which is half of what could be done."""
+    if workload.arrivals == "closed":
+        return costs.task
+    return 1.0 / workload.rate if workload.rate else 2.0 * costs.task
 
 
 def bursts_needed(confidence: float) -> int:

@@ -23,6 +23,8 @@ PAYLOAD = os.urandom(SIZE)
 class BulkUser(PeerUser):
     """Connects to a peer, transfers eight messages, gives the connection back."""
 
+    requests_per_task = MESSAGES
+
     @task
     def transfer(self) -> None:
         peer = self.peers[self.number % len(self.peers)]

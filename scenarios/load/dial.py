@@ -19,6 +19,8 @@ PAYLOAD = os.urandom(64)
 class DialUser(PeerUser):
     """Needs a connection to some peer, uses it once, gives it back."""
 
+    requests_per_task = 2  # connect, then the first request
+
     def on_start(self) -> None:
         super().on_start()
         self.weights = zipf(len(self.peers))

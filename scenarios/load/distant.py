@@ -56,6 +56,8 @@ def _cut(environment: Any, **_: Any) -> None:
 class DistantUser(EpisodeUser):
     """Needs a connection to some distant peer, uses it once, gives it back."""
 
+    requests_per_task = 2  # connect, then the dial as a whole
+
     def on_start(self) -> None:
         super().on_start()
         peers = _reached[self.environment]

@@ -28,6 +28,8 @@ class PeerUser(User):
     abstract = True
     host = "own-reference-node"  # what Locust's start form shows; the peers are the session's
     wait_time = constant(0)
+    requests_per_task = 1
+    """The most that one task reports: the harness finds a request told twice by it."""
     _made = 0
 
     def __init__(self, environment: Any) -> None:

@@ -188,6 +188,19 @@ def test_a_request_that_no_task_reported_is_lost_unless_tasks_may_be_silent() ->
         assert [each.status for each in checks if each.where == "surge on all"] == [status]
 
 
+def test_a_request_told_twice_is_not_conserved() -> None:
+    """As a burst stores it, and whether or not tasks may be silent."""
+    for silent in (False, True):
+        study = a_study(workloads=(msgspec.structs.replace(SURGE, silent_tasks=silent),), design=DESIGN)
+        measured = quiet_run(study)
+        twice = some(measured, "all", answered=100, started=98, surplus=2)
+        (check,) = (each for each in found(study, twice, "conservation") if each.where == "surge on all")
+        rows = sum(row.arm == "all" for row in twice.slices)
+        assert check.status == "invalid"
+        assert check.saw.startswith(f"{2 * rows:,} of ")
+        assert check.saw.endswith(f"{2 * rows:,} of them told twice")
+
+
 def test_arrivals_nobody_took_are_no_failed_requests() -> None:
     study = both()
     late = some(quiet_run(study), "all", arrivals=101, tasks=100, started=101, cancelled=1, answered=100)

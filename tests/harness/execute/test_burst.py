@@ -125,7 +125,7 @@ def test_tasks_to_warm_up_with_are_done_once_before_the_first_slice(
         return result
 
     def watched_slice(load: LoadProcess, order: OpenSlice, watch: Any = None) -> SliceResult:
-        done.append(("slice", 0))
+        done.append(("slice", len(order.arrivals or ())))
         return slice_(load, order, watch)
 
     monkeypatch.setattr(LoadProcess, "work", watched_work)
@@ -135,6 +135,12 @@ def test_tasks_to_warm_up_with_are_done_once_before_the_first_slice(
         rows = list(burst.slices((Visit("closed", 0, ("all",)), Visit("closed", 1, ("all",)))))
     assert done == [("work", 30), ("slice", 0), ("slice", 0), ("slice", 0)]  # the first slice is warm-up too
     assert len(rows) == 2
+    del done[:]
+    paced = msgspec.structs.replace(plan.workloads[1], warm_tasks=30)
+    with bursts.running(msgspec.structs.replace(_one_arm(plan), workloads=(paced,))) as burst:
+        (row,) = burst.slices((Visit("open", 0, ("all",), arrivals=ARRIVALS, rate=500.0),))
+    assert done == [("slice", 30), ("slice", len(ARRIVALS)), ("slice", len(ARRIVALS))], "at its rate"
+    assert row.arrivals == len(ARRIVALS)
 
 
 def test_capacity_is_a_rate_and_leaves_no_row(plan: BurstPlan) -> None:
@@ -219,6 +225,40 @@ class Reader(User):
             request_type="read", name="request", response_time=1.0, response_length=0, exception=error, context={}
         )
 """
+
+
+TELLS_TWICE = """
+import os, random
+from locust import User, task
+first = random.random()
+
+class Talker(User):
+    requests_per_task = 1
+    @task
+    def ask(self):
+        for _ in range(2):
+            self.environment.events.request.fire(
+                request_type="x", name="request", response_time=1.0, response_length=0, exception=None, context={})
+
+from locust import events
+@events.init.add_listener
+def offer(environment, **_):
+    environment.synapsed_gauges = lambda: {"first": first, "now": random.random()}
+"""
+
+
+def test_what_is_told_twice_stands_in_the_row_and_every_arm_draws_alike(tmp_path: Path, plan: BurstPlan) -> None:
+    workload = Workload(name="w", file=write(tmp_path, "twice.py", TELLS_TWICE), users=1, slice_seconds=0.1)
+    arms = tuple(msgspec.structs.replace(each, env={"SYNAPSED_SEED": "5"}) for each in plan.arms)
+    told = msgspec.structs.replace(plan, arms=arms, workloads=(workload,), memory_requests=3)
+    with bursts.running(told) as burst:
+        burst.work()
+        rows = list(burst.slices((Visit("w", 0, ("none", "all")),)))
+        drawn = {tuple(sorted(arm.load.gauges().load.items())) for arm in burst._arms.values()}
+    for row in rows:
+        assert row.started == row.surplus == row.tasks > 0
+        assert row.lost == 0
+    assert len(drawn) == 1
 
 
 def test_a_ready_line_too_long_for_a_variable_travels_in_a_file(tmp_path: Path) -> None:

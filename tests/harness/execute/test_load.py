@@ -131,6 +131,13 @@ class U(User):
 """
 
 
+def test_fixed_work_does_not_wait_for_users_that_think(tmp_path: Path) -> None:
+    """Twenty tasks of two users would take a hundred seconds."""
+    with load_of(write(tmp_path, "patient.py", PATIENT)) as load:
+        assert load.work(Work("w", 20, 0.0, 10.0, (), thinking=False)).answered == 20
+        assert load.slice(opening(0.01)).tasks == 2, "and then they think again"
+
+
 def test_arrivals_replace_the_pace_that_users_have_of_their_own(tmp_path: Path) -> None:
     """Each user would make a request in ten seconds: forty arrivals of two users, and a closed stretch to find their
     capacity, would stay undone.
@@ -264,6 +271,40 @@ def test_a_locust_file_with_everything_runs_unchanged(tmp_path: Path) -> None:
     assert first.cancelled == second.cancelled == 0
     assert second.tasks == 60
     assert "quitting 1 " in child.epitaph()
+
+
+TOLD_TWICE = """
+from locust import User, task
+class Repeats(User):
+    {said}
+    @task
+    def ask(self):
+        for _ in range(2):
+            self.environment.events.request.fire(
+                request_type="x", name="ask", response_time=1, response_length=0, exception=None)
+        self.wait()
+    def wait_time(self):
+        return 0.001
+"""
+
+
+@pytest.mark.parametrize(("said", "share"), [("", 0), ("requests_per_task = 2", 0), ("requests_per_task = 1", 1)])
+def test_a_request_told_twice_is_surplus_where_the_users_say_how_many_they_make(
+    tmp_path: Path, said: str, share: int
+) -> None:
+    with load_of(write(tmp_path, "repeats.py", TOLD_TWICE.format(said=said)), users=2) as load:
+        closed = load.slice(opening(0.05))
+        work = load.work(Work("w", 20, 0.0, 10.0, ()))
+        scheduled = load.slice(opening(0.05, arrivals=tuple(0.001 * each for each in range(20))))
+    assert closed.answered == 2 * closed.tasks > 0
+    for result in (closed, work, scheduled):
+        assert result.surplus == share * result.tasks
+
+
+def test_requests_per_task_is_a_number(tmp_path: Path) -> None:
+    path = write(tmp_path, "repeats.py", TOLD_TWICE.format(said="requests_per_task = 'two'"))
+    with pytest.raises(LoadError, match=r"requests_per_task of Repeats is 'two'; expected a whole number above 0"):
+        load_of(path)
 
 
 def test_workloads_share_a_process_but_not_their_listeners(tmp_path: Path) -> None:

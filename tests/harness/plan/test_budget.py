@@ -61,6 +61,12 @@ def test_time_is_the_sum_of_its_parts() -> None:
     warmed = msgspec.structs.replace(study, workloads=(msgspec.structs.replace(SURGE, warm_tasks=100),))
     more = burst_seconds(warmed, layout(warmed), costs) - burst_seconds(study, layout(study), costs)
     assert more == pytest.approx(4 * 100 * costs.task)
+    for rate, task in ((0.0, 2.0 * costs.task), (50.0, 0.02)):  # at half the capacity, or at what was asked for
+        opened = msgspec.structs.replace(SURGE, arrivals="poisson", rate=rate)
+        of = msgspec.structs.replace(study, workloads=(opened,))
+        paced = msgspec.structs.replace(study, workloads=(msgspec.structs.replace(opened, warm_tasks=100),))
+        more = burst_seconds(paced, layout(paced), costs) - burst_seconds(of, layout(of), costs)
+        assert more == pytest.approx(4 * 100 * task)
     alone = Workload(name="churn", file="churn.py", episode_seconds=3.0, settle_seconds=1.0, arms=("none", "all"))
     episodes = msgspec.structs.replace(study, workloads=(alone,))
     assert burst_seconds(episodes, layout(episodes), costs) == pytest.approx(2 * (1.0 + 3.0 + 0.01 + 1.0 + 0.02))
