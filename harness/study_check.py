@@ -61,7 +61,7 @@ _TARGET: Sequence[Rule] = (
     ("peers", lambda v: 1 <= v <= 60_000, "a whole number from 1 to 60000"),
     (
         "ready",
-        lambda v: re.fullmatch(r"line|port:.*:\d+|url:.+|pattern:.+", v),
+        lambda v: re.fullmatch(r"line|port:.*:(\d+|\{port\})|url:.+|pattern:.+", v),
         "line, port:HOST:PORT, url:URL or pattern:REGEX",
     ),
 )
@@ -75,6 +75,7 @@ def problems(study: Study, resolve: Resolve) -> Iterator[Problem]:
     yield from _broken(study.budget, _BUDGET, ("budget",))
     if study.budget.max_bursts < study.budget.min_bursts:
         yield ("budget", "max_bursts"), f"is less than min_bursts, {study.budget.min_bursts}; expected at least that"
+    yield from _switches(study)
     for index, workload in enumerate(study.workloads):
         yield from _workload(study, workload, ("workloads", index), resolve)
     for index, arm in enumerate(study.arms):
@@ -98,6 +99,21 @@ def _target(target: Target, where: Where) -> Iterator[Problem]:
         yield (*where, "command"), "is empty; expected the program to start and its arguments"
     if target.kind == "reference" and target.command:
         yield (*where, "command"), 'stands beside kind "reference"; expected kind = "command"'
+
+
+def _switches(study: Study) -> Iterator[Problem]:
+    if study.switches and study.target.kind == "reference":
+        yield ("switches",), 'stands beside target kind "reference", which has its own; expected kind = "command"'
+    for index, switch in enumerate(study.switches):
+        where: Where = ("switches", index, "name")
+        if not _NAME.fullmatch(switch.name) or switch.name in ("all", "none") or switch.name.startswith("all-"):
+            yield where, f"is {switch.name!r}; expected letters, digits, '.', '_' and '-', not all, none or all-..."
+        if study.optimizations.count(switch.name) > 1 or switch.name == arms.hidden_name(study.design.baseline):
+            yield where, f"{switch.name!r} is used twice; expected a name of its own"
+        for variable in {**switch.on.env, **switch.off.env}:
+            others = [each.name for each in study.switches if variable in {**each.on.env, **each.off.env}]
+            if others[0] != switch.name:
+                yield ("switches", index), f"sets {variable} like switch {others[0]!r}; expected one that does"
 
 
 def _places(study: Study) -> Iterator[Problem]:
@@ -167,10 +183,14 @@ def _arm(study: Study, arm: Arm, where: Where, resolve: Resolve) -> Iterator[Pro
         yield (*where, "name"), "is empty; expected a name"
     if [each.name for each in study.arms].count(arm.name) > 1:
         yield (*where, "name"), f"{arm.name!r} is used twice; expected a name of its own"
+    if arms.parse_cell(arm.name, study.optimizations) is not None:
+        yield (*where, "name"), f"{arm.name!r} means a set of optimizations; expected a name of its own"
     if arm.target:
         yield from _target(arm.target, (*where, "target"))
-    known = (*OPTIMIZATIONS, *arms.CONTROLS)
-    if (arm.target or study.target).kind == "reference" and (unknown := set(arm.optimizations) - set(known)):
+    target = arm.target or study.target
+    known = (*OPTIMIZATIONS, *arms.CONTROLS) if target.kind == "reference" else study.optimizations
+    of_ours = target.kind == "reference" or (study.switches and arm.target is None)
+    if of_ours and (unknown := set(arm.optimizations) - set(known)):
         yield (*where, "optimizations"), f"names {min(unknown)!r}; expected any of: {', '.join(known)}"
     names = [workload.name for workload in study.workloads]
     if strangers := arm.files.keys() - set(names):
@@ -194,6 +214,7 @@ def _design(study: Study) -> Iterator[Problem]:
     yield from _unknown_arms(study, design.controls, ("design", "controls"))
     if design.baseline == design.treatment:
         yield ("design", "treatment"), f"is {design.treatment!r} like the baseline; expected another arm"
+    yield from _factors(study)
     if study.design.sweep and design.kind != "sweep":
         yield ("design", "sweep"), f'stands beside kind "{design.kind}"; expected kind = "sweep"'
     if design.sweep and design.sweep.metric and design.sweep.metric not in METRICS:
@@ -203,6 +224,23 @@ def _design(study: Study) -> Iterator[Problem]:
             arms.workloads(study)
         except StudyError as error:
             yield ("design", "sweep"), str(error)
+
+
+def _factors(study: Study) -> Iterator[Problem]:
+    """The optimizations that a design takes apart."""
+    design, known = study.design, study.optimizations
+    if design.kind in ("ablation", "phases", "factorial") and len(known) < 2:
+        yield ("design", "kind"), f"is {design.kind!r} of one switch; expected on-off, or more of [[switch]]"
+    if design.kind == "factorial" and len(known) > arms.MOST_FACTORS:
+        found = f"is 'factorial' of {len(known)} switches"
+        yield ("design", "kind"), f"{found}; expected at most {arms.MOST_FACTORS} of them, or ablation"
+    added = [name for phase in design.phases for name in phase]
+    if unknown := [name for name in added if name not in known]:
+        yield ("design", "phases"), f"names {unknown[0]!r}; expected any of: {', '.join(known)}"
+    elif len(set(added)) < len(added):
+        yield ("design", "phases"), "adds one twice; expected each optimization once"
+    if design.phases and not all(design.phases):
+        yield ("design", "phases"), "has one that adds nothing; expected names in each"
 
 
 def _unknown_arms(study: Study, names: Sequence[str], where: Where) -> Iterator[Problem]:

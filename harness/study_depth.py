@@ -1,7 +1,7 @@
 """One study at several depths: `[depth.NAME]` tables say what differs from the study as it stands. Pure.
 
 `keep` names the workloads that are measured at that depth; expectations on others are left out. Tables are merged into
-the study's, `workload.NAME` and `expectation.NAME` into the one of that name.
+the study's, `workload.NAME` (`expectation.NAME`, `arm.NAME`, `switch.NAME`) into the one of that name.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.errors import StudyError, UsageError
+from harness.study_place import SINGULAR
 
 Tables = dict[str, Any]
-NAMED = ("workloads", "expectations")
 
 
 def at(tables: Tables, depth: str | None) -> Tables:
@@ -32,10 +32,13 @@ def at(tables: Tables, depth: str | None) -> Tables:
         _known(tables, "workloads", keep, depth)
         tables["workloads"] = [each for each in tables["workloads"] if each["name"] in keep]
         tables["expectations"] = [each for each in tables.get("expectations", ()) if each["workload"] in keep]
-    for plural in NAMED:
-        single = changes.pop(plural[:-1], {})
+    for plural, singular in SINGULAR.items():
+        single = changes.pop(singular, {})
+        if not isinstance(single, dict):
+            raise StudyError(f"depth.{depth}.{singular}: expected [depth.{depth}.{singular}.NAME] tables")
         _known(tables, plural, single, depth)
-        tables[plural] = [_merged(each, single.get(each.get("name"), {})) for each in tables.get(plural, ())]
+        if single:
+            tables[plural] = [_merged(each, single.get(each.get("name"), {})) for each in tables[plural]]
     return _merged(tables, changes)
 
 
@@ -43,7 +46,8 @@ def _known(tables: Tables, plural: str, names: Any, depth: str) -> None:
     there = [each.get("name") for each in tables.get(plural, ())]
     for name in names:
         if name not in there:
-            raise StudyError(f"depth.{depth} names {plural[:-1]} {name!r}; expected one of: {', '.join(there)}")
+            known = ", ".join(there) or "none, as there is none"
+            raise StudyError(f"depth.{depth} names {SINGULAR[plural]} {name!r}; expected one of: {known}")
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Tables:

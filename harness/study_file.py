@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from harness import study_depth, study_place
 from harness.errors import StudyError, UsageError
 from harness.plan.arms import cell_name
-from harness.study import OPTIMIZATIONS, DesignKind, Study
+from harness.study import DesignKind, Study
 from harness.study_check import problems
 from harness.study_place import SINGULAR
 
@@ -72,12 +72,13 @@ def adjust(
 ) -> Study:
     """`study` with what the command line changes. Switches choose the treatment; expectations follow it.
 
-    `only` and `on` start from nothing, `off` alone from all six; all and none are understood. Raises `UsageError`
+    `only` and `on` start from nothing, `off` alone from all of them; all and none are understood. Raises `UsageError`
     for an unknown optimization, a contradiction, or a value that makes no sense.
     """
-    wanted = _switched(_words(on), _words(off), _words(only))
+    known = study.optimizations
+    wanted = _switched(_words(on, known), _words(off, known), _words(only, known), known)
     if wanted is not None:
-        study = _treat(study, cell_name(wanted))
+        study = _treat(study, cell_name(wanted, known))
     if design is not None:
         if design not in get_args(DesignKind):
             raise UsageError(f"--design {design!r}; expected one of: {', '.join(get_args(DesignKind))}")
@@ -94,23 +95,25 @@ def adjust(
     return study
 
 
-def _words(names: tuple[str, ...]) -> set[str] | None:
+def _words(names: tuple[str, ...], known: tuple[str, ...]) -> set[str] | None:
     """The optimizations that words of the command line mean; None when there are none."""
     found: set[str] = set()
     for name in names:
-        if name not in (*OPTIMIZATIONS, "all", "none"):
-            raise UsageError(f"unknown optimization {name!r}; expected one of: {', '.join(OPTIMIZATIONS)}, all, none")
-        found |= set(OPTIMIZATIONS) if name == "all" else {name} - {"none"}
+        if name not in (*known, "all", "none"):
+            raise UsageError(f"unknown optimization {name!r}; expected one of: {', '.join(known)}, all, none")
+        found |= set(known) if name == "all" else {name} - {"none"}
     return found if names else None
 
 
-def _switched(on: set[str] | None, off: set[str] | None, only: set[str] | None) -> set[str] | None:
+def _switched(
+    on: set[str] | None, off: set[str] | None, only: set[str] | None, known: tuple[str, ...]
+) -> set[str] | None:
     if only is not None:
         if on is not None or off is not None:
             raise UsageError("--only stands alone; expected it without --on and --off")
         return only
     if on is None:
-        return None if off is None else set(OPTIMIZATIONS) - off
+        return None if off is None else set(known) - off
     if off and (both := on & off):
         raise UsageError(f"{', '.join(sorted(both))} both --on and --off; expected one of the two")
     return on

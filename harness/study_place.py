@@ -11,7 +11,12 @@ import msgspec
 
 from harness.study import Study
 
-SINGULAR: Mapping[str, str] = {"workloads": "workload", "expectations": "expectation", "arms": "arm"}
+SINGULAR: Mapping[str, str] = {
+    "workloads": "workload",
+    "expectations": "expectation",
+    "arms": "arm",
+    "switches": "switch",
+}
 """Arrays of tables are written in the singular, [[workload]], and held in the plural."""
 _TYPES = {
     "int": "a whole number",
@@ -28,7 +33,8 @@ Where = tuple[str | int, ...]
 
 def place(text: str, where: Where) -> str:
     """LINE: KEY of the value that `where` leads to, such as `12: workload[1].users`."""
-    dotted = "".join(f"[{step + 1}]" if isinstance(step, int) else f".{SINGULAR.get(step, step)}" for step in where)
+    first = tuple(SINGULAR.get(str(step), step) for step in where[:1])
+    dotted = "".join(f"[{step + 1}]" if isinstance(step, int) else f".{step}" for step in (*first, *where[1:]))
     return f"{line(text, where)}: {dotted.lstrip('.') or 'study'}"
 
 
@@ -64,7 +70,12 @@ def _keys(where: Where) -> list[str]:
         if isinstance(step, str):
             hint = get_type_hints(kind)[step]
             kind = next(each for each in (hint, *get_args(hint)) if hasattr(each, "__struct_fields__"))
-    return [SINGULAR.get(field, field) for field in kind.__struct_fields__]
+    return [written(kind, field) for field in kind.__struct_fields__]
+
+
+def written(record: type[msgspec.Struct], field: str) -> str:
+    """How a person writes the key of a field: arrays of tables, which only the study itself has, in the singular."""
+    return SINGULAR.get(field, field) if record is Study else field
 
 
 def line(text: str, where: Where) -> int:

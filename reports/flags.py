@@ -14,8 +14,8 @@ import numpy as np
 
 from harness.analyse.metrics import METRICS
 from harness.analyse.records import Analysis, ContrastResult, Role
-from harness.plan.arms import PHASES, cell_name, workloads
-from harness.study import OPTIMIZATIONS, Study, Workload
+from harness.plan.arms import cell_name, steps, workloads
+from harness.study import Study, Workload
 from reports import words
 
 Tone = Literal["better", "worse", "unclear", "absent"]
@@ -27,7 +27,7 @@ PRIORITIES = {
     "buffer_pool": "medium",
     "metrics": "low",
 }
-"what the plan says each is worth"
+"what the plan says each of its six is worth"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,21 +55,27 @@ ABSENT = Cell("not measured", "", "absent")
 
 
 def flag_tables(study: Study, analysis: Analysis) -> Iterator[FlagTable]:
-    """What each flag is worth among all, alone, and in the plan's order; only what the design compared."""
+    """What each flag is worth among all, alone, and step by step; only what the design compared."""
+    names = study.optimizations
     asked: tuple[tuple[str, Role, str, Sequence[tuple[str, tuple[str, str]]]], ...] = (
         (
             "flags-without",
             "without",
-            "All but one: what is lost without it (the change from all six)",
-            [(flag, ("all", cell_name(set(OPTIMIZATIONS) - {flag}))) for flag in OPTIMIZATIONS],
+            "All but one: what is lost without it (the change from all of them)",
+            [(flag, ("all", cell_name({*names} - {flag}, names))) for flag in names],
         ),
         (
             "flags-alone",
             "single",
             "One alone: the change from none",
-            [(flag, ("none", flag)) for flag in OPTIMIZATIONS],
+            [(flag, ("none", flag)) for flag in names],
         ),
-        ("flags-phases", "step", "The plan's order: what each step adds to the one before", list(_steps())),
+        (
+            "flags-phases",
+            "step",
+            "One after another: what each step adds to the one before",
+            [("+ " + ", ".join(added), (before, after)) for added, before, after in steps(study)],
+        ),
     )
     for anchor, role, caption, pairs in asked:
         found = [each for each in analysis.contrasts if each.role == role]
@@ -90,18 +96,19 @@ def ranking(study: Study, analysis: Analysis) -> Ranking | None:
     """The order of the flags; None when nothing is shown of any.
 
     The mean of the log ratios in the good direction, 0 where the interval contains no change, over the first metric of
-    every workload on which all six were measured alone: any other one would compare them on different ground.
+    every workload on which all were measured alone: any other one would compare them on different ground.
     """
-    worth: dict[str, list[float]] = {flag: [] for flag in OPTIMIZATIONS}
+    flags = study.optimizations
+    worth: dict[str, list[float]] = {flag: [] for flag in flags}
     compared = []
     for workload in workloads(study):
         metric = told_by(study, workload)[0]
         lower = words.metric_info(analysis, metric[0]).direction == "lower"
-        found = [_found(analysis, ("none", flag), workload.name, metric) for flag in OPTIMIZATIONS]
+        found = [_found(analysis, ("none", flag), workload.name, metric) for flag in flags]
         shown = [each.estimate for each in found if each is not None and each.estimate is not None and not each.problem]
-        if len(shown) == len(OPTIMIZATIONS):
+        if len(shown) == len(flags):
             compared.append(workload.name)
-            for flag, ratio in zip(OPTIMIZATIONS, shown, strict=True):
+            for flag, ratio in zip(flags, shown, strict=True):
                 benefit = float(np.log(ratio.ratio)) * (-1.0 if lower else 1.0)
                 worth[flag].append(0.0 if ratio.low <= 1.0 <= ratio.high else benefit)
     level = tuple(flag for flag, values in worth.items() if not any(values))
@@ -122,14 +129,6 @@ def told_by(study: Study, workload: Workload) -> tuple[tuple[str, str], ...]:
     return tuple(dict.fromkeys(asked)) or (usual,)
 
 
-def _steps() -> Iterator[tuple[str, tuple[str, str]]]:
-    enabled: set[str] = set()
-    for added in PHASES:
-        before = cell_name(enabled)
-        enabled |= set(added)
-        yield "+ " + ", ".join(added), (before, cell_name(enabled))
-
-
 def _table(
     study: Study,
     analysis: Analysis,
@@ -142,7 +141,7 @@ def _table(
     rows = tuple(
         (
             name,
-            PRIORITIES.get(name, ""),
+            "" if study.switches else PRIORITIES.get(name, ""),
             tuple(_cell(analysis, pair, workload.name, metric, loses=loses) for workload, metric in chosen),
         )
         for name, pair in pairs

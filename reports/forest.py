@@ -26,7 +26,7 @@ GROUP_TITLES = {
     "compare": "",
     "without": "all but one optimization, against all",
     "single": "one optimization alone, against none",
-    "step": "the plan's phases, each against the one before",
+    "step": "phases, each against the one before",
     "aa": "equal arms (A/A): should show no difference",
 }
 SHAPES: dict[words.Sense, tuple[str, str]] = {

@@ -44,7 +44,7 @@ def markdown() -> str:
             f"## {record.__name__}",
             _paragraphs(record.__doc__ or ""),
             "| field | type |\n|---|---|\n"
-            + "\n".join(f"| `{name}` | {_type_words(hints[name])} |" for name in record.__struct_fields__),
+            + "\n".join(f"| `{name}` | {type_words(hints[name])} |" for name in record.__struct_fields__),
         ]
     return "\n\n".join(parts) + "\n"
 
@@ -57,18 +57,19 @@ def _paragraphs(text: str) -> str:
 _PLAIN = {str: "text", int: "whole number", float: "number", bool: "true or false", type(None): "null"}
 
 
-def _type_words(hint: Any) -> str:
+def type_words(hint: Any) -> str:
+    """A type of a record's field as a reader says it; records as links to their own headings."""
     if hint in _PLAIN:
         return _PLAIN[hint]
     arguments = typing.get_args(hint)
     if typing.get_origin(hint) is tuple:
-        return f"list of {_type_words(arguments[0])}"
+        return f"list of {type_words(arguments[0])}"
     if typing.get_origin(hint) is dict:
-        return f"object: {_type_words(arguments[0])} to {_type_words(arguments[1])}"
+        return f"object: {type_words(arguments[0])} to {type_words(arguments[1])}"
     if typing.get_origin(hint) is typing.Literal:
         return " or ".join(f'"{value}"' for value in arguments)
     if arguments:
-        return " or ".join(_type_words(each) for each in arguments)
+        return " or ".join(type_words(each) for each in arguments)
     return f"[{hint.__name__}](#{hint.__name__.lower()})"
 
 

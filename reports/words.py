@@ -18,7 +18,8 @@ from harness.analyse.records import (
     MetricInfo,
     Source,
 )
-from harness.study import OPTIMIZATIONS, Study
+from harness.plan.arms import parse_cell
+from harness.study import Study
 
 THIN = "\u202f"
 "narrow no-break space, between a number and its unit and between groups of three digits"
@@ -221,22 +222,17 @@ def arm_words(study: Study, name: str) -> str:
     declared = next((each for each in study.arms if each.name == name), None)
     if declared is not None and declared.target is not None:
         return "another program: " + " ".join(declared.target.command)
-    on = declared.optimizations if declared is not None else _enabled(name)
+    on = declared.optimizations if declared is not None else parse_cell(name, study.optimizations) or ()
     words = f"on: {', '.join(on)}" if on else "every optimization off"
-    if set(on) == set(OPTIMIZATIONS):
+    if set(on) == set(study.optimizations):
         words = "every optimization on"
     if declared is None and name == "first-day-reuse":
         words = "one locked connection per peer kept open, everything else off"
-    extra = declared.env if declared is not None else {}
-    return words + "".join(f"; {key}={value}" for key, value in sorted(extra.items()))
-
-
-def _enabled(name: str) -> tuple[str, ...]:
-    if name == "all":
-        return OPTIMIZATIONS
-    if name.startswith("all-"):
-        return tuple(each for each in OPTIMIZATIONS if each != name[4:])
-    return tuple(each for each in OPTIMIZATIONS if each in name.split("+"))
+    sides = [each.on if each.name in on else each.off for each in study.switches]
+    told = [word for side in sides for word in side.args]
+    env = {key: value for side in sides for key, value in side.env.items()} | (declared.env if declared else {})
+    told += [f"{key}={value}" for key, value in sorted(env.items())]
+    return "; ".join((words, " ".join(told))) if told else words
 
 
 def scope(study: Study) -> str:

@@ -20,7 +20,6 @@ from harness.analyse.contrast import Contrast, Readings, estimate, pair_up
 from harness.analyse.records import Attribution, Estimate, FlagEffect
 from harness.measure.records import Burst
 from harness.plan.arms import Layout, parse_cell
-from harness.study import OPTIMIZATIONS
 
 Floats = NDArray[np.float64]
 
@@ -55,11 +54,11 @@ class Effects:
         return FlagEffect(name, math.exp(middle), math.exp(middle - half), math.exp(middle + half))
 
 
-def observations(cell: str, complement: str, a: Readings, b: Readings) -> Iterator[Foldover]:
+def observations(cell: str, flags: Sequence[str], a: Readings, b: Readings) -> Iterator[Foldover]:
     """One observation per burst: readings `a` of the complement, `b` of the cell, paired by block."""
     pairs = pair_up(a.values, b.values)
-    enabled = parse_cell(cell) or ()
-    levels = tuple(1.0 if flag in enabled else -1.0 for flag in OPTIMIZATIONS)
+    enabled = parse_cell(cell, flags) or ()
+    levels = tuple(1.0 if flag in enabled else -1.0 for flag in flags)
     for number in np.unique(pairs.bursts):
         yield Foldover(int(number), levels, float(np.median(pairs.differences[pairs.bursts == number])))
 
@@ -88,10 +87,12 @@ def main_effects(found: Sequence[Foldover]) -> Effects | None:
     return Effects(np.asarray(fit.params), covariance, clusters)
 
 
-def attribution_effects(effects: Effects, confidence: float) -> tuple[tuple[FlagEffect, ...], FlagEffect]:
+def attribution_effects(
+    effects: Effects, flags: Sequence[str], confidence: float
+) -> tuple[tuple[FlagEffect, ...], FlagEffect]:
     """(the effect of each flag, the product of all of them: what none -> all should be)."""
     unit = np.eye(effects.values.size)
-    singles = tuple(effects.effect(flag, unit[index].tolist(), confidence) for index, flag in enumerate(OPTIMIZATIONS))
+    singles = tuple(effects.effect(flag, unit[index].tolist(), confidence) for index, flag in enumerate(flags))
     return singles, effects.effect("all", np.ones(effects.values.size).tolist(), confidence)
 
 
@@ -109,13 +110,13 @@ def attribute(
         observation
         for complement, cell in plan.foldover
         for observation in observations(
-            cell, complement, _within(read(complement), inside), _within(read(cell), inside)
+            cell, plan.optimizations, _within(read(complement), inside), _within(read(cell), inside)
         )
     ]
     effects = main_effects(found)
     if effects is None:
         return None
-    singles, predicted = attribution_effects(effects, confidence)
+    singles, predicted = attribution_effects(effects, plan.optimizations, confidence)
     outside = {burst.number for burst in bursts} - inside
     pairs = pair_up(_within(read("none"), outside).values, _within(read("all"), outside).values)
     measured = estimate(pairs, confidence, seed=0) if pairs.differences.size else None

@@ -7,6 +7,8 @@ import sys
 import zlib
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from harness.errors import StudyError
 from harness.execute.burst import ArmPlan
 from harness.execute.ports import placed
@@ -22,7 +24,7 @@ def arm_plan(study: Study, arm: Arm, directory: Path, episode: Workload | None =
     faults and the choices of users differ from burst to burst and are the same on each arm. Hashes are seeded from it
     and the arm's name: another layout in every burst and arm, and yet the same run again from the same study.
     """
-    target, url = placed(arm.target or study.target)
+    target, url = placed(arm.target or _switched(study, arm))
     settings = target.settings
     env = {"PYTHONHASHSEED": str(zlib.crc32(f"{seed} {arm.name}".encode())), **target.env, **arm.env}
     if episode is not None:
@@ -46,6 +48,14 @@ def arm_plan(study: Study, arm: Arm, directory: Path, episode: Workload | None =
         cwd=str(directory) if target.kind == "command" else None,
         interpreter=arm.interpreter,
     )
+
+
+def _switched(study: Study, arm: Arm) -> Target:
+    """The study's target with what its switches add on this arm."""
+    sides = [each.on if each.name in arm.optimizations else each.off for each in study.switches]
+    words = (word for side in sides for word in side.args)
+    env = {name: value for side in sides for name, value in side.env.items()}
+    return replace(study.target, command=(*study.target.command, *words), env={**study.target.env, **env})
 
 
 def _command(target: Target) -> tuple[str, ...]:

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, combinations, product
 from math import prod
 
 import msgspec
 
 from harness.analyse.records import Role
 from harness.errors import StudyError
-from harness.study import OPTIMIZATIONS, Arm, Study, Sweep, Workload
+from harness.study import Arm, Study, Sweep, Workload
 
 MAX_ARMS = 4
 "arms alive at once: each has two processes, and the pairs of a block must stay adjacent in time"
@@ -26,6 +26,8 @@ CLOSE_EVERY = 4
 CONTROLS = ("first-day-reuse",)
 PHASES = (("pooling", "cleanup"), ("rate_limit", "circuit_breaker"), ("buffer_pool",), ("metrics",))
 "the plan's order of work"
+MOST_FACTORS = 6
+"of a factorial design: 64 cells"
 _COUNTS = ("users", "tasks")
 "fields of a workload that a sweep may set and that are whole numbers"
 
@@ -59,6 +61,7 @@ class Layout:
     expectation in one round of `budget.table_every`.
     """
 
+    optimizations: tuple[str, ...]
     arms: tuple[Arm, ...]
     hidden: tuple[str, ...]
     comparisons: tuple[Comparison, ...]
@@ -79,30 +82,39 @@ def hidden_name(baseline: str) -> str:
     return f"{baseline}-again"
 
 
-def cell_name(enabled: Iterable[str]) -> str:
-    """Name of the arm with exactly these optimizations on: none, all, all-x, or names joined by +."""
-    on = [name for name in OPTIMIZATIONS if name in set(enabled)]
-    if len(on) == len(OPTIMIZATIONS):
+def cell_name(enabled: Iterable[str], optimizations: Sequence[str]) -> str:
+    """Name of the arm with exactly these of the optimizations on: none, all, a single name, all-x, or names joined
+    by +.
+    """
+    on = [name for name in optimizations if name in set(enabled)]
+    if len(on) == len(optimizations):
         return "all"
-    if len(on) == len(OPTIMIZATIONS) - 1:
-        return "all-" + next(name for name in OPTIMIZATIONS if name not in on)
+    if len(on) > 1 and len(on) == len(optimizations) - 1:
+        return "all-" + next(name for name in optimizations if name not in on)
     return "+".join(on) or "none"
 
 
-def parse_cell(name: str) -> tuple[str, ...] | None:
+def parse_cell(name: str, optimizations: Sequence[str]) -> tuple[str, ...] | None:
     """The optimizations that an arm of this name has on (the inverse of `cell_name`), or None for another
     name.
     """
     if name == "none":
         return ()
     if name == "all":
-        return OPTIMIZATIONS
-    if name.startswith("all-") and name[4:] in OPTIMIZATIONS:
-        return tuple(each for each in OPTIMIZATIONS if each != name[4:])
+        return tuple(optimizations)
+    if name.startswith("all-") and name[4:] in optimizations:
+        return tuple(each for each in optimizations if each != name[4:])
     parts = name.split("+")
-    if all(part in OPTIMIZATIONS for part in parts):
-        return tuple(each for each in OPTIMIZATIONS if each in parts)
+    if all(part in optimizations for part in parts):
+        return tuple(each for each in optimizations if each in parts)
     return None
+
+
+def phases(study: Study) -> tuple[tuple[str, ...], ...]:
+    """What a phases design adds step by step."""
+    if study.design.phases:
+        return study.design.phases
+    return tuple((name,) for name in study.optimizations) if study.switches else PHASES
 
 
 def resolve_arm(study: Study, name: str) -> Arm:
@@ -110,19 +122,24 @@ def resolve_arm(study: Study, name: str) -> Arm:
     for arm in study.arms:
         if arm.name == name:
             return arm
-    cell = parse_cell(name)
+    cell = parse_cell(name, study.optimizations)
     if cell is not None:
+        usual = cell_name(cell, study.optimizations)
+        if name != usual:  # by two names an arm would be measured twice
+            raise StudyError(f"{name!r} is the arm {usual!r}; expected that name")
         return Arm(name=name, optimizations=cell)
-    if name in CONTROLS:
+    controls = () if study.switches else CONTROLS
+    if name in controls:
         return Arm(name=name, optimizations=(name,))
-    known = ", ".join((*(arm.name for arm in study.arms), "none", "all", *OPTIMIZATIONS, *CONTROLS))
+    known = ", ".join((*(arm.name for arm in study.arms), "none", "all", *study.optimizations, *controls))
     raise StudyError(f"unknown arm {name!r}; expected one of {known}, or optimizations joined by +")
 
 
 def layout(study: Study) -> Layout:
     """Arms, comparisons and process sets of the study's design."""
     comparisons = _with_expected(study, tuple(_comparisons(study)))
-    foldover = tuple(foldover_pairs(study.design.fractions)) if study.design.kind == "factorial" else ()
+    folds = foldover_pairs(study.optimizations, study.design.fractions) if study.design.kind == "factorial" else ()
+    foldover = tuple(folds)
     on = {each.name: tuple(_on(study, each, comparisons)) for each in workloads(study)}
     sliced = [each for each in workloads(study) if not each.is_episode]
     in_sets = [each for each in comparisons if any(each in on[one.name] for one in sliced)]
@@ -147,6 +164,7 @@ def layout(study: Study) -> Layout:
         ),
     )
     return Layout(
+        optimizations=study.optimizations,
         arms=tuple(arms),
         hidden=(hidden,) if study.design.hidden else (),
         comparisons=comparisons,
@@ -235,22 +253,29 @@ def _comparisons(study: Study) -> Iterator[Comparison]:
     design = study.design
     if design.baseline == design.treatment:
         raise StudyError(f"baseline and treatment are both {design.baseline!r}; expected two different arms")
+    if design.kind in ("ablation", "phases", "factorial") and len(study.optimizations) < 2:
+        raise StudyError(f"{design.kind} takes several switches apart; expected on-off for one")
     yield Comparison(design.baseline, design.treatment, "treatment")
     if design.hidden:
         yield Comparison(design.baseline, hidden_name(design.baseline), "a/a")
     for control in design.controls:
         yield Comparison(control, design.treatment, "control")
     if design.kind == "ablation":
-        for flag in OPTIMIZATIONS:
-            yield Comparison("all", cell_name(set(OPTIMIZATIONS) - {flag}), "without")
-        for flag in OPTIMIZATIONS:
+        for flag in study.optimizations:
+            yield Comparison("all", cell_name({*study.optimizations} - {flag}, study.optimizations), "without")
+        for flag in study.optimizations:
             yield Comparison("none", flag, "single")
     elif design.kind == "phases":
-        enabled: set[str] = set()
-        for added in PHASES:
-            before = cell_name(enabled)
-            enabled |= set(added)
-            yield Comparison(before, cell_name(enabled), "step")
+        yield from (Comparison(before, after, "step") for _, before, after in steps(study))
+
+
+def steps(study: Study) -> Iterator[tuple[tuple[str, ...], str, str]]:
+    """(what is added, the arm before, the arm after) of each phase."""
+    enabled: set[str] = set()
+    for added in phases(study):
+        before = cell_name(enabled, study.optimizations)
+        enabled |= set(added)
+        yield added, before, cell_name(enabled, study.optimizations)
 
 
 def _with_expected(study: Study, own: tuple[Comparison, ...]) -> tuple[Comparison, ...]:
@@ -277,26 +302,32 @@ def pack(pairs: Iterable[tuple[str, str]]) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(each) for each in sets)
 
 
-def fraction(e_sign: int, f_sign: int) -> tuple[frozenset[str], ...]:
+def fraction(six: Sequence[str], e_sign: int, f_sign: int) -> tuple[frozenset[str], ...]:
     """The 16 cells of the fraction of 2^(6-2)_IV with generators e = e_sign * abc and f = f_sign * bcd."""
     cells = []
     for a, b, c, d in product((-1, 1), repeat=4):
         levels = (a, b, c, d, e_sign * prod((a, b, c)), f_sign * prod((b, c, d)))
-        cells.append(frozenset(name for name, level in zip(OPTIMIZATIONS, levels, strict=True) if level > 0))
+        cells.append(frozenset(name for name, level in zip(six, levels, strict=True) if level > 0))
     return tuple(cells)
 
 
-def foldover_pairs(fractions: int) -> Iterator[tuple[str, str]]:
-    """(cell, complement) names of the first `fractions` (1-4) quarter fractions, 8 pairs each; 4 give all 64
-    cells.
+def foldover_pairs(optimizations: Sequence[str], fractions: int) -> Iterator[tuple[str, str]]:
+    """(cell, complement) names of a factorial design: of six optimizations the first `fractions` (1-4) quarters, 8
+    pairs each; of fewer, all cells.
     """
     if not 1 <= fractions <= 4:
         raise StudyError(f"fractions is {fractions}; expected 1 to 4 quarters of the 64 cells")
-    signs = ((1, 1), (-1, -1), (1, -1), (-1, 1))
-    for e_sign, f_sign in signs[:fractions]:
-        for cell in fraction(e_sign, f_sign):
-            if OPTIMIZATIONS[0] not in cell:
-                yield cell_name(cell), cell_name(set(OPTIMIZATIONS) - cell)
+    if len(optimizations) > MOST_FACTORS:
+        raise StudyError(f"a factorial design of {len(optimizations)} switches; expected at most {MOST_FACTORS}")
+    signs = ((1, 1), (-1, -1), (1, -1), (-1, 1))[:fractions]
+    if len(optimizations) == MOST_FACTORS:
+        cells = [cell for e_sign, f_sign in signs for cell in fraction(optimizations, e_sign, f_sign)]
+    else:
+        every = (combinations(optimizations, size) for size in range(len(optimizations) + 1))
+        cells = [frozenset(cell) for cell in chain.from_iterable(every)]
+    for cell in cells:
+        if optimizations[0] not in cell:
+            yield cell_name(cell, optimizations), cell_name({*optimizations} - cell, optimizations)
 
 
 def _pairs_of_pairs(pairs: tuple[tuple[str, str], ...]) -> Iterator[tuple[str, ...]]:

@@ -50,6 +50,18 @@ def test_a_depth_changes_what_it_names() -> None:
     assert "workload" not in found
 
 
+def test_a_depth_changes_arms_and_switches_too() -> None:
+    own = {"arms": [{"name": "tuned"}], "switches": [{"name": "cache"}]}
+    changes = {"arm": {"tuned": {"file": "b.py"}}, "switch": {"cache": {"on": {"args": ["-c"]}}}}
+    found = at({"name": "s", **own, "depth": {"other": changes}}, "other")
+    assert found["arms"] == [{"name": "tuned", "file": "b.py"}]
+    assert found["switches"] == [{"name": "cache", "on": {"args": ["-c"]}}]
+    with pytest.raises(StudyError, match=r"depth.x names switch 'cache'; expected one of: none"):
+        at({"name": "s", "depth": {"x": {"switch": {"cache": {}}}}}, "x")
+    with pytest.raises(StudyError, match=r"depth.x.arm: expected \[depth.x.arm.NAME\] tables"):
+        at({"name": "s", "depth": {"x": {"arm": []}}}, "x")
+
+
 def test_a_depth_names_what_exists() -> None:
     with pytest.raises(UsageError, match="no depth 'deep'; it has: quick, full, wrong"):
         at(tables(), "deep")

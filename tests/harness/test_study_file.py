@@ -162,6 +162,18 @@ REPLACED = [
     ("users = 4", "slice_seconds = 0.05", "slice", "workload[1].slice_seconds", "at least 0.1 s"),
     ("users = 4", "quiet_seconds = -1", "quiet", "workload[1].quiet_seconds", ">= 0"),
     ("users = 4", "max_error_ratio = 2", "max_error", "workload[1].max_error_ratio", "a share from 0 to 1"),
+    ("users = 4", 'arm = ["all"]', "arm = ", "workload[1].arm", "unknown key; expected one of: .*settings, arms$"),
+    ("users = 4", 'arms = ["alll"]', "arms = ", "workload[1].arms", "unknown arm 'alll'"),
+    ("seed = 7", 'switch = [{name = "cache"}]', "switch", "switch", 'which has its own; expected kind = "command"'),
+    (
+        'kind = "on-off"',
+        'phases = [["cash"]]',
+        "phases",
+        "design.phases",
+        "names 'cash'; expected any of: pooling, ",
+    ),
+    ('kind = "on-off"', 'phases = [["metrics"], ["metrics"]]', "phases", "design.phases", "adds one twice"),
+    ('kind = "on-off"', 'phases = [[], ["metrics"]]', "phases", "design.phases", "has one that adds nothing"),
     ("users = 4", 'arrivals = "opn"', "opn", "workload[1].arrivals", "invalid enum value 'opn'"),
     ('file = "scenarios/load/surge.py"\n', "", "[[workload]]", "workload[1]", "expected a key 'file'"),
     ("load/steady.py", "load/stedy.py", "stedy.py", "workload[2].file", "no Locust file 'scenarios/load/stedy.py'"),
@@ -190,6 +202,71 @@ def test_a_mistake_is_placed_and_explained(
     said = refusal(tmp_path, text)
     assert said.startswith(f"{line_of(text, at)}: {key}: ")
     assert re.search(expected, said)
+
+
+OWN = """
+name = "own"
+title = "switches of one's own"
+[target]
+kind = "command"
+command = ["./server", "--port", "{port}"]
+ready = "port:127.0.0.1:{port}"
+[[switch]]
+name = "cache"
+on = { args = ["--cache"] }
+[[switch]]
+name = "gzip"
+off = { env = { GZIP = "0" } }
+[[arm]]
+name = "both"
+optimizations = ["cache", "gzip"]
+[[workload]]
+name = "surge"
+file = "scenarios/load/surge.py"
+"""
+
+
+def test_a_program_has_switches_of_its_own(tmp_path: Path) -> None:
+    study = study_file.load(write(tmp_path, OWN))
+    assert study.optimizations == ("cache", "gzip")
+    assert arms.resolve_arm(study, "all").optimizations == ("cache", "gzip")
+    assert study_file.adjust(study, off=("gzip",)).design.treatment == "cache"
+    with pytest.raises(UsageError, match="unknown optimization 'pooling'; expected one of: cache, gzip, all, none"):
+        study_file.adjust(study, on=("pooling",))
+    with pytest.raises(
+        StudyError, match=r"unknown arm 'first-day-reuse'; expected one of both, none, all, cache, gzip, "
+    ):
+        arms.resolve_arm(study, "first-day-reuse")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "expected"),
+    [
+        ('"gzip"\noff', '"cache"\noff', "switch[1].name", "'cache' is used twice"),
+        ('"gzip"\noff', '"all"\noff', "switch[2].name", "not all, none or all-"),
+        ('"gzip"\noff', '"a+b"\noff', "switch[2].name", "expected letters, digits"),
+        ('"gzip"\noff', '"gzip"\nof', "switch[2].of", "unknown key; expected one of: name, on, off"),
+        ('"gzip"\noff', '"none-again"\noff', "switch[2].name", "'none-again' is used twice"),
+        ('"--cache"] }', '"--cache"], env = { GZIP = "1" } }', "switch[2]", "sets GZIP like switch 'cache'"),
+        ('name = "both"', 'name = "gzip"', "arm[1].name", "'gzip' means a set of optimizations"),
+        ("[[workload]]", '[design]\ntreatment = "all-gzip"\n[[workload]]', "design.treatment", "is the arm 'cache'"),
+        ('["cache", "gzip"]', '["cash"]', "arm[1].optimizations", "names 'cash'; expected any of: cache, gzip"),
+        (
+            '"gzip"\noff',
+            "".join(f'"s{each}"\n[[switch]]\nname = ' for each in range(5)) + '"gzip"\n[design]\nkind = "factorial"\n#',
+            "design.kind",
+            "is 'factorial' of 7 switches; expected at most 6 of them, or ablation",
+        ),
+    ],
+)
+def test_switches_that_make_no_sense(tmp_path: Path, old: str, new: str, key: str, expected: str) -> None:
+    assert OWN.count(old) == 1
+    text = OWN.replace(old, new)
+    if "design" in new:
+        text = text.replace('["cache", "gzip"]', '["cache"]')
+    said = refusal(tmp_path, text)
+    assert f": {key}: " in said
+    assert expected in said
 
 
 @pytest.mark.parametrize(

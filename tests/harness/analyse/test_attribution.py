@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -11,7 +12,7 @@ from harness.analyse.analysis import analyse
 from harness.analyse.attribution import Foldover, attribution_effects, closes, main_effects
 from harness.analyse.records import Estimate, FlagEffect, IntervalMethod
 from harness.plan.arms import foldover_pairs, parse_cell
-from harness.study import OPTIMIZATIONS, Design
+from harness.study import OPTIMIZATIONS, Design, Switch
 from tests.harness.analyse.simulation import differences, runs
 from tests.harness.analyse.synthetic import a_run, a_study
 
@@ -21,7 +22,7 @@ CONFIDENCE = 0.95
 
 
 def levels(cell: str) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    enabled = parse_cell(cell)
+    enabled = parse_cell(cell, OPTIMIZATIONS)
     assert enabled is not None
     return np.array([1.0 if flag in enabled else -1.0 for flag in OPTIMIZATIONS])
 
@@ -34,7 +35,7 @@ def mean_log(cell: str) -> float:
 
 def observed(bursts: int, rng: np.random.Generator) -> list[Foldover]:
     """Two fold-over pairs of three blocks per burst, rotating over all 32 pairs."""
-    pairs = list(foldover_pairs(4))
+    pairs = list(foldover_pairs(OPTIMIZATIONS, 4))
     found = []
     for burst in range(bursts):
         for complement, cell in (pairs[2 * burst % 32], pairs[(2 * burst + 1) % 32]):
@@ -52,7 +53,7 @@ def test_intervals_cover_known_effects() -> None:
     for _ in range(count):
         effects = main_effects(observed(48, rng))
         assert effects is not None
-        singles, total = attribution_effects(effects, CONFIDENCE)
+        singles, total = attribution_effects(effects, OPTIMIZATIONS, CONFIDENCE)
         truths = (*TRUTH, float(TRUTH.sum()))
         for index, (found, truth) in enumerate(zip((*singles, total), truths, strict=True)):
             covered[index] += found.low <= math.exp(truth) <= found.high
@@ -63,11 +64,11 @@ def test_intervals_cover_known_effects() -> None:
 def test_noiseless_effects_are_exact() -> None:
     found = [
         Foldover(burst, tuple(levels(cell).tolist()), float(levels(cell) @ TRUTH))
-        for burst, (_, cell) in enumerate(foldover_pairs(1))
+        for burst, (_, cell) in enumerate(foldover_pairs(OPTIMIZATIONS, 1))
     ]
     effects = main_effects(found)
     assert effects is not None
-    singles, total = attribution_effects(effects, CONFIDENCE)
+    singles, total = attribution_effects(effects, OPTIMIZATIONS, CONFIDENCE)
     assert [each.ratio for each in singles] == pytest.approx(np.exp(TRUTH).tolist())
     assert [each.flag for each in singles] == list(OPTIMIZATIONS)
     assert total.ratio == pytest.approx(total.low) == pytest.approx(math.exp(TRUTH.sum()))
@@ -105,7 +106,11 @@ def test_closure_is_overlap() -> None:
 
 def test_a_factorial_study_attributes_and_closes() -> None:
     study = a_study(design=Design(kind="factorial", fractions=1))
-    factors = {name: math.exp(float((levels(name) + 1.0) @ TRUTH / 2.0)) for pair in foldover_pairs(1) for name in pair}
+    factors = {
+        name: math.exp(float((levels(name) + 1.0) @ TRUTH / 2.0))
+        for pair in foldover_pairs(OPTIMIZATIONS, 1)
+        for name in pair
+    }
     analysis = analyse(study, a_run(study, factors, 40))
     by_metric = {each.metric: each for each in analysis.attributions}
     assert set(by_metric) == {"latency_p50", "throughput", "cpu_per_request"}
@@ -117,6 +122,22 @@ def test_a_factorial_study_attributes_and_closes() -> None:
     for effect, truth in zip(found.effects, np.exp(TRUTH), strict=True):
         assert effect.ratio == pytest.approx(truth, rel=0.05)
     assert by_metric["throughput"].effects[0].ratio == pytest.approx(1.0 / math.exp(TRUTH[0]), rel=0.05)
+
+
+def test_switches_of_ones_own_are_attributed() -> None:
+    names, truth = ("cache", "gzip", "index"), np.log([0.5, 1.1, 1.0])
+    switches = tuple(Switch(name=name) for name in names)
+    study = msgspec.structs.replace(a_study(design=Design(kind="factorial")), switches=switches)
+    cells = [name for pair in foldover_pairs(names, 4) for name in pair]
+    factors = {
+        cell: math.exp(sum(truth[names.index(name)] for name in parse_cell(cell, names) or ())) for cell in cells
+    }
+    found = next(
+        each for each in analyse(study, a_run(study, factors, 40)).attributions if each.metric == "latency_p50"
+    )
+    assert [each.flag for each in found.effects] == list(names)
+    assert [each.ratio for each in found.effects] == pytest.approx(np.exp(truth).tolist(), rel=0.05)
+    assert found.closes is True
 
 
 def test_a_factorial_study_cut_short_attributes_nothing() -> None:

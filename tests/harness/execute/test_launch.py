@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from harness.execute.launch import arm_plan
-from harness.study import Arm, Study, Target
+from harness.study import Arm, Side, Study, Switch, Target
 
 
 def test_hash_seeds_vary_by_burst_and_arm_and_come_again_with_the_study(tmp_path: Path) -> None:
@@ -27,6 +28,34 @@ def test_all_arms_of_a_burst_and_no_two_bursts_share_the_seed_of_choices(tmp_pat
         return {arm_plan(study, Arm(name=arm), tmp_path, seed=burst).env["SYNAPSED_SEED"] for arm in ("none", "all")}
 
     assert [seeds(burst) for burst in (7, 8, 9)] == [{"7"}, {"8"}, {"9"}]
+
+
+def test_switches_of_a_program_are_words_and_variables(tmp_path: Path) -> None:
+    study = Study(
+        name="any",
+        title="any",
+        workloads=(),
+        target=Target(kind="command", command=("./server",), env={"LEVEL": "1", "KEPT": "yes"}),
+        switches=(
+            Switch(name="cache", on=Side(args=("--cache", "--port={port}")), off=Side(args=("--no-cache",))),
+            Switch(name="gzip", on=Side(env={"LEVEL": "9"})),
+        ),
+    )
+
+    def started(*on: str, **others: Any) -> tuple[tuple[str, ...], str, str]:
+        plan = arm_plan(study, Arm(name="x", optimizations=on, **others), tmp_path)
+        return plan.command, plan.env["LEVEL"], plan.env["KEPT"]
+
+    command, level, kept = started("cache", "gzip")
+    assert (level, kept) == ("9", "yes")
+    assert command[:2] == ("./server", "--cache")
+    assert command[2].removeprefix("--port=").isdigit()
+    assert started() == (("./server", "--no-cache"), "1", "yes")
+    assert started("gzip", env={"LEVEL": "5"}) == (("./server", "--no-cache"), "5", "yes"), (
+        "what an arm says goes first"
+    )
+    other = Target(kind="command", command=("./other",), env={"LEVEL": "0", "KEPT": "no"})
+    assert started("cache", target=other) == (("./other",), "0", "no"), "another program knows none of them"
 
 
 def test_who_sets_a_hash_seed_gets_it(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from harness.plan.arms import (
     resolve_arm,
     workloads,
 )
-from harness.study import OPTIMIZATIONS, Arm, Design, DesignKind, Expectation, Study, Sweep, Workload
+from harness.study import OPTIMIZATIONS, Arm, Design, DesignKind, Expectation, Study, Sweep, Switch, Workload
 
 SURGE = Workload(name="surge", file="surge.py", env={"SIZE": "64"})
 subsets = st.sets(st.sampled_from(OPTIMIZATIONS))
@@ -33,13 +34,13 @@ def a_study(design: Design, *expectations: Expectation, arms: tuple[Arm, ...] = 
 
 @given(subsets)
 def test_cell_names_are_one_to_one(enabled: set[str]) -> None:
-    parsed = parse_cell(cell_name(enabled))
+    parsed = parse_cell(cell_name(enabled, OPTIMIZATIONS), OPTIMIZATIONS)
     assert parsed is not None
     assert set(parsed) == enabled
 
 
 def test_no_other_name_is_a_cell() -> None:
-    assert [parse_cell(name) for name in ("al", "all-x", "pooling+x", "first-day-reuse")] == [None] * 4
+    assert [parse_cell(name, OPTIMIZATIONS) for name in ("al", "all-x", "pooling+x", "first-day-reuse")] == [None] * 4
 
 
 @pytest.mark.parametrize("kind", ["on-off", "ablation", "phases", "factorial", "sweep"])
@@ -79,7 +80,7 @@ def test_ablation_and_phases_compare_what_they_say() -> None:
     assert roles["none", "metrics"] == "single"
     assert len(roles) == 2 + 12
     steps = [each for each in layout(a_study(Design(kind="phases"))).comparisons if each.role == "step"]
-    assert [len(parse_cell(each.b) or ()) for each in steps] == [2, 4, 5, 6]
+    assert [len(parse_cell(each.b, OPTIMIZATIONS) or ()) for each in steps] == [2, 4, 5, 6]
     assert [(each.a) for each in steps[1:]] == [each.b for each in steps[:-1]]
 
 
@@ -124,7 +125,7 @@ def test_packing_covers_every_pair(pairs: list[tuple[str, str]]) -> None:
 @pytest.mark.parametrize("signs", [(1, 1), (-1, -1), (1, -1), (-1, 1)])
 def test_fractions_have_resolution_four(signs: tuple[int, int]) -> None:
     """Main effects are orthogonal to each other and to all two-way interactions, by the definition of resolution IV."""
-    cells = fraction(*signs)
+    cells = fraction(OPTIMIZATIONS, *signs)
     x = np.array([[1 if name in cell else -1 for name in OPTIMIZATIONS] for cell in cells])
     assert np.array_equal(x.T @ x, 16 * np.eye(6))
     assert not any((x[:, i] * x[:, j]) @ x[:, k] for i, j in combinations(range(6), 2) for k in range(6))
@@ -133,15 +134,89 @@ def test_fractions_have_resolution_four(signs: tuple[int, int]) -> None:
 
 
 def test_four_quarters_are_all_cells() -> None:
-    pairs = list(foldover_pairs(4))
+    pairs = list(foldover_pairs(OPTIMIZATIONS, 4))
     cells = {name for pair in pairs for name in pair}
     assert (len(pairs), len(cells)) == (32, 64)
     assert ("none", "all") in pairs
     for cell, complement in pairs:
-        assert set(parse_cell(cell) or ()) | set(parse_cell(complement) or ()) == set(OPTIMIZATIONS)
-    assert len(list(foldover_pairs(1))) == 8
+        assert set(parse_cell(cell, OPTIMIZATIONS) or ()) | set(parse_cell(complement, OPTIMIZATIONS) or ()) == set(
+            OPTIMIZATIONS
+        )
+    assert len(list(foldover_pairs(OPTIMIZATIONS, 1))) == 8
     with pytest.raises(StudyError, match="fractions is 5"):
-        list(foldover_pairs(5))
+        list(foldover_pairs(OPTIMIZATIONS, 5))
+
+
+def own(*names: str, **design: Any) -> Study:
+    """A study of a program with these switches."""
+    switches = tuple(Switch(name=name) for name in names)
+    return Study(name="s", title="t", switches=switches, design=Design(**design), workloads=(SURGE,))
+
+
+@given(st.lists(st.sampled_from("abcdefg"), min_size=1, max_size=7, unique=True), st.data())
+def test_cells_of_any_switches_are_one_to_one(names: list[str], data: st.DataObject) -> None:
+    enabled = data.draw(st.sets(st.sampled_from(names)))
+    assert set(parse_cell(cell_name(enabled, names), names) or ()) == enabled
+
+
+def test_designs_take_switches_of_ones_own_apart() -> None:
+    plan = layout(own("cache", "gzip", "index", kind="ablation"))
+    assert {(each.a, each.b) for each in plan.comparisons if each.role == "without"} == {
+        ("all", "all-cache"),
+        ("all", "all-gzip"),
+        ("all", "all-index"),
+    }
+    assert {each.b for each in plan.comparisons if each.role == "single"} == {"cache", "gzip", "index"}
+    assert {arm.name: arm.optimizations for arm in plan.arms}["all-gzip"] == ("cache", "index")
+
+
+def test_an_arm_has_one_name() -> None:
+    two, three = own("cache", "gzip"), own("cache", "gzip", "index")
+    assert resolve_arm(three, "all-gzip").optimizations == ("cache", "index")
+    for study, name, usual in (
+        (two, "all-gzip", "cache"),
+        (three, "cache+index", "all-gzip"),
+        (two, "gzip+cache", "all"),
+    ):
+        with pytest.raises(StudyError, match=f"is the arm '{usual}'; expected that name"):
+            resolve_arm(study, name)
+    with pytest.raises(StudyError, match="ablation takes several switches apart; expected on-off for one"):
+        layout(own("cache", kind="ablation"))
+
+
+def test_of_two_switches_one_alone_is_the_other_taken_out() -> None:
+    plan = layout(own("cache", "gzip", kind="ablation"))
+    assert {arm.name for arm in plan.arms} == {"none", "all", "cache", "gzip", "none-again"}
+    assert {(each.a, each.b) for each in plan.comparisons if each.role == "without"} == {
+        ("all", "cache"),
+        ("all", "gzip"),
+    }
+
+
+def test_phases_are_the_study_s_or_one_switch_after_the_other() -> None:
+    def steps(study: Study) -> list[tuple[str, str]]:
+        return [(each.a, each.b) for each in layout(study).comparisons if each.role == "step"]
+
+    assert steps(own("a", "b", "c", kind="phases")) == [("none", "a"), ("a", "all-c"), ("all-c", "all")]
+    assert steps(own("a", "b", "c", kind="phases", phases=(("c",), ("a", "b")))) == [("none", "c"), ("c", "all")]
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5])
+def test_fewer_than_six_switches_are_crossed_in_full(count: int) -> None:
+    names = tuple("abcde"[:count])
+    pairs = list(foldover_pairs(names, 4))
+    cells = [name for pair in pairs for name in pair]
+    assert len(cells) == len(set(cells)) == 2**count
+    assert ("none", "all") in pairs
+    for cell, complement in pairs:
+        assert {*(parse_cell(cell, names) or ()), *(parse_cell(complement, names) or ())} == set(names)
+    x = np.array([[1 if name in (parse_cell(cell, names) or ()) else -1 for name in names] for _, cell in pairs])
+    assert np.linalg.matrix_rank(x) == count, "pairs can tell the switches apart"
+
+
+def test_more_than_six_switches_are_not_crossed() -> None:
+    with pytest.raises(StudyError, match="a factorial design of 7 switches; expected at most 6"):
+        layout(own(*"abcdefg", kind="factorial"))
 
 
 def swept(parameter: str, *values: float | str) -> tuple[Workload, ...]:
