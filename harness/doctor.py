@@ -16,11 +16,12 @@ import numpy as np
 import psutil
 from msgspec.structs import replace
 
-from harness import pipeline, two_arms
+from harness import pipeline
 from harness.execute import host
 from harness.fitness import Equal, Finding, judge
+from harness.gate import two_arms
 from harness.measure.store import Store
-from harness.study import OPTIMIZATIONS, Arm, Design, Target
+from harness.study.records import OPTIMIZATIONS, Arm, Design, Target
 
 LOAD_PER_CORE = 0.3
 BUSY_SHARE = 0.2

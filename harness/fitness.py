@@ -12,7 +12,7 @@ from scipy import stats
 from harness.analyse import resample
 from harness.analyse.centre import centre_interval, too_few
 from harness.analyse.contrast import Pairs, burst_medians
-from harness.gate import Policy
+from harness.gate.rules import Policy
 from harness.plan.budget import bursts_needed
 
 MINUTES = (1.0, 5.0, 20.0)

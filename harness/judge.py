@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 
-from harness import gate
 from harness.analyse.analysis import answer
 from harness.analyse.centre import Floats
 from harness.analyse.contrast import (
@@ -34,7 +33,8 @@ from harness.analyse.metrics import METRICS, Metric
 from harness.analyse.records import Analysis, ContrastResult, Direction
 from harness.analyse.verdict import Question, describe, judge
 from harness.errors import DataError, UsageError
-from harness.study import Budget, Design, Expectation, Study, Target
+from harness.gate import rules
+from harness.study.records import Budget, Design, Expectation, Study, Target
 
 COLUMNS = ("burst", "pair", "arm", "metric", "value")
 _CLAIM = re.compile(
@@ -83,13 +83,13 @@ class Judged:
 
     study: Study
     analysis: Analysis
-    decision: gate.GateDecision | None
+    decision: rules.GateDecision | None
 
     @property
     def exit_code(self) -> int:
         """0 all met (or nothing claimed), 1 missed, 3 undecided, 4 unusable data; the gate's code goes first."""
         if self.decision is not None and self.decision.outcome != "PASS":
-            return gate.EXIT_CODES[self.decision.outcome]
+            return rules.EXIT_CODES[self.decision.outcome]
         outcomes = {verdict.outcome for verdict in self.analysis.verdicts}
         return 1 if "MISSED" in outcomes else 3 if "INCONCLUSIVE" in outcomes else 0
 
@@ -298,17 +298,17 @@ def _readings(recorded: Recorded, arms: tuple[str, str], metric: str) -> tuple[d
     )
 
 
-def _decision(recorded: Recorded, ask: Ask, arms: tuple[str, str], metrics: Mapping[str, Metric]) -> gate.GateDecision:
+def _decision(recorded: Recorded, ask: Ask, arms: tuple[str, str], metrics: Mapping[str, Metric]) -> rules.GateDecision:
     for name, of in metrics.items():
         if of.direction == "neither":
             raise UsageError(f"which way is {name!r} better? expected --lower {name} or --higher {name}")
     pairs = {name: _independent(pair_up(*_readings(recorded, arms, name))) for name in metrics}
-    return gate.decide(pairs, gate.Policy(directions={name: of.direction for name, of in metrics.items()}))
+    return rules.decide(pairs, rules.Policy(directions={name: of.direction for name, of in metrics.items()}))
 
 
 def _independent(pairs: Pairs) -> Pairs:
     """The pairs, or one value per burst where a burst has more of them than the gate's margins were calibrated for."""
-    if not pairs.bursts.size or np.max(np.unique(pairs.bursts, return_counts=True)[1]) <= gate.MAX_PAIRS:
+    if not pairs.bursts.size or np.max(np.unique(pairs.bursts, return_counts=True)[1]) <= rules.MAX_PAIRS:
         return pairs
     return Pairs(*burst_medians(pairs), pairs.reasons)
 

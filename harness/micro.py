@@ -23,7 +23,7 @@ from harness.analyse.micro import OFF, ON, CaseResult, Reading, Room, analyse
 from harness.errors import BenchError, MeasurementVoid, StoreError
 from harness.execute import host
 from harness.execute.micro import ROOMS, Job, catalogue, measure, merge, readings
-from harness.study_file import ROOT
+from harness.study.file import ROOT
 
 INTERRUPTED = 130
 LEAST_ROUNDS = 7

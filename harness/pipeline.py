@@ -24,7 +24,7 @@ from harness.measure.records import Burst, Measured
 from harness.measure.store import Store
 from harness.plan import arms, arrivals, budget, schedule
 from harness.plan.arms import Layout
-from harness.study import Study
+from harness.study.records import Study
 
 CAPACITY_READINGS = 3
 Rates = dict[str, float]

@@ -25,8 +25,8 @@ from harness.execute import host
 from harness.measure.records import Environment, Measured
 from harness.measure.store import Store
 from harness.plan import arms, budget
-from harness.study import Study
-from harness.study_file import ROOT
+from harness.study.file import ROOT
+from harness.study.records import Study
 
 if TYPE_CHECKING:
     from reports.info import RunInfo

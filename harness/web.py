@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from harness.errors import UsageError
-from harness.study_file import ROOT
+from harness.study.file import ROOT
 
 WORKLOADS = (
     *("surge", "steady", "dial", "bulk", "contention", "distant"),

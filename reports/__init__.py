@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from harness.analyse.records import Analysis
 from harness.measure.records import Environment
-from harness.study import Study
+from harness.study.records import Study
 from reports import html, summary
 from reports.info import RunInfo
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.analyse.records import Analysis, Check
 from harness.measure.records import Environment
-from harness.study import Study, Workload
+from harness.study.records import Study, Workload
 from reports import words
 from reports.info import RunInfo
 from reports.tables import Table

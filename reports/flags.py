@@ -15,7 +15,7 @@ import numpy as np
 from harness.analyse.metrics import METRICS
 from harness.analyse.records import Analysis, ContrastResult, Role
 from harness.plan.arms import cell_name, steps, workloads
-from harness.study import Study, Workload
+from harness.study.records import Study, Workload
 from reports import words
 
 Tone = Literal["better", "worse", "unclear", "absent"]

@@ -14,7 +14,7 @@ from harness.analyse.records import Analysis, ContrastResult, Estimate, Source, 
 from harness.analyse.rows import Rows, arrange
 from harness.measure.records import Measured, Slice, Stretch
 from harness.plan.arms import layout, workloads
-from harness.study import Study, Workload
+from harness.study.records import Study, Workload
 
 VALUES = ("workload", "source", "burst", "pair", "arm", "metric", "request", "unit", "value")
 KINDS: tuple[Stretch, ...] = ("slice", "segment", "episode")

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from harness.analyse.centre import too_few
 from harness.analyse.metrics import METRICS
-from harness.gate import GateDecision, GateOutcome, MetricDecision
+from harness.gate.rules import GateDecision, GateOutcome, MetricDecision
 from reports import junit, markdown, terminal, words
 from reports.tables import Table
 

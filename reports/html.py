@@ -13,7 +13,7 @@ from jinja2 import PackageLoader, StrictUndefined
 
 from harness.analyse.records import Analysis, Check, Verdict
 from harness.measure.records import Environment
-from harness.study import Study
+from harness.study.records import Study
 from reports import bars, charts, context, flags, forest, monitoring, tables, traces, words
 from reports.charts import Chart
 from reports.info import RunInfo

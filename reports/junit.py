@@ -10,7 +10,7 @@ import re
 from xml.etree import ElementTree as xml
 
 from harness.analyse.records import Analysis, Verdict
-from harness.study import Study
+from harness.study.records import Study
 from reports import words
 from reports.info import RunInfo
 

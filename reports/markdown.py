@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from harness.analyse.records import Analysis
-from harness.study import Study
+from harness.study.records import Study
 from reports import tables, words
 from reports.info import RunInfo
 from reports.tables import Table

@@ -27,7 +27,7 @@ from harness.analyse.records import Crossover as Crossing
 from harness.analyse.records import Estimate as Measured
 from harness.analyse.records import Verdict as Judged
 from harness.measure.records import Environment
-from harness.study import Study
+from harness.study.records import Study
 from reports import words
 from reports.info import RunInfo
 

@@ -9,7 +9,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from harness.analyse.records import Analysis
-from harness.study import Study
+from harness.study.records import Study
 from reports import tables, words
 from reports.info import RunInfo
 from reports.tables import Table

@@ -19,7 +19,7 @@ from harness.analyse.records import (
     Source,
 )
 from harness.plan.arms import parse_cell
-from harness.study import Study
+from harness.study.records import Study
 
 THIN = "\u202f"
 "narrow no-break space, between a number and its unit and between groups of three digits"

@@ -30,7 +30,7 @@ from harness.execute import host
 from harness.execute.load import LoadProcess, LoadSpec
 from harness.execute.target import Target
 from harness.execute.wire import OpenSlice, WorkloadFile
-from harness.study_file import ROOT
+from harness.study.file import ROOT
 from scenarios.bare import PEERS, USERS
 
 GOAL = 0.5

@@ -28,8 +28,8 @@ from harness.analyse.metrics import metric
 from harness.errors import LoadError
 from harness.execute import burst, host
 from harness.execute.target import Target
-from harness.study import Workload
-from harness.study_file import ROOT
+from harness.study.file import ROOT
+from harness.study.records import Workload
 
 FILE = ROOT / "scenarios" / "load" / "steady.py"
 NODE = (sys.executable, "-m", "reference_impl", "--peers", "8")

@@ -24,18 +24,19 @@ from numpy.typing import NDArray
 from pyperf._utils import is_significant
 from scipy import stats
 
-from harness import gate, pipeline, two_arms
+from harness import pipeline
 from harness.analyse import resample
 from harness.analyse.contrast import Pairs, readings
 from harness.analyse.records import Direction, Verdict
 from harness.analyse.resample import Rate, rate
 from harness.analyse.rows import arrange
 from harness.execute.burst import Step
-from harness.gate import Policy
+from harness.gate import rules, two_arms
+from harness.gate.rules import Policy
 from harness.measure.records import Measured
 from harness.measure.store import Store
 from harness.plan.budget import Forecast
-from harness.study import OPTIMIZATIONS, Arm, Design, Target
+from harness.study.records import OPTIMIZATIONS, Arm, Design, Target
 
 EFFECTS = (0.0, 0.03, 0.05, 0.10)
 SHARE = {0.0: 0.4}
@@ -106,7 +107,7 @@ def judge(trace: Trace, policy: Policy) -> Result:
         lengths.append(last - first)
         for name, method in METHODS.items():
             alarms[name] += any(_halves(trace, label, first, last, method) for label in trace.pairs)
-    outcomes = {str(word): rate(said.count(word), len(said)) for word in gate.EXIT_CODES} if said else {}
+    outcomes = {str(word): rate(said.count(word), len(said)) for word in rules.EXIT_CODES} if said else {}
     methods = {name: rate(count, len(said)) for name, count in alarms.items()} if said else {}
     return Result(len(said), outcomes, tuple(lengths), methods)
 
@@ -116,7 +117,7 @@ def _gates(trace: Trace, policy: Policy) -> Iterator[tuple[int, int, str]]:
     first = 0
     for after in range(1, trace.bursts + 1):
         window = {label: _cut(pairs, first, after) for label, pairs in trace.pairs.items()}
-        decision = gate.decide(window, policy)
+        decision = rules.decide(window, policy)
         if decision.final:
             yield first, after, decision.outcome
             first = after

@@ -24,7 +24,7 @@ from harness.analyse.validity import Subject, check
 from harness.analyse.verdict import Question, describe, family_confidence, judge
 from harness.measure.records import Measured
 from harness.plan.arms import Comparison, Layout, layout, workloads
-from harness.study import Expectation, Study, Workload
+from harness.study.records import Expectation, Study, Workload
 
 Judged = tuple[ContrastResult, Floats]
 OUTCOMES = ("MET", "MISSED", "INCONCLUSIVE", "NOT MEASURABLE")

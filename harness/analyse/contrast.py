@@ -23,7 +23,7 @@ from harness.analyse.metrics import Metric
 from harness.analyse.records import ContrastResult, Estimate, Role, Source
 from harness.analyse.sequential import interval as interval_at_any_time
 from harness.measure.records import ArmReading, Slice
-from harness.study import Study
+from harness.study.records import Study
 
 Row = Slice | ArmReading | Episode
 Key = tuple[int, int]

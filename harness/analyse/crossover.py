@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from harness.analyse.metrics import metric
 from harness.analyse.records import ContrastResult, Crossover, Estimate
 from harness.plan.arms import variant_name
-from harness.study import Sweep
+from harness.study.records import Sweep
 
 
 def crossing(positions: Sequence[float], heights: Sequence[float]) -> float | None:

@@ -20,7 +20,7 @@ from scipy import stats
 from harness.analyse.centre import Floats
 from harness.analyse.contrast import Pairs
 from harness.analyse.sequential import log_e
-from harness.gate import Policy
+from harness.gate.rules import Policy
 
 CONFIDENCE = 0.95
 

@@ -21,7 +21,7 @@ from harness.analyse.rows import Rows
 from harness.analyse.sequential import log_e_path, p_value
 from harness.measure.records import Slice
 from harness.plan.arms import Comparison
-from harness.study import Study, Workload
+from harness.study.records import Study, Workload
 
 PERCENTILES = (99.0, 99.9)
 EXPECTED = 10.0

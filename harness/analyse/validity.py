@@ -18,7 +18,7 @@ from harness.analyse.metrics import metric
 from harness.analyse.records import Check, CheckStatus, ContrastResult
 from harness.analyse.rows import Rows
 from harness.measure.records import Slice
-from harness.study import Study, Workload
+from harness.study.records import Study, Workload
 
 GENERATOR_BUSY = 0.90
 "share of its core beyond which a load generator no longer keeps an open schedule"

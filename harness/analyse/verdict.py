@@ -18,7 +18,7 @@ from harness.analyse.metrics import Metric, metric
 from harness.analyse.records import ContrastResult, Estimate, Outcome, Verdict
 from harness.analyse.sequential import log_e_path, p_value
 from harness.errors import StudyError
-from harness.study import Expectation, Study
+from harness.study.records import Expectation, Study
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from harness.analyse.records import (
 )
 from harness.analyse.rows import Rows
 from harness.measure.records import ArmReading, Slice, Stretch
-from harness.study import Workload
+from harness.study.records import Workload
 
 ENDS: tuple[Literal["target", "load"], ...] = ("target", "load")
 KINDS: tuple[Stretch, ...] = ("slice", "segment", "episode")

@@ -24,7 +24,7 @@ from harness.execute.load import LoadProcess, LoadSpec
 from harness.execute.target import JSON_LINE, Readiness, Target
 from harness.measure.probes import memory, published
 from harness.measure.records import ArmReading, Latencies, Memory, Sample, Slice, Stretch, Unanswered
-from harness.study import Workload
+from harness.study.records import Workload
 
 
 class ArmPlan(msgspec.Struct, frozen=True):

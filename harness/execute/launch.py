@@ -13,8 +13,8 @@ from harness.errors import StudyError
 from harness.execute.burst import ArmPlan
 from harness.execute.ports import placed
 from harness.execute.target import JSON_LINE, Readiness
-from harness.study import Arm, Study, Target, Workload
-from harness.study_file import resolve
+from harness.study.file import resolve
+from harness.study.records import Arm, Study, Target, Workload
 
 
 def arm_plan(study: Study, arm: Arm, directory: Path, episode: Workload | None = None, seed: int = 0) -> ArmPlan:

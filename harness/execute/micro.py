@@ -16,7 +16,7 @@ import pyperf
 from harness.analyse.micro import Reading, Room
 from harness.errors import TargetError, UsageError
 from harness.execute.process import Child
-from harness.study_file import ROOT
+from harness.study.file import ROOT
 
 ROOMS = ("pooling", "cleanup", "rate_limit", "circuit_breaker", "buffer_pool", "metrics", "channel", "calm")
 _WORKER = ("-P", "-m", "scenarios.micro.worker")

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
-from harness.study import PLACEHOLDER, Target
+from harness.study.records import PLACEHOLDER, Target
 
 LOOPBACK = "127.0.0.1"
 

@@ -18,7 +18,7 @@ import msgspec
 
 from harness.analyse.records import Role
 from harness.errors import StudyError
-from harness.study import Arm, Study, Sweep, Workload
+from harness.study.records import Arm, Study, Sweep, Workload
 
 MAX_ARMS = 4
 "arms alive at once: each has two processes, and the pairs of a block must stay adjacent in time"

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import StudyError
-from harness.study import Workload
+from harness.study.records import Workload
 
 Floats = NDArray[np.float64]
 Knots = Sequence[tuple[float, float]]

@@ -17,7 +17,7 @@ from harness.analyse.metrics import Metric, metric
 from harness.analyse.verdict import family_confidence, questions_in
 from harness.errors import StudyError
 from harness.plan.arms import Layout, blocks_of, workloads
-from harness.study import Study, Workload
+from harness.study.records import Study, Workload
 
 LAYOUT_SD = 0.014
 "standard deviation of a burst's process layout effect on the log metric"

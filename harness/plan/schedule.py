@@ -14,7 +14,7 @@ import numpy as np
 
 from harness.measure.records import Stretch
 from harness.plan.arms import Layout, blocks_of, workloads
-from harness.study import Study, Workload
+from harness.study.records import Study, Workload
 
 _SET_ORDER, _BURST = 1, 2  # separate random streams
 

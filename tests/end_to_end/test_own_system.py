@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.measure.store import Store
-from harness.study_file import ROOT
+from harness.study.file import ROOT
 from tests.processes import bench, run
 
 NOTES = """

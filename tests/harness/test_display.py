@@ -12,7 +12,7 @@ from harness.analyse.records import Verdict
 from harness.display import RunDisplay
 from harness.execute.burst import Step
 from harness.plan.budget import Forecast
-from harness.study import Expectation
+from harness.study.records import Expectation
 from tests.harness.analyse.synthetic import a_run, a_study
 
 EXPECTATION = Expectation(

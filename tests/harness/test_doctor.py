@@ -16,11 +16,11 @@ from harness import doctor
 from harness.analyse.centre import centre_interval
 from harness.analyse.contrast import Pairs
 from harness.analyse.records import Verdict
-from harness.cli import app
+from harness.cli.app import app
 from harness.doctor import machine
 from harness.execute.burst import Step
 from harness.fitness import MINUTES, RESAMPLED, Equal, Finding, findings, fit, judge, smallest_effect
-from harness.gate import Policy
+from harness.gate.rules import Policy
 from harness.plan.budget import Forecast
 from reports import doctor_view
 

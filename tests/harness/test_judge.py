@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from harness.analyse.centre import centre_interval
 from harness.analyse.contrast import burst_medians, pair_up
-from harness.cli import app
+from harness.cli.app import app
 from harness.errors import BenchError, DataError, UsageError
 from harness.judge import Ask, judged, read
 from reports import judged_view

@@ -15,8 +15,9 @@ import pyperf
 import pytest
 from rich.console import Console
 
-from harness import cli, micro
+from harness import micro
 from harness.analyse.micro import Case, Room
+from harness.cli import app
 from harness.errors import MeasurementVoid, TargetError
 from harness.execute import micro as execute
 from harness.execute.micro import Job
@@ -124,7 +125,7 @@ def test_runs_of_the_same_second_do_not_mix(run: tuple[Path, str]) -> None:
 
 def test_an_unknown_room_ends_with_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.main(["micro", "kitchen", "--runs", str(tmp_path)])
+        app.main(["micro", "kitchen", "--runs", str(tmp_path)])
     assert ended.value.code == 2
     assert "unknown room 'kitchen'; expected some of: pooling, cleanup" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

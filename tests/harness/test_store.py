@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from harness.errors import StoreError
 from harness.measure.records import ArmReading, Burst, Latencies, Measured, Memory, Slice
 from harness.measure.store import FILE, Store
-from harness.study import Study
+from harness.study.records import Study
 
 COUNTS = st.integers(0, 2**40)
 SECONDS = st.floats(0, 1e9)

@@ -16,7 +16,7 @@ from harness.execute.load import LoadProcess, LoadSpec
 from harness.execute.target import Target
 from harness.execute.wire import OpenSlice, WorkloadFile
 from harness.plan.arms import layout
-from harness.study_file import ROOT, load
+from harness.study.file import ROOT, load
 from reference_impl import assemble
 from reference_impl.errors import RemoteError
 from reference_impl.identity import Identity

@@ -12,7 +12,7 @@ from harness.analyse.records import Analysis, Attribution, Crossover, FlagEffect
 from harness.measure.records import ArmReading, Burst, Environment, Latencies, Measured, Memory, Slice, Stretch
 from harness.plan.arms import layout
 from harness.plan.schedule import burst
-from harness.study import OPTIMIZATIONS, Budget, Design, Expectation, Study, Workload
+from harness.study.records import OPTIMIZATIONS, Budget, Design, Expectation, Study, Workload
 from reports import RunInfo
 
 LATENCY = {"none": 1.0, "none-again": 1.0, "first-day-reuse": 0.16, "all": 0.14}

@@ -7,7 +7,7 @@ import pytest
 
 from harness.analyse.analysis import analyse
 from harness.analyse.records import Analysis
-from harness.study import OPTIMIZATIONS, Design, Expectation, Study, Workload
+from harness.study.records import OPTIMIZATIONS, Design, Expectation, Study, Workload
 from reports.flags import ABSENT, flag_tables, ranking, told_by
 from tests.harness.analyse.synthetic import STEADY, SURGE, a_run, a_study
 

@@ -7,7 +7,7 @@ from xml.etree import ElementTree as xml
 
 import pytest
 
-from harness.gate import GateDecision, GateOutcome, MetricDecision
+from harness.gate.rules import GateDecision, GateOutcome, MetricDecision
 from reports.gate_view import GateInfo, as_junit
 
 WELL = MetricDecision("throughput", "PASS", 1.0, 0.99, 1.01, 16, 128, 0.0, 9.0, 0.0)

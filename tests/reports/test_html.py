@@ -9,7 +9,7 @@ import pytest
 from harness.analyse.analysis import analyse
 from harness.analyse.records import Analysis
 from harness.measure.records import Environment, Measured
-from harness.study import Study
+from harness.study.records import Study
 from reports import RunInfo, html
 from reports.words import THIN, change
 from tests.reports import page

@@ -13,7 +13,7 @@ from rich.console import Console, RenderableType
 
 import reports
 from harness.analyse.records import Verdict
-from harness.study import Workload
+from harness.study.records import Workload
 from reports import context, junit, markdown, schema, summary, tables, terminal, words
 from tests.reports.sample import ENVIRONMENT, INFO, STUDY, attributed, invalid, sample, small, swept, tailed
 

@@ -12,7 +12,7 @@ import pytest
 from harness.execute.load import LoadProcess, LoadSpec
 from harness.execute.target import Target
 from harness.execute.wire import GaugesAnswer, OpenSlice, SliceResult, Work, WorkloadFile
-from harness.study_file import ROOT
+from harness.study.file import ROOT
 
 QUICK = {"connect_timeout": 0.2, "request_timeout": 0.2}
 OUTAGE = {"OUTAGE_BEGINS": "0.1", "OUTAGE_LASTS": "0.4", "OUTAGE_GRACE": "0.1"}

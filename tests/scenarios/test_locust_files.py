@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from harness.study_file import ROOT
+from harness.study.file import ROOT
 from reference_impl.optimizations import OPTIMIZATIONS
 from tests.processes import Ended, command, run, wait_for
 

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 
-from harness.study_file import ROOT
+from harness.study.file import ROOT
 
 EXPECTED = {
     "Ramp": {0.0: 1, 15.0: 16, 30.0: 32, 60.0: 64, 60.1: None},

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from harness.study_file import ROOT
+from harness.study.file import ROOT
 from tests.processes import run
 
 CHOICES = """

@@ -3,7 +3,7 @@ noise.
 
 `python -m tests.harness.analyse.simulation` runs the full sizes and prints a table; the tests run smaller
 ones, or the full ones when SYNAPSED_FULL_SIMULATIONS is set. The gate is simulated by table look-up of the
-production e-value; a test holds the look-up against `harness.gate.decide` run by run.
+production e-value; a test holds the look-up against `harness.gate.rules.decide` run by run.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import signal
 
-from harness import two_arms
 from harness.analyse.sequential import log_e
-from harness.gate import Policy
+from harness.gate import two_arms
+from harness.gate.rules import Policy
 
 Floats = NDArray[np.float64]
 FULL = bool(os.environ.get("SYNAPSED_FULL_SIMULATIONS"))

@@ -10,7 +10,7 @@ import numpy as np
 from harness.measure.records import ArmReading, Burst, Latencies, Measured, Memory, Slice, Stretch
 from harness.plan.arms import layout, workloads
 from harness.plan.schedule import burst
-from harness.study import Budget, Design, Expectation, Study, Workload
+from harness.study.records import Budget, Design, Expectation, Study, Workload
 
 SURGE = Workload(name="surge", file="surge.py")
 STEADY = Workload(name="steady", file="steady.py", arrivals="constant", rate=500.0)

@@ -12,7 +12,7 @@ import pytest
 from harness.analyse.analysis import analyse, encode, interim
 from harness.errors import StudyError
 from harness.measure.records import Latencies, Measured, Memory, Sample, Slice, Unanswered
-from harness.study import Budget, Design, Expectation, Study, Workload
+from harness.study.records import Budget, Design, Expectation, Study, Workload
 from tests.harness.analyse.synthetic import STEADY, SURGE, a_reading, a_run, a_stretch, a_study
 
 

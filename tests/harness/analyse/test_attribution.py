@@ -12,7 +12,7 @@ from harness.analyse.analysis import analyse
 from harness.analyse.attribution import Foldover, attribution_effects, closes, main_effects
 from harness.analyse.records import Estimate, FlagEffect, IntervalMethod
 from harness.plan.arms import foldover_pairs, parse_cell
-from harness.study import OPTIMIZATIONS, Design, Switch
+from harness.study.records import OPTIMIZATIONS, Design, Switch
 from tests.harness.analyse.simulation import differences, runs
 from tests.harness.analyse.synthetic import a_run, a_study
 

@@ -11,7 +11,7 @@ from harness.analyse.analysis import analyse
 from harness.analyse.crossover import crossing, crossover
 from harness.analyse.records import ContrastResult, Estimate
 from harness.measure.records import Measured
-from harness.study import Design, Sweep
+from harness.study.records import Design, Sweep
 from tests.harness.analyse.synthetic import SURGE, a_run, a_study
 
 SWEEP = Sweep(workload="surge", parameter="users", values=(64.0, 1.0, 8.0))

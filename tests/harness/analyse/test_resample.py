@@ -9,7 +9,7 @@ import pytest
 
 from harness.analyse.contrast import Pairs
 from harness.analyse.resample import _reached, gates, rate
-from harness.gate import Policy, decide
+from harness.gate.rules import Policy, decide
 
 POLICY = Policy()
 

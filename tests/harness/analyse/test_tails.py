@@ -14,7 +14,7 @@ from harness.analyse.rows import arrange
 from harness.analyse.tails import shares, tails
 from harness.measure.records import Burst, Latencies, Measured, Slice
 from harness.plan.arms import Comparison
-from harness.study import Budget, Design, Study, Workload
+from harness.study.records import Budget, Design, Study, Workload
 from tests.harness.analyse.synthetic import a_stretch, a_study
 
 STEADY = Workload(name="steady", file="steady.py", arrivals="constant", rate=500.0, segment_seconds=10.0)

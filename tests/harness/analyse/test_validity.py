@@ -9,7 +9,7 @@ from harness.analyse.analysis import analyse
 from harness.analyse.records import Check
 from harness.analyse.validity import CHECKS
 from harness.measure.records import Measured, Slice
-from harness.study import Design, Study
+from harness.study.records import Design, Study
 from tests.harness.analyse.synthetic import STEADY, SURGE, a_run, a_study, changed
 
 DESIGN = Design(controls=("first-day-reuse",))

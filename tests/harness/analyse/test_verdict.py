@@ -16,7 +16,7 @@ from harness.analyse.metrics import metric
 from harness.analyse.records import Verdict
 from harness.analyse.verdict import Question, bound_of, describe_bound, family_confidence, holm, judge, questions_in
 from harness.errors import StudyError
-from harness.study import Budget, Expectation, Study
+from harness.study.records import Budget, Expectation, Study
 from tests.harness.analyse import reference
 from tests.harness.analyse.synthetic import a_study
 

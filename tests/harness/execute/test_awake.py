@@ -14,7 +14,7 @@ import pytest
 from harness.execute import awake, host
 from harness.execute import burst as bursts
 from harness.execute.burst import ArmPlan, BurstPlan, Visit
-from harness.study import Workload
+from harness.study.records import Workload
 from tests.harness.execute.conftest import CLIENT, SERVER, write
 from tests.processes import wait_for
 

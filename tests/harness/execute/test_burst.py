@@ -18,7 +18,7 @@ from harness.execute.burst import ArmPlan, BurstPlan, Step, Visit
 from harness.execute.load import LoadProcess
 from harness.execute.wire import OpenSlice, SliceResult, Work
 from harness.measure.records import ArmReading, Sample, Slice
-from harness.study import Workload
+from harness.study.records import Workload
 from tests.harness.execute.conftest import CLIENT, SERVER, write
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.execute.launch import arm_plan
-from harness.study import Arm, Side, Study, Switch, Target
+from harness.study.records import Arm, Side, Study, Switch, Target
 
 
 def test_hash_seeds_vary_by_burst_and_arm_and_come_again_with_the_study(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from harness.plan.arms import (
     resolve_arm,
     workloads,
 )
-from harness.study import OPTIMIZATIONS, Arm, Design, DesignKind, Expectation, Study, Sweep, Switch, Workload
+from harness.study.records import OPTIMIZATIONS, Arm, Design, DesignKind, Expectation, Study, Sweep, Switch, Workload
 
 SURGE = Workload(name="surge", file="surge.py", env={"SIZE": "64"})
 subsets = st.sets(st.sampled_from(OPTIMIZATIONS))

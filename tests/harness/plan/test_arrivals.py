@@ -13,7 +13,7 @@ from scipy import integrate, stats
 
 from harness.errors import StudyError
 from harness.plan.arrivals import constant, expected, offsets, poisson
-from harness.study import Workload
+from harness.study.records import Workload
 
 Knots = list[tuple[float, float]]
 rates = st.floats(0.0, 500.0).map(lambda rate: round(rate, 3))

@@ -23,7 +23,7 @@ from harness.plan.budget import (
     resolution,
     sequential_bursts_needed,
 )
-from harness.study import Budget, Design, Expectation, Study, Workload
+from harness.study.records import Budget, Design, Expectation, Study, Workload
 from tests.harness.analyse.simulation import differences
 
 SURGE = Workload(name="surge", file="surge.py", slice_seconds=0.2, quiet_seconds=0.01)

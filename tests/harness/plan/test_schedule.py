@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from harness.plan.arms import layout
 from harness.plan.schedule import burst, schedule
-from harness.study import Budget, Design, DesignKind, Expectation, Study, Workload
+from harness.study.records import Budget, Design, DesignKind, Expectation, Study, Workload
 
 SURGE = Workload(name="surge", file="surge.py")
 SLOW = Workload(name="slow", file="slow.py", segment_seconds=10.0, slice_seconds=0.5)

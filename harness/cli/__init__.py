@@ -1,0 +1,1 @@
+"""The command line: what each command reads, and the one line that a mistake gets."""

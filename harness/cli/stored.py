@@ -1,0 +1,103 @@
+"""The commands about stored runs: report, export, compare. `register` adds them to the command line."""
+
+from __future__ import annotations
+
+import sys
+import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from harness.errors import StoreError, UsageError
+
+if TYPE_CHECKING:
+    from harness.measure.records import Measured
+    from harness.study.records import Study
+
+RunArgument = Annotated[str, typer.Argument(metavar="[RUN]", help="A run folder, its name, or latest.")]
+RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that holds the runs.")]
+RUNS = Path("runs")
+FORMATS = ("csv", "json")
+console = Console()
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    app.command()(report)
+    app.command()(export)
+    app.command()(compare)
+
+
+def report(
+    run_name: RunArgument = "latest",
+    open_it: Annotated[bool, typer.Option("--open", help="Open the report in the browser.")] = False,
+    runs_folder: RunsOption = RUNS,
+) -> None:
+    """Judge a stored run again and write its report."""
+    from harness import runs, session
+
+    folder = runs.find(runs_folder, run_name)
+    session.report(folder, console)
+    if open_it:
+        webbrowser.open((folder / "report.html").as_uri())
+
+
+def export(
+    run_name: RunArgument = "latest",
+    format_: Annotated[str, typer.Option("--format", help=f"One of: {', '.join(FORMATS)}.")] = "csv",
+    workload: Annotated[str, typer.Option(help="Only this workload; `judge` reads one at a time.")] = "",
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write; by default standard output.")] = None,
+    runs_folder: RunsOption = RUNS,
+) -> None:
+    """Every measured value of a run as a table, for `judge`, pandas or a spreadsheet."""
+    from harness import runs
+    from harness.plan.arms import workloads
+    from reports import frames
+
+    if format_ not in FORMATS:
+        raise UsageError(f"--format {format_!r}; expected one of: {', '.join(FORMATS)}")
+    study, measured, _ = _stored(runs.find(runs_folder, run_name))
+    names = [each.name for each in workloads(study)]
+    if workload and workload not in names:
+        raise UsageError(f"--workload {workload!r}; expected one of: {', '.join(names)}")
+    table = frames.values(study, measured, workload)
+    text = table.to_csv(index=False) if format_ == "csv" else table.to_json(orient="records", lines=True)
+    if out is None:
+        sys.stdout.write(text)
+        return
+    try:
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"{out}: cannot be written: {error.strerror or error}") from error
+
+
+def compare(
+    first: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, its name, or latest.")],
+    second: Annotated[str, typer.Argument(metavar="RUN", help="The other one.")],
+    runs_folder: RunsOption = RUNS,
+) -> None:
+    """Two runs beside each other; exit code 1 when a verdict of one contradicts the other's.
+
+    Each run's ratios were taken within it; absolute numbers of two runs are not compared, as the machine drifts.
+    """
+    from harness import runs
+    from harness.analyse.analysis import analyse
+    from reports import comparison, frames
+
+    one, other = (
+        analyse(study, measured, mishap=mishap)
+        for study, measured, mishap in (_stored(runs.find(runs_folder, name)) for name in (first, second))
+    )
+    console.print(comparison.result(one, other))
+    raise typer.Exit(int(any(frames.contradict(*pair) for pair in frames.verdicts(one, other))))
+
+
+def _stored(folder: Path) -> tuple[Study, Measured, str]:
+    """A run's study, its rows, and the error that ended it ("" = none)."""
+    from harness import session
+    from harness.measure.store import Store
+
+    with Store.open(folder) as store:
+        return *session.stored(store), session.mishap(store)

@@ -1,0 +1,1 @@
+"""Study files: a question in TOML, parsed once into frozen records."""

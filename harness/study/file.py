@@ -1,0 +1,138 @@
+"""A study file (TOML) into a `Study`. A mistake is one `StudyError`: file, line, key, what was expected."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from functools import partial
+from pathlib import Path
+from typing import get_args
+
+import msgspec
+from msgspec.structs import replace
+
+from harness.errors import StudyError, UsageError
+from harness.plan.arms import cell_name
+from harness.study import place
+from harness.study.check import problems
+from harness.study.depth import at as at_depth
+from harness.study.place import SINGULAR
+from harness.study.records import DesignKind, Study
+
+ROOT = Path(__file__).resolve().parents[2]
+STUDIES = ROOT / "scenarios" / "studies"
+
+
+def find(name: str) -> Path:
+    """The study file that `name` (a bundled study or a path) means. Raises `StudyError` listing what exists."""
+    for path in (Path(name), STUDIES / f"{name}.toml"):
+        if path.is_file():
+            return path
+    known = ", ".join(sorted(path.stem for path in STUDIES.glob("*.toml")))
+    raise StudyError(f"no study {name!r}; expected a study file or one of: {known}")
+
+
+def load(path: Path, depth: str | None = None) -> Study:
+    """The validated study in `path`, at one of its depths if asked. Raises `StudyError`, `UsageError` for no depth."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudyError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise StudyError(f"{path}:{place.syntax(text, error)}") from error
+    for plural, singular in SINGULAR.items():
+        if plural in tables:
+            raise StudyError(f"{path}:{place.line(text, (plural,))}: {plural}: expected [[{singular}]] tables")
+        if singular in tables:
+            tables[plural] = tables.pop(singular)
+    try:
+        tables = at_depth(tables, depth)
+    except StudyError as error:
+        raise StudyError(f"{path}: {error}") from error
+    try:
+        study = msgspec.convert(tables, Study)
+    except msgspec.ValidationError as error:
+        where, message = place.explained(error)
+        raise StudyError(f"{path}:{place.place(text, where)}: {message}") from error
+    for where, message in problems(study, partial(resolve, directory=path.parent)):
+        raise StudyError(f"{path}:{place.place(text, where)}: {message}")
+    return study
+
+
+def adjust(
+    study: Study,
+    *,
+    on: tuple[str, ...] = (),
+    off: tuple[str, ...] = (),
+    only: tuple[str, ...] = (),
+    design: str | None = None,
+    seconds: float | None = None,
+    seed: int | None = None,
+) -> Study:
+    """`study` with what the command line changes. Switches choose the treatment; expectations follow it.
+
+    `only` and `on` start from nothing, `off` alone from all of them; all and none are understood. Raises `UsageError`
+    for an unknown optimization, a contradiction, or a value that makes no sense.
+    """
+    known = study.optimizations
+    wanted = _switched(_words(on, known), _words(off, known), _words(only, known), known)
+    if wanted is not None:
+        study = _treat(study, cell_name(wanted, known))
+    if design is not None:
+        if design not in get_args(DesignKind):
+            raise UsageError(f"--design {design!r}; expected one of: {', '.join(get_args(DesignKind))}")
+        study = replace(study, design=replace(study.design, kind=design))
+    if seconds is not None:
+        if not 0 < seconds < math.inf:
+            raise UsageError(f"--seconds {seconds:g}; expected a number of seconds > 0")
+        # whoever asks for a time means it: the planner refuses one that can decide nothing, min_bursts would exceed it
+        study = replace(study, budget=replace(study.budget, seconds=seconds, min_bursts=1))
+    if seed is not None:
+        if seed < 0:
+            raise UsageError(f"--seed {seed}; expected a whole number >= 0")
+        study = replace(study, seed=seed)
+    return study
+
+
+def _words(names: tuple[str, ...], known: tuple[str, ...]) -> set[str] | None:
+    """The optimizations that words of the command line mean; None when there are none."""
+    found: set[str] = set()
+    for name in names:
+        if name not in (*known, "all", "none"):
+            raise UsageError(f"unknown optimization {name!r}; expected one of: {', '.join(known)}, all, none")
+        found |= set(known) if name == "all" else {name} - {"none"}
+    return found if names else None
+
+
+def _switched(
+    on: set[str] | None, off: set[str] | None, only: set[str] | None, known: tuple[str, ...]
+) -> set[str] | None:
+    if only is not None:
+        if on is not None or off is not None:
+            raise UsageError("--only stands alone; expected it without --on and --off")
+        return only
+    if on is None:
+        return None if off is None else set(known) - off
+    if off and (both := on & off):
+        raise UsageError(f"{', '.join(sorted(both))} both --on and --off; expected one of the two")
+    return on
+
+
+def _treat(study: Study, treatment: str) -> Study:
+    design = study.design
+    if treatment == design.baseline:
+        raise UsageError(f"these switches make the treatment {treatment!r}, which is the baseline; expected another")
+    expectations = tuple(
+        replace(each, arm=treatment) if each.arm == design.treatment else each for each in study.expectations
+    )
+    return replace(study, design=replace(design, treatment=treatment), expectations=expectations)
+
+
+def resolve(file: str, directory: Path) -> Path:
+    """The Locust file `file` of a study: beside the study, or in this project. Raises `StudyError`."""
+    for path in (directory / file, ROOT / file):
+        if path.is_file():
+            return path.resolve()
+    raise StudyError(f"no Locust file {file!r} in {directory} or in the project")

@@ -1,0 +1,450 @@
+"""The command line as its user meets it: what it says, where it says it, and the exit code."""
+
+from __future__ import annotations
+
+import datetime
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import webbrowser
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import pytest
+
+import reports
+from harness import runs, session
+from harness.cli import app
+from harness.errors import LoadError, StoreError, TargetError
+from harness.execute import host
+from harness.measure.store import FILE, Store
+from harness.plan import arms
+from harness.study.file import ROOT
+from harness.study.records import OPTIMIZATIONS, Budget, Expectation, Study
+from tests.harness.analyse.synthetic import a_run, a_study
+
+MET = Expectation(name="met", claim="x2", workload="surge", metric="throughput", at_least=2.0)
+MISSED = Expectation(name="missed", claim="x9", workload="surge", metric="throughput", at_least=9.0)
+OPEN = Expectation(name="open", claim="x4", workload="surge", metric="throughput", at_least=4.0)
+COMMANDS = ("run", "report", "list", "serve", "web")
+
+
+class Answer(NamedTuple):
+    """Exit code and what was said on the two streams."""
+
+    code: int
+    out: str
+    err: str
+
+
+Bench = Callable[..., Answer]
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Bench]:
+    """Runs a command line in this process, in an empty folder; nothing may end in a traceback."""
+    monkeypatch.chdir(tmp_path)
+    before = signal.getsignal(signal.SIGTERM)
+
+    def call(*arguments: str) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["synapsed-bench", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            app.main(arguments)
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        code = ended.value.code
+        return Answer(code if isinstance(code, int) else 0, out, err)
+
+    yield call
+    signal.signal(signal.SIGTERM, before)
+
+
+def refused(answer: Answer, fault: str) -> str:
+    """The one line of an error of the user's, checked for its form."""
+    assert answer.code == 2
+    (line,) = answer.err.splitlines()
+    start = f"synapsed-bench: {fault}: "
+    assert line.startswith(start)
+    return line.removeprefix(start)
+
+
+def made_up(root: Path, *expectations: Expectation, bursts: int = 12, complete: bool = True) -> Path:
+    """A run under `root` whose rows say that `all` is four times as fast."""
+    study = a_study(*expectations)
+    study = msgspec.structs.replace(study, budget=Budget(min_bursts=7, max_bursts=bursts))
+    with runs.create(root, study.name, datetime.datetime(2026, 11, 22, tzinfo=datetime.UTC)) as store:
+        for key, value in (
+            ("study", study),
+            ("directory", str(ROOT)),
+            ("environment", host.environment(ROOT)),
+            ("command", "synapsed-bench run made-up"),
+            ("started", 1e9),
+            ("rates", {}),
+            ("spent", 30.0),
+            ("complete", complete),
+            ("ended", 1e9 + 30),
+        ):
+            store.put(key, value)
+        fill(store, study, bursts)
+        return store.folder
+
+
+def fill(store: Store, study: Study, bursts: int) -> None:
+    measured = a_run(study, {"all": 0.25}, bursts)
+    for burst in measured.bursts:
+        store.add_burst(burst)
+    for row in measured.slices:
+        store.add_slice(row)
+    for reading in measured.readings:
+        store.add_reading(reading)
+
+
+def test_help_lists_every_command_and_each_explains_itself(bench: Bench) -> None:
+    answer = bench("--help")
+    assert answer.code == 0
+    assert all(f" {command} " in answer.out for command in COMMANDS)
+    for command in COMMANDS:
+        explained = bench(command, "--help")
+        assert explained.code == 0
+        assert "usage" in explained.out.lower()
+    assert "--resume" in bench("run", "--help").out
+    assert "--peers" in bench("serve", "--help").out
+
+
+def test_help_does_not_wait_for_what_it_does_not_need() -> None:
+    program = (
+        "import sys\nfrom harness.cli import app\n"
+        "try: app.main(['run', '--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'numpy', 'scipy', 'statsmodels', 'pandas', 'matplotlib', 'locust', 'gevent', 'psutil', 'jinja2'}\n"
+        "sys.stderr.write(', '.join(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Run a study" in done.stdout
+
+
+def test_the_planning_of_a_run_loads_no_statsmodels_and_no_charts() -> None:
+    program = (
+        "import sys\nfrom harness import session\n"
+        "heavy = {'statsmodels', 'pandas', 'matplotlib', 'locust', 'gevent', 'jinja2'}\n"
+        "sys.stderr.write(', '.join(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("bogus",), "bogus"),
+        (("run", "--bogus"), "--bogus"),
+        (("run", "--seconds", "soon"), "--seconds"),
+        (("web", "--port", "0"), "--port"),
+    ],
+)
+def test_a_usage_error_is_exit_2(bench: Bench, arguments: tuple[str, ...], named: str) -> None:
+    answer = bench(*arguments)
+    assert answer.code == 2
+    assert answer.out == ""
+    assert answer.err.startswith("Usage: synapsed-bench ")
+    assert named in answer.err
+
+
+@pytest.mark.parametrize(
+    ("what", "expected"),
+    [
+        ("studies", "quick"),
+        ("workloads", "scenarios/load/surge.py"),
+        ("optimizations", "circuit_breaker"),
+        ("metrics", "cpu_per_request"),
+    ],
+)
+def test_list(bench: Bench, monkeypatch: pytest.MonkeyPatch, what: str, expected: str) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    answer = bench("list", what)
+    assert (answer.code, answer.err) == (0, "")
+    assert expected in answer.out
+
+
+def test_list_names_every_optimization_and_what_can_be_listed(bench: Bench) -> None:
+    assert all(name in bench("list", "optimizations").out for name in OPTIMIZATIONS)
+    said = refused(bench("list", "everything"), "usage")
+    assert said == "cannot list 'everything'; expected one of: studies, workloads, optimizations, metrics"
+
+
+def test_dry_run_shows_the_plan_and_measures_nothing(bench: Bench, tmp_path: Path) -> None:
+    answer = bench("run", "--dry-run")
+    assert (answer.code, answer.err) == (0, "")
+    assert "arms: none, first-day-reuse, all" in answer.out
+    assert "workloads: surge, steady, dial" in answer.out
+    assert "bursts of about" in answer.out
+    assert "interval expected" in answer.out
+    assert " 1: surge, steady, dial on all, first-day-reuse, none, none-again" in answer.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dry_run_follows_the_switches(bench: Bench) -> None:
+    answer = bench("run", "quick", "--dry-run", "--only", "pooling,metrics", "--seconds", "500")
+    assert "arms: none, first-day-reuse, pooling+metrics" in answer.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault", "expected"),
+    [
+        (("run", "nope"), "study", "no study 'nope'; expected a study file or one of: "),
+        (("run", "--on", "poling"), "usage", "unknown optimization 'poling'; expected one of: pooling, "),
+        (("run", "--on", ","), "usage", "--on names nothing"),
+        (("run", "--on", "pooling", "--only", "metrics"), "usage", "--only stands alone"),
+        (("run", "--design", "fractal"), "usage", "--design 'fractal'; expected one of: on-off, "),
+        (("run", "--seconds", "-5"), "usage", "--seconds -5; expected"),
+        (("run", "--seconds", "1"), "study", "'connection latency' against 'none' gets 1 bursts, but 8 are the fewest"),
+        (("run", "--resume", "nope"), "store", "no run 'nope'; there are none in runs"),
+        (("run", "quick", "--resume", "x"), "usage", "--resume goes on with the run's own study"),
+        (("run", "--resume", "x", "--dry-run"), "usage", "--resume goes on with the run's own study"),
+        (("report",), "store", "no run 'latest'; there are none in runs"),
+        (("report", "nope", "--runs", "elsewhere"), "store", "no run 'nope'; there are none in elsewhere"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(
+    bench: Bench, tmp_path: Path, arguments: tuple[str, ...], fault: str, expected: str
+) -> None:
+    assert expected in refused(bench(*arguments), fault)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_malformed_study_is_one_line_with_its_place(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('name = "mine"\ntitle = "t"\n\n[[workload]]\nname = "w"\nusers = "many"\n')
+    said = refused(bench("run", "mine.toml"), "study")
+    assert said == "mine.toml:6: workload[1].users: expected a whole number, got text in quotes"
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_stored_run_is_judged_again(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    folder = made_up(tmp_path / "runs", MET)
+    answer = bench("report", "--open")
+    assert (answer.code, answer.err) == (0, "")
+    assert "MET" in answer.out
+    assert f"report: runs/{folder.name}/report.html\n" in answer.out
+    assert opened == [(folder / "report.html").as_uri()]
+    assert msgspec.json.decode((folder / "summary.json").read_bytes())["verdicts"][0]["outcome"] == "MET"
+
+
+def test_a_run_of_another_schema_is_refused(bench: Bench, tmp_path: Path) -> None:
+    folder = made_up(tmp_path / "runs")
+    with closing(sqlite3.connect(folder / FILE)) as connection:
+        connection.execute("pragma user_version = 99")
+    assert "schema version 99" in refused(bench("report"), "store")
+    assert "schema version 99" in refused(bench("run", "--resume", folder.name), "store")
+
+
+def test_a_run_without_rows_has_nothing_to_report(bench: Bench, tmp_path: Path) -> None:
+    made_up(tmp_path / "runs", bursts=0)
+    assert "holds no measurement yet" in refused(bench("report"), "store")
+
+
+def test_a_run_cannot_go_on_on_another_machine(bench: Bench, tmp_path: Path) -> None:
+    folder = made_up(tmp_path / "runs")
+    with Store.open(folder) as store:
+        store.put("environment", msgspec.structs.replace(host.environment(ROOT), cpu="Abacus 3000"))
+    assert "cannot go on here: its cpu was Abacus 3000, now it is " in refused(
+        bench("run", "--resume", "latest"), "store"
+    )
+
+
+def test_a_run_does_not_go_on_with_other_packages(bench: Bench, tmp_path: Path) -> None:
+    folder = made_up(tmp_path / "runs")
+    here = host.environment(ROOT)
+    with Store.open(folder) as store:
+        store.put("environment", msgspec.structs.replace(here, packages={**here.packages, "locust": "0.1"}))
+    said = refused(bench("run", "--resume", "latest"), "store")
+    assert f"its packages was locust 0.1, now it is locust {here.packages['locust']}" in said
+
+
+def test_a_resumed_run_says_that_the_revision_changed(bench: Bench, tmp_path: Path) -> None:
+    folder = made_up(tmp_path / "runs")
+    with Store.open(folder) as store:
+        store.put("environment", msgspec.structs.replace(host.environment(ROOT), revision="0" * 40))
+    assert bench("run", "--resume", "latest").err == ""
+    assert "begun at revision 000000000000 and resumed at " in (folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize(("complete", "method"), [(True, "signed rank"), (False, "sequential")])
+def test_who_ends_a_run_early_gets_intervals_that_allow_for_it(
+    bench: Bench, tmp_path: Path, complete: bool, method: str
+) -> None:
+    """Whoever may stop when the numbers please him may not use intervals of a fixed length."""
+    folder = made_up(tmp_path / "runs", MET, complete=complete)
+    assert bench("report", "latest").code == 0
+    summary = msgspec.json.decode((folder / "summary.json").read_bytes())
+    assert {each["estimate"]["method"] for each in summary["verdicts"]} == {method}
+    assert ("hold whenever one stops" in (folder / "report.html").read_text()) is not complete
+
+
+def test_a_resumed_run_does_not_forget_that_a_process_died(bench: Bench, tmp_path: Path) -> None:
+    folder = made_up(tmp_path / "runs", MET, complete=False)
+    with Store.open(folder) as store:
+        store.put("ended_by", "target all (pid 7) died: exit code 1")
+    bench("run", "--resume", "latest")
+    page = (folder / "report.html").read_text()
+    assert "ended by: target all (pid 7) died: exit code 1; it was resumed" in page
+
+
+@pytest.mark.parametrize(
+    ("expectations", "strict", "code"),
+    [((MET,), (), 0), ((MET,), ("--strict",), 0), ((MET, MISSED), ("--strict",), 1), ((OPEN,), ("--strict",), 3)],
+)
+def test_exit_codes_of_a_run_whose_bursts_are_all_there(
+    bench: Bench, tmp_path: Path, expectations: tuple[Expectation, ...], strict: tuple[str, ...], code: int
+) -> None:
+    folder = made_up(tmp_path / "runs", *expectations)
+    answer = bench("run", "--resume", str(folder), *strict)
+    assert (answer.code, answer.err) == (code, "")
+    assert (folder / "report.html").exists()
+
+
+def test_an_invalid_run_is_exit_4(bench: Bench, tmp_path: Path) -> None:
+    folder = made_up(tmp_path / "runs", MET)
+    with Store.open(folder) as store:
+        rows = store.measured().slices
+    with closing(sqlite3.connect(folder / FILE, isolation_level=None)) as connection:
+        for number, row in enumerate(rows, 1):  # half of the requests failed on every arm
+            failed = msgspec.structs.replace(row, started=2 * row.answered, failed={"refused": row.answered})
+            connection.execute("update slice set row = ? where id = ?", (msgspec.msgpack.encode(failed), number))
+    answer = bench("run", "--resume", "latest", "--strict")
+    assert answer.code == 4
+    assert "INVALID" in answer.out
+
+
+class _Ends:
+    """Stands in for the pipeline: measures `bursts`, then ends as it is told."""
+
+    def __init__(self, bursts: int, error: BaseException) -> None:
+        self.bursts, self.error = bursts, error
+
+    def run(self, study: Study, store: Store, *_: Any) -> None:
+        assert arms.layout(study)
+        fill(store, study, self.bursts)
+        raise self.error
+
+
+STUDY = """
+name = "mine"
+title = "t"
+[budget]
+min_bursts = 2
+[[workload]]
+name = "surge"
+file = "scenarios/load/surge.py"
+"""
+
+
+@pytest.mark.parametrize(
+    ("bursts", "error", "code", "said"),
+    [
+        (0, TargetError("target all died"), 2, "synapsed-bench: target: target all died\n"),
+        (0, KeyboardInterrupt(), 130, ""),
+        (2, LoadError("load died"), 4, "synapsed-bench: load: load died; what was measured is kept in runs/"),
+        (2, StoreError("disk\n is full"), 4, "synapsed-bench: store: disk is full; what was measured is kept in runs/"),
+        (2, KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_however_a_run_ends_what_was_measured_is_kept(
+    bench: Bench,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    bursts: int,
+    error: BaseException,
+    code: int,
+    said: str,
+) -> None:
+    monkeypatch.setattr(session, "pipeline", _Ends(bursts, error))
+    (tmp_path / "mine.toml").write_text(STUDY)
+    answer = bench("run", "mine.toml")
+    assert answer.code == code
+    assert answer.err.startswith(said)
+    assert answer.err.count("\n") == (1 if said else 0)
+    kept = list((tmp_path / "runs").iterdir())
+    if not bursts:
+        assert kept == []
+        return
+    folder = (tmp_path / "runs" / "latest").resolve()
+    assert f"go on with: synapsed-bench run --resume runs/{folder.name}" in answer.out
+    assert str(error) in (folder / "report.html").read_text() or "Ctrl-C" in (folder / "report.html").read_text()
+    summary = msgspec.json.decode((folder / "summary.json").read_bytes())
+    assert summary["complete"] is False
+    assert summary["valid"] is isinstance(error, KeyboardInterrupt)  # a system that died is not judged
+    again = bench("report", "latest")
+    assert ("INVALID" in again.out) is not summary["valid"]
+
+
+def test_a_bug_of_ours_is_never_the_exit_code_of_a_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(session, "pipeline", _Ends(2, ValueError("off by one")))
+    (tmp_path / "mine.toml").write_text(STUDY)
+    with pytest.raises(SystemExit) as ended:
+        app.main(("run", "mine.toml"))
+    told = capsys.readouterr().err
+    assert ended.value.code == 4
+    assert "Traceback" in told  # for the bug report
+    assert told.splitlines()[-1].startswith("synapsed-bench: a bug of ours: ValueError: off by one; ")
+
+
+def test_a_report_that_cannot_be_written_does_not_hide_why_the_run_ended(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(session, "pipeline", _Ends(2, TargetError("target all died")))
+    monkeypatch.setattr(reports, "write", full)
+    (tmp_path / "mine.toml").write_text(STUDY)
+    answer = bench("run", "mine.toml")
+    assert answer.code == 4
+    assert answer.err.startswith("synapsed-bench: target: target all died; what was measured is kept in runs/")
+    assert "No space left on device" in answer.out
+
+
+def test_a_report_that_cannot_be_written_is_one_line(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    folder = made_up(tmp_path / "runs")
+    monkeypatch.setattr(reports, "write", full)
+    said = refused(bench("report"), "store")
+    assert said == f"the report cannot be written to runs/{folder.name}: No space left on device"
+
+
+@pytest.fixture
+def taken() -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        yield str(other.getsockname()[1])
+
+
+def test_a_taken_port_is_one_line_for_the_web_ui(bench: Bench, taken: str) -> None:
+    said = refused(bench("web", "--port", taken), "usage")
+    assert said == f"cannot listen on 127.0.0.1:{taken}: Address already in use; choose another with --port"
+
+
+def test_a_taken_port_is_one_line_for_a_node(bench: Bench, taken: str) -> None:
+    answer = bench("serve", "--port", taken)
+    assert answer.code == 2
+    assert answer.err.startswith(f"serve: cannot listen on 127.0.0.1:{taken}: ")
+    assert answer.err.count("\n") == 1
+
+
+def test_an_unknown_optimization_of_a_node_is_one_line(bench: Bench) -> None:
+    answer = bench("serve", "--on", "poling")
+    assert answer.code == 2
+    assert answer.err.startswith("serve: unknown optimization 'poling'; expected one of: pooling")
+    assert answer.err.count("\n") == 1

@@ -1,0 +1,102 @@
+"""Stored runs on the command line: exported values are what `judge` reads, and two runs are held side by side."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from harness.analyse.analysis import analyse
+from harness.measure.store import Store
+from harness.study.records import Expectation
+from reports import frames
+from tests.harness.analyse.synthetic import a_run, a_study
+from tests.harness.cli.test_app import MET, MISSED, Bench, bench, made_up, refused
+
+__all__ = ["bench"]
+
+
+def test_exported_values_are_those_that_were_judged(bench: Bench, tmp_path: Path) -> None:
+    folder = made_up(tmp_path / "runs", MET)
+    answer = bench("export", folder.name, "--workload", "surge")
+    rows = list(csv.DictReader(io.StringIO(answer.out)))
+    assert (answer.code, answer.err) == (0, "")
+    assert tuple(rows[0]) == frames.VALUES
+    with Store.open(folder) as store:
+        slices = {(row.burst, row.block, row.arm): row for row in store.measured().slices if row.workload == "surge"}
+    found = {
+        (int(r["burst"]), int(r["pair"]), r["arm"]): float(r["value"]) for r in rows if r["metric"] == "throughput"
+    }
+    assert found == pytest.approx({key: row.answered / row.seconds for key, row in slices.items()})
+    assert {row["request"] for row in rows if row["metric"] == "latency_p50"} == {"request"}
+
+
+def test_what_is_exported_can_be_judged(bench: Bench, tmp_path: Path) -> None:
+    made_up(tmp_path / "runs", MET)
+    assert bench("export", "--workload", "surge", "-o", "pairs.csv").code == 0
+    judged = bench(
+        "judge", "pairs.csv", "--a", "none", "--b", "all", "--expect", "throughput>=2", "--json", "found.json"
+    )
+    assert judged.code == 0
+    own = analyse(a_study(MET), a_run(a_study(MET), {"all": 0.25}, 12)).verdicts[0]
+    (found,) = json.loads((tmp_path / "found.json").read_text())["verdicts"]
+    assert own.contrast
+    assert own.contrast.estimate
+    assert found["estimate"]["ratio"] == pytest.approx(own.contrast.estimate.ratio)
+
+
+def test_json_lines_and_readings_are_exported_too(bench: Bench, tmp_path: Path) -> None:
+    made_up(tmp_path / "runs")
+    rows = [json.loads(line) for line in bench("export", "latest", "--format", "json").out.splitlines()]
+    assert {"slice", "reading"} <= {row["source"] for row in rows}
+    assert all(row["unit"] == "B" for row in rows if row["metric"] == "target_memory")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("export", "--format", "xlsx"), "--format 'xlsx'; expected one of: csv, json"),
+        (("export", "--workload", "bulk"), "--workload 'bulk'; expected one of: surge"),
+    ],
+)
+def test_a_wrong_word_is_one_line(bench: Bench, tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+    made_up(tmp_path / "runs")
+    assert refused(bench(*arguments), "usage") == said
+
+
+def test_an_export_that_cannot_be_written_is_one_line(bench: Bench, tmp_path: Path) -> None:
+    made_up(tmp_path / "runs")
+    assert "no/x.csv: cannot be written: No such file" in refused(bench("export", "-o", "no/x.csv"), "store")
+
+
+def test_two_runs_of_one_study_agree(bench: Bench, tmp_path: Path) -> None:
+    first, second = made_up(tmp_path / "runs", MET, MISSED), made_up(tmp_path / "runs", MET, MISSED)
+    assert first != second
+    answer = bench("compare", first.name, second.name)
+    assert answer.code == 0
+    assert answer.out.count("yes") == 2
+    assert "agree: their intervals overlap" in " ".join(answer.out.split())
+
+
+def test_a_contradiction_is_exit_1_and_shown(bench: Bench, tmp_path: Path) -> None:
+    first = made_up(tmp_path / "runs", MET)
+    contrary = Expectation(**{**msgspec.structs.asdict(MET), "at_least": 8.0})
+    second = made_up(tmp_path / "runs", contrary)
+    answer = bench("compare", first.name, second.name)
+    assert answer.code == 1
+    assert "MISSED" in answer.out
+    assert " no" in answer.out
+
+
+def test_estimates_apart_are_told() -> None:
+    study = a_study(MET)
+    one, other = (analyse(study, a_run(study, {"all": shift}, 12, sd_pair=0.01)) for shift in (0.25, 0.5))
+    both = frames.estimates(one, other)
+    apart = both[~both["agree"]]
+    assert set(both["role"]) >= {"treatment", "a/a"}
+    assert "throughput" in set(apart["metric"])
+    assert "a/a" not in set(apart["role"])

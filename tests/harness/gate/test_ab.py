@@ -1,0 +1,176 @@
+"""Two programs without a study file: what the command line may say, and a real server that is slower than itself."""
+
+from __future__ import annotations
+
+import datetime
+import io
+import socket
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from harness.cli.app import app
+from harness.errors import TargetError, UsageError
+from harness.execute.launch import arm_plan
+from harness.execute.ports import free_port, placed
+from harness.gate.ab import Ask, duel, run, target
+from harness.gate.rules import MAX_PAIRS, Margins, Policy
+from harness.gate.session import Setting
+from harness.study.records import Target
+
+SHORT = Policy(alpha_fail=0.1, min_bursts=1, max_bursts=1, margins=Margins(fail=0.2, passing=0.5))
+"one burst beside other tests: what they do to equal arms must not look like a difference"
+SERVER = """
+import asyncio, sys, time
+async def serve(reader, writer):
+    while await reader.readline():
+        while (await reader.readline()).strip():
+            pass
+        until = time.perf_counter() + float(sys.argv[2])
+        while time.perf_counter() < until:
+            pass
+        writer.write(b"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\nok")
+    writer.close()
+async def main():
+    server = await asyncio.start_server(serve, "127.0.0.1", int(sys.argv[1]))
+    print("listening", flush=True)
+    await server.serve_forever()
+asyncio.run(main())
+"""
+LOCUST = """
+from locust import FastHttpUser, task
+class Visitor(FastHttpUser):
+    @task
+    def one(self):
+        self.client.get("/one")
+    @task
+    def other(self):
+        self.client.get("/other")
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A Locust file with two request names, and the server beside it."""
+    (tmp_path / "server.py").write_text(SERVER)
+    (tmp_path / "visit.py").write_text(LOCUST)
+    return tmp_path / "visit.py"
+
+
+def setting(folder: Path) -> Setting:
+    console, now = Console(file=io.StringIO(), width=100), datetime.datetime.now(datetime.UTC)
+    return Setting(folder, folder / "runs", "again", "a", "b", console, now)
+
+
+@pytest.mark.parametrize("ready", ["", "url:/"])
+def test_a_slower_program_fails_with_its_size(file: Path, ready: str) -> None:
+    ask = Ask(file, "python server.py {port} 0", "python server.py {port} 0.002", ready=ready, users=4)
+    here = setting(file.parent)
+    assert run(ask, here, SHORT) == 1
+    told = " ".join(here.console.file.getvalue().split())  # type: ignore[attr-defined]
+    assert "FAIL: b against a: median latency" in told
+    assert "% worse" in told
+
+
+def test_an_open_rate_and_one_request(file: Path) -> None:
+    asked = duel(Ask(file, "x", "y", rate=50.0, request="/one", seconds=20.0, max_error_ratio=0.5))
+    (workload,) = asked.study.workloads
+    assert (workload.arrivals, workload.rate, workload.request, workload.max_error_ratio) == (
+        "poisson",
+        50.0,
+        "/one",
+        0.5,
+    )
+    assert asked.study.budget.seconds == 20.0
+    assert [each.label for each in asked.judged] == ["latency_p50", "cpu_per_request"]
+    assert asked.study.title == "y against x"
+    assert workload.slice_seconds == 0.6  # 30 arrivals
+    assert asked.study.budget.blocks == MAX_PAIRS  # the pairs of a burst share a layout: the margins allow for so many
+
+
+def test_a_rate_too_low_for_slices_is_refused(file: Path) -> None:
+    with pytest.raises(UsageError, match=r"--rate 5; expected 0 or at least 10 arrivals a second"):
+        duel(Ask(file, "x", "y", rate=5.0))
+
+
+def test_a_program_that_ends_at_once_leaves_no_run(file: Path) -> None:
+    ask = Ask(file, "python server.py {port} 0", "python -c 'raise SystemExit(\"no such option\")' {port}")
+    with pytest.raises(TargetError, match=r"target b ended before it was ready.*no such option"):
+        run(ask, setting(file.parent), SHORT)
+    assert not list((file.parent / "runs").glob("2*"))
+
+
+@pytest.mark.parametrize(
+    ("command", "ready", "words", "shown"),
+    [
+        ("serve --port {port}", "", ("serve", "--port", "{port}"), "port:127.0.0.1:{port}"),
+        ("serve 'a b' $HOME", "", ("serve", "a b", "$HOME"), "line"),
+        ("serve {port}", "port:localhost:{port}", ("serve", "{port}"), "port:localhost:{port}"),
+        ("serve {port}", "url:/health", ("serve", "{port}"), "url:http://127.0.0.1:{port}/health"),
+        ("serve {port}", "url:http://h:{port}/x", ("serve", "{port}"), "url:http://h:{port}/x"),
+        ("serve {port}", "pattern:^up$", ("serve", "{port}"), "pattern:^up$"),
+    ],
+)
+def test_a_command_is_split_and_never_given_to_a_shell(
+    command: str, ready: str, words: tuple[str, ...], shown: str
+) -> None:
+    found = target(command, ready, "--a")
+    assert (found.command, found.ready) == (words, shown)
+
+
+@pytest.mark.parametrize(
+    ("command", "ready", "told"),
+    [
+        ("", "", "--a is empty"),
+        ("serve 'x", "", "no closing quotation"),
+        ("serve", "port", "needs {port} in the command"),
+        ("serve", "soon", "expected line, port"),
+        ("serve", "port:localhost:80", "a, b and a twin of a run at the same time; expected {port} in it"),
+        ("serve {port}", "url:http://h:1/x", "a, b and a twin of a run at the same time; expected {port} in it"),
+        ("serve", "url:", "expected line, port"),
+        ("serve", "pattern:(", "expected a regular expression"),
+    ],
+)
+def test_a_command_that_cannot_be_run(command: str, ready: str, told: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        target(command, ready, "--a")
+    assert told in str(caught.value)
+
+
+def test_every_start_gets_a_port_of_its_own_and_locust_learns_it(file: Path) -> None:
+    asked = duel(Ask(file, "serve {port}", "serve --quiet {port}"))
+    plans = [arm_plan(asked.study, arm, file.parent) for arm in (*asked.study.arms, *asked.study.arms)]
+    ports = [plan.command[-1] for plan in plans]
+    assert len(set(ports)) > 1
+    for plan, port in zip(plans, ports, strict=True):
+        assert plan.load_env["LOCUST_HOST"] == f"http://127.0.0.1:{port}"
+        assert plan.readiness.value == f"127.0.0.1:{port}"
+
+
+@pytest.mark.parametrize(
+    ("ready", "url"),
+    [
+        ("line", ""),
+        ("port:h:8", "http://h:8"),
+        ("port::8", "http://127.0.0.1:8"),
+        ("url:https://h:9/up?x", "https://h:9"),
+    ],
+)
+def test_the_load_goes_where_readiness_is_seen(ready: str, url: str) -> None:
+    found = placed(Target(kind="command", command=("serve",), ready=ready))
+    assert found == (Target(kind="command", command=("serve",), ready=ready), url)
+
+
+def test_a_port_in_the_environment_counts_too() -> None:
+    found, url = placed(Target(kind="command", command=("serve",), env={"PORT": "{port}"}))
+    assert url == f"http://127.0.0.1:{found.env['PORT']}"
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", free_port()))
+
+
+def test_the_command_line_asks_for_a_file_that_exists(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["ab", "-f", str(tmp_path / "none.py"), "--a", "x", "--b", "y"])
+    assert isinstance(result.exception, UsageError)
+    assert "there is no such Locust file" in str(result.exception)

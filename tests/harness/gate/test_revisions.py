@@ -1,0 +1,148 @@
+"""Worktrees and environments of revisions, in a repository of two commits made for the test."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from harness.errors import UsageError
+from harness.gate import revisions
+from harness.gate.revisions import Revision, prepare
+
+
+def git(where: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
+    command = ["git", "-C", str(where), *identity, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def a_commit(where: Path, **files: str) -> str:
+    for name, text in files.items():
+        (where / name.replace("_", ".")).write_text(text)
+    git(where, "add", "-A")
+    git(where, "commit", "-q", "--allow-empty", "-m", "next")
+    return git(where, "rev-parse", "HEAD")
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """Two commits: code.txt says one, then two; both with the same lock."""
+    where = tmp_path / "repository"
+    where.mkdir()
+    git(where, "init", "-q", "-b", "main")
+    a_commit(where, code_txt="one", requirements_lock="a==1\n")
+    a_commit(where, code_txt="two")
+    return where
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
+    """The commands that would build environments; making a venv makes its folder."""
+    commands: list[Sequence[str]] = []
+
+    def build(command: Sequence[str]) -> None:
+        commands.append(command)
+        if "venv" in command:
+            Path(command[-1]).mkdir(parents=True)
+
+    monkeypatch.setattr(revisions, "_build", build)
+    return commands
+
+
+def ready(root: Path, *names: str, build: bool = False) -> tuple[Revision, ...]:
+    return prepare(root, root.parent / "cache", names, lambda text: None, build=build)
+
+
+def test_each_revision_gets_a_clean_tree_and_the_checkout_is_left_alone(repository: Path) -> None:
+    (repository / "code.txt").write_text("uncommitted")
+    base, head = ready(repository, "HEAD~1", "main")
+    assert [(each.tree / "code.txt").read_text() for each in (base, head)] == ["one", "two"]
+    assert (repository / "code.txt").read_text() == "uncommitted"
+    assert revisions.dirty(repository)
+    assert head.commit == git(repository, "rev-parse", "HEAD")
+    assert str(base) == f"HEAD~1 ({base.commit[:10]})"
+    assert str(ready(repository, head.commit[:8])[0]) == head.commit[:10]
+    assert base.python == head.python == sys.executable
+
+
+def test_a_tree_is_kept_while_it_is_clean(repository: Path) -> None:
+    (first,) = ready(repository, "HEAD")
+    (first.tree / "kept.pyc").write_text("untracked files of an earlier gate stay")
+    (again,) = ready(repository, "main")
+    assert again.tree == first.tree
+    assert (again.tree / "kept.pyc").exists()
+    (first.tree / "code.txt").write_text("tampered")
+    (clean,) = ready(repository, "HEAD")
+    assert (clean.tree / "code.txt").read_text() == "two"
+    git(first.tree, "checkout", "-q", "--detach", "HEAD~1")
+    (right,) = ready(repository, "HEAD")
+    assert (right.tree / "code.txt").read_text() == "two"
+
+
+def test_a_deleted_cache_is_made_anew(repository: Path) -> None:
+    (first,) = ready(repository, "HEAD")
+    subprocess.run(["rm", "-rf", str(first.tree.parent)], check=True)
+    (again,) = ready(repository, "HEAD")
+    assert (again.tree / "code.txt").read_text() == "two"
+
+
+def test_one_environment_per_lock(repository: Path, built: list[Sequence[str]]) -> None:
+    a_commit(repository, requirements_lock="a==2\n")
+    told: list[str] = []
+    found = prepare(repository, repository.parent / "cache", ("HEAD~2", "HEAD~1", "HEAD"), told.append)
+    assert found[0].python == found[1].python != found[2].python
+    assert len(built) == 4  # a venv and its packages, twice
+    assert len(told) == 2
+    assert str(found[0].tree / "requirements.lock") in built[1]
+    assert "--require-hashes" in built[1]
+    ready(repository, "HEAD", "HEAD~1", build=True)
+    assert len(built) == 4
+
+
+def test_an_unfinished_environment_is_built_again(
+    repository: Path, built: list[Sequence[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(command: Sequence[str]) -> None:
+        if "install" in command:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(revisions, "_build", killed)
+        with pytest.raises(KeyboardInterrupt):
+            ready(repository, "HEAD", build=True)
+    ready(repository, "HEAD", build=True)
+    assert len(built) == 2
+
+
+def test_no_build_needs_equal_locks(repository: Path) -> None:
+    (repository / "requirements.lock").write_text("a==3\n")
+    with pytest.raises(UsageError, match=r"--no-build: the requirements.lock of .* differs"):
+        ready(repository, "HEAD")
+
+
+def test_a_revision_without_a_lock(repository: Path) -> None:
+    git(repository, "rm", "-q", "requirements.lock")
+    a_commit(repository)
+    with pytest.raises(UsageError, match=r"has no requirements\.lock"):
+        ready(repository, "HEAD", build=True)
+
+
+@pytest.mark.parametrize("name", ["nowhere", "--help", "HEAD:code.txt"])
+def test_an_unknown_revision_is_a_usage_error(repository: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="is no revision"):
+        ready(repository, name)
+
+
+def test_outside_a_repository(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not a git repository"):
+        ready(tmp_path, "HEAD")
+
+
+def test_a_failed_build_says_why_in_one_line() -> None:
+    script = "import sys; print('noise\\nno matching distribution', file=sys.stderr); sys.exit(1)"
+    with pytest.raises(UsageError, match=r"failed: no matching distribution \(--no-build"):
+        revisions._build([sys.executable, "-c", script])

@@ -1,0 +1,117 @@
+"""A duel that ends badly: the reports that were asked for say so, and none of an earlier run speaks for it."""
+
+from __future__ import annotations
+
+import datetime
+import io
+import json
+from pathlib import Path
+from xml.etree import ElementTree as xml
+
+import pytest
+from rich.console import Console
+
+from harness import pipeline, session
+from harness.errors import BenchError, MeasurementVoid, StoreError, TargetError, UsageError
+from harness.gate import session as duel_session
+from harness.gate.rules import Policy
+from harness.gate.session import Setting
+from harness.gate.two_arms import DuelSteering, duel
+from harness.measure.store import Store
+from harness.study.records import Arm, Workload
+from tests.harness.analyse.synthetic import a_run
+
+DIED = TargetError("target head (pid 7) died: killed by SIGKILL")
+
+
+def steering() -> DuelSteering:
+    workload = Workload(name="surge", file="surge.py")
+    policy = Policy()
+    return DuelSteering(
+        duel("gate", "head against base", (Arm(name="base"), Arm(name="head")), (workload,), 60, policy)
+    )
+
+
+def setting(folder: Path) -> Setting:
+    files = (("markdown", folder / "gate.md"), ("junit", folder / "gate.xml"))
+    for _, path in files:
+        path.write_text("PASS of yesterday")
+    console, now = Console(file=io.StringIO(), width=100), datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)
+    return Setting(folder, folder / "runs", "again", "base", "head", console, now, files, clock=lambda: 0.0)
+
+
+def ending_with(error: BaseException | None, bursts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A measurement that keeps so many bursts of equal arms and then ends so."""
+
+    def run(study: object, store: Store, *_: object) -> None:
+        measured = a_run(steering().asked.study, {}, bursts)
+        for burst in measured.bursts:
+            store.add_burst(burst)
+        for row in measured.slices:
+            store.add_slice(row)
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(pipeline, "run", run)
+
+
+@pytest.mark.parametrize(("bursts", "kind"), [(0, TargetError), (20, MeasurementVoid)])
+def test_a_dead_process_is_invalid_in_every_report(
+    bursts: int, kind: type[BenchError], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ending_with(DIED, bursts, monkeypatch)
+    with pytest.raises(kind, match="killed by SIGKILL"):
+        duel_session.run(steering(), setting(tmp_path))
+    told = (tmp_path / "gate.md").read_text()
+    assert "INVALID: target head (pid 7) died: killed by SIGKILL" in told
+    assert "PASS" not in told
+    suite = xml.fromstring((tmp_path / "gate.xml").read_bytes())[0]
+    assert suite.get("errors") == suite.get("tests") != "0"
+    assert len(list((tmp_path / "runs").glob("2026*"))) == (bursts > 0)
+
+
+@pytest.mark.parametrize("bursts", [0, 20])
+def test_ctrl_c_is_no_verdict_either(bursts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ending_with(KeyboardInterrupt(), bursts, monkeypatch)
+    assert duel_session.run(steering(), setting(tmp_path)) == 130
+    assert "INVALID: interrupted before there was a verdict" in (tmp_path / "gate.md").read_text()
+
+
+def test_the_report_is_headed_by_the_word_and_so_it_is_when_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ending_with(None, 20, monkeypatch)
+    assert duel_session.run(steering(), setting(tmp_path)) == 0
+    (folder,) = (tmp_path / "runs").glob("2026*")
+    pages = [folder / name for name in ("report.html", "summary.json")]
+    written = [page.read_bytes() for page in pages]
+    word = "PASS: head is not worse than base: "
+    assert json.loads(written[1])["answer"].startswith(word)
+    assert f">{word}" in written[0].decode()
+    console = Console(file=io.StringIO(), width=100)
+    session.report(folder, console)
+    assert [page.read_bytes() for page in pages] == written
+    assert word in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_report_that_cannot_be_written_does_not_hide_the_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise StoreError("no space left on device")
+
+    ending_with(DIED, 20, monkeypatch)
+    monkeypatch.setattr(duel_session, "write_views", full)
+    here = setting(tmp_path)
+    with pytest.raises(MeasurementVoid, match="killed by SIGKILL"):
+        duel_session.run(steering(), here)
+    assert "no space left on device" in here.console.file.getvalue()  # type: ignore[attr-defined]
+    assert not (tmp_path / "gate.md").exists()
+
+
+def test_what_cannot_be_replaced_is_told_before_anything_is_measured(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(StoreError, match="folder: cannot be replaced"):
+        duel_session.clear((("junit", tmp_path / "folder"),))
+    with pytest.raises(UsageError, match="there is no folder"):
+        duel_session.clear((("junit", tmp_path / "no" / "x.xml"),))
