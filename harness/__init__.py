@@ -1,1 +1,1 @@
-"""Studies: design -> schedule -> execute -> measure -> analyse -> verdict -> gate. Start reading at `pipeline.py`."""
+"""Studies: study -> plan -> execute -> measure -> analyse -> gate, a folder each. Start reading at `pipeline.py`."""

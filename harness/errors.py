@@ -6,6 +6,9 @@ measurement after it.
 
 from __future__ import annotations
 
+INTERRUPTED = 130
+"exit code after Ctrl-C"
+
 
 class BenchError(Exception):
     """Base of every error shown to a user without a traceback."""

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from harness.analyse import resample
 from harness.analyse.centre import centre_interval, too_few
 from harness.analyse.contrast import Pairs, burst_medians
+from harness.gate import resample
 from harness.gate.rules import Policy
 from harness.plan.budget import bursts_needed
 

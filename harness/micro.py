@@ -20,12 +20,11 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from harness.analyse.micro import OFF, ON, CaseResult, Reading, Room, analyse
-from harness.errors import BenchError, MeasurementVoid, StoreError
+from harness.errors import INTERRUPTED, BenchError, MeasurementVoid, StoreError
 from harness.execute import host
 from harness.execute.micro import ROOMS, Job, catalogue, measure, merge, readings
 from harness.study.file import ROOT
 
-INTERRUPTED = 130
 LEAST_ROUNDS = 7
 "so many unanimous rounds give a bounded 95 % interval, with one to spare"
 SECONDS_PER_ROOM = 20.0

@@ -1,4 +1,4 @@
-"""A study from file to verdict, on one screen: design -> schedule -> execute -> measure -> analyse.
+"""A study from file to verdict, on one screen: study -> plan -> execute -> measure -> analyse.
 
 Rows are in the store as soon as they exist, and burst n is a pure function of study and n, so a run that was
 interrupted anywhere goes on where it stopped.
@@ -19,7 +19,7 @@ from harness.analyse.analysis import analyse, interim
 from harness.analyse.records import Analysis, Verdict
 from harness.errors import MeasurementVoid, TargetError
 from harness.execute import burst
-from harness.execute.launch import arm_plan
+from harness.execute.launch import arm_spec
 from harness.measure.records import Burst, Measured
 from harness.measure.store import Store
 from harness.plan import arms, arrivals, budget, schedule
@@ -30,7 +30,7 @@ CAPACITY_READINGS = 3
 Rates = dict[str, float]
 Cells = tuple[tuple[str, tuple[str, ...]], ...]
 "workloads, each with its arms"
-Start = Callable[[schedule.BurstPlan, Cells], burst.BurstPlan]
+Start = Callable[[schedule.BurstPlan, Cells], burst.BurstSpec]
 
 
 class Display(Protocol):
@@ -47,7 +47,7 @@ class Steering:
     def __init__(self, study: Study) -> None:
         self._study = study
 
-    def processes(self, planned: schedule.BurstPlan, processes: burst.BurstPlan) -> burst.BurstPlan:
+    def processes(self, planned: schedule.BurstPlan, processes: burst.BurstSpec) -> burst.BurstSpec:
         """The processes of this burst, as they are to be started."""
         return processes
 
@@ -68,7 +68,7 @@ def run(study: Study, store: Store, directory: Path, display: Display, steering:
     forecast = budget.forecast(study, layout)
     display.forecast(forecast)
 
-    def start(plan: schedule.BurstPlan, cells: Cells) -> burst.BurstPlan:
+    def start(plan: schedule.BurstPlan, cells: Cells) -> burst.BurstSpec:
         return steering.processes(plan, _processes(study, plan.arms, plan.number, cells, directory))
 
     rates = store.find("rates", Rates)
@@ -181,7 +181,7 @@ def _capacity(live: burst.RunningBurst, arm: str, workload: str) -> float:
     return found
 
 
-def _processes(study: Study, names: tuple[str, ...], number: int, cells: Cells, directory: Path) -> burst.BurstPlan:
+def _processes(study: Study, names: tuple[str, ...], number: int, cells: Cells, directory: Path) -> burst.BurstSpec:
     """What to start: the workloads of the burst, and the study's first sliced one for the fixed work."""
     by_name = {arm.name: arm for arm in arms.layout(study).arms}
     wanted = {name for name, _ in cells}
@@ -191,9 +191,9 @@ def _processes(study: Study, names: tuple[str, ...], number: int, cells: Cells, 
     if episode is None and work is not None and work.name not in wanted:
         loaded.append(work)
     seed = study.seed + number
-    return burst.BurstPlan(
+    return burst.BurstSpec(
         number=number,
-        arms=tuple(arm_plan(study, by_name[name], directory, episode, seed) for name in names),
+        arms=tuple(arm_spec(study, by_name[name], directory, episode, seed) for name in names),
         workloads=tuple(loaded),
         memory_requests=study.budget.memory_requests,
         memory_workload=work.name if work is not None and episode is None else "",

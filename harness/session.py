@@ -20,7 +20,7 @@ from harness import pipeline, runs
 from harness.analyse.analysis import analyse
 from harness.analyse.records import Analysis
 from harness.display import RunDisplay
-from harness.errors import BenchError, MeasurementVoid, StoreError
+from harness.errors import INTERRUPTED, BenchError, MeasurementVoid, StoreError
 from harness.execute import host
 from harness.measure.records import Environment, Measured
 from harness.measure.store import Store
@@ -31,7 +31,6 @@ from harness.study.records import Study
 if TYPE_CHECKING:
     from reports.info import RunInfo
 
-INTERRUPTED = 130
 CTRL_C = "Ctrl-C"
 
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from harness.analyse.resample import Rate
 from harness.fitness import CONFIDENCE, MINUTES, POWER, Equal, Finding
+from harness.gate.resample import Rate
 from reports import terminal, words
 from reports.tables import Table
 

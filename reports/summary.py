@@ -31,7 +31,7 @@ from harness.study.records import Study
 from reports import words
 from reports.info import RunInfo
 
-SUMMARY_VERSION = 2
+SUMMARY_VERSION = 3
 
 
 class Estimate(msgspec.Struct, frozen=True):

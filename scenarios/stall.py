@@ -61,7 +61,7 @@ def with_harness(stall: Stall) -> float:
     Raises `TargetError` or `LoadError`.
     """
     workload = Workload(name="steady", file=str(FILE), arrivals="constant", users=USERS, rate=stall.rate)
-    plan = burst.BurstPlan(0, (burst.ArmPlan("all", NODE, ("all",)),), (workload,))
+    plan = burst.BurstSpec(0, (burst.ArmSpec("all", NODE, ("all",)),), (workload,))
     arrivals = tuple((np.arange(round(stall.seconds * stall.rate)) / stall.rate).tolist())
     short = tuple(each for each in arrivals if each < WARM_SECONDS)
     visits = (

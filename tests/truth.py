@@ -25,13 +25,12 @@ from pyperf._utils import is_significant
 from scipy import stats
 
 from harness import pipeline
-from harness.analyse import resample
 from harness.analyse.contrast import Pairs, readings
 from harness.analyse.records import Direction, Verdict
-from harness.analyse.resample import Rate, rate
 from harness.analyse.rows import arrange
 from harness.execute.burst import Step
-from harness.gate import rules, two_arms
+from harness.gate import resample, rules, two_arms
+from harness.gate.resample import Rate, rate
 from harness.gate.rules import Policy
 from harness.measure.records import Measured
 from harness.measure.store import Store

@@ -32,11 +32,11 @@ HEADLINE = ("latency_p50", "throughput", "cpu_per_request")
 "metrics people ask for first"
 
 
-def analyse(study: Study, measured: Measured, strict: bool = False, mishap: str = "") -> Analysis:
-    """All that follows from a run's rows; `strict` demands that A/A equivalence is shown (the gate). `mishap` is the
-    error that ended the measuring, if one did: then nothing is claimed.
+def analyse(study: Study, measured: Measured, mishap: str = "") -> Analysis:
+    """All that follows from a run's rows. `mishap` is the error that ended the measuring, if one did: then nothing is
+    claimed.
     """
-    return _Analyst(study, arrange(measured)).analysis(strict, mishap)
+    return _Analyst(study, arrange(measured)).analysis(mishap)
 
 
 def interim(study: Study, measured: Measured) -> tuple[Verdict, ...]:
@@ -67,9 +67,9 @@ class _Analyst:
         self.requests = {each.name: views.request_names(rows, each, self.arms) for each in self.workloads}
         self._readings: dict[tuple[str, str, Source, str, str], Readings] = {}
 
-    def analysis(self, strict: bool, mishap: str) -> Analysis:
+    def analysis(self, mishap: str) -> Analysis:
         contrasts = tuple(self._judged(each, self.study.confidence)[0] for each in self._contrasts())
-        checks = check(Subject(self.study, self.workloads, self.arms, self.rows, contrasts, strict, mishap))
+        checks = check(Subject(self.study, self.workloads, self.arms, self.rows, contrasts, mishap))
         void = next((f"{each.name}: {each.saw} ({each.where})" for each in checks if each.status == "invalid"), "")
         verdicts = judge(tuple(self.questions()), self.study, void)
         complete = sum(burst.complete for burst in self.rows.bursts)

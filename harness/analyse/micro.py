@@ -1,8 +1,8 @@
 """The micro suite judged: what each case costs on against off and against peers, and whether the goals are met.
 
 The worker process is the unit: layout shifts all values of one process together, so each gives one value per case. A
-round is one worker of every variant, in random order; ratios are taken within rounds, and the estimate is their median
-with the order-statistics interval of all other contrasts. Intervals hold one by one, not as a family.
+round is one worker of every variant, in random order; ratios are taken within rounds, and the estimate is their centre
+with the signed-rank interval of all other contrasts. Intervals hold one by one, not as a family.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
     `bound` is the claimed ratio and `side` which side of it was claimed. `contrast` has the evidence, its
     interval at the family level (all verdicts of the study together hold with the study's confidence).
-    `p_value` is that of the bound: the two-sided sign test over bursts, or 1/max E when the study may stop
+    `p_value` is that of the bound: the signed-rank test over bursts, two-sided, or 1/max E when the study may stop
     early; `adjusted_p` after Holm. `sentence` is the verdict in plain words; `reason` why it is INCONCLUSIVE
     or NOT MEASURABLE, else "".
     """
@@ -345,7 +345,7 @@ class TailTest(msgspec.Struct, frozen=True):
 
     The threshold is the `percentile` of a's slices in the first burst, fixed before any segment. `share_a`,
     `share_b` are the shares of requests beyond it over all segments; `estimate` is their ratio b/a from pairs of
-    segments with its interval over bursts, `p_value` that of "no difference" by the sign test over bursts.
+    segments with its interval over bursts, `p_value` that of "no difference" by the signed-rank test over bursts.
     `reasons` counts the pairs left out.
     """
 

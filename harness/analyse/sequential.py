@@ -53,14 +53,6 @@ def p_value(path: Floats) -> float:
     return min(1.0, math.exp(-float(np.max(path)))) if path.size else 1.0
 
 
-def stopped_at(path: Floats, alpha: float, minimum: int = 1) -> int | None:
-    """The number of values after which E first stands at 1/alpha or more, not before `minimum`; None if
-    never.
-    """
-    reached = np.flatnonzero(path[minimum - 1 :] >= -math.log(alpha))
-    return int(reached[0]) + minimum if reached.size else None
-
-
 @lru_cache(maxsize=65_536)
 def exceeding_needed(trials: int, alpha: float) -> int | None:
     """The fewest of `trials` values that must exceed the threshold for E >= 1/alpha; None if even all do

@@ -42,16 +42,13 @@ CHECK_CONFIDENCE = 0.999
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is checked. `strict` demands that A/A equivalence is shown, not merely not refuted (the gate); `mishap` is
-    the error that ended the measuring, if one did.
-    """
+    """What is checked. `mishap` is the error that ended the measuring, if one did."""
 
     study: Study
     workloads: tuple[Workload, ...]
     arms: tuple[str, ...]
     rows: Rows
     contrasts: Sequence[ContrastResult]
-    strict: bool = False
     mishap: str = ""
 
     def groups(self) -> Iterator[tuple[Workload, str, tuple[Slice, ...]]]:
@@ -285,7 +282,7 @@ def _equivalence(subject: Subject) -> Iterator[Check]:
     for twin in twins:
         low, high = centre_interval(np.log(twin.burst_ratios), confidence)
         shown, refuted = -edge <= low and high <= edge, low > edge or high < -edge
-        status: CheckStatus = "ok" if shown else "invalid" if refuted or subject.strict else "note"
+        status: CheckStatus = "ok" if shown else "invalid" if refuted else "note"
         saw = f"equal arms differ by {math.expm1(low):+.1%} to {math.expm1(high):+.1%}"
         if not math.isfinite(low):
             saw = f"{too_few(len(twin.burst_ratios))} to show that equal arms are equal"

@@ -1,4 +1,4 @@
-"""`python -m harness.cli.app` is `synapsed-bench`."""
+"""`python -m harness.cli` is `synapsed-bench`."""
 
 from harness.cli.app import main
 

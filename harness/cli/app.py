@@ -1,4 +1,4 @@
-"""The command line. Every user error is one line and an exit code; see docs/cli in the README for the codes.
+"""The command line. Every user error is one line and an exit code; the README lists the codes.
 
 Commands import what they need when they are called: help and usage errors must not wait for numpy and scipy.
 """
@@ -6,20 +6,19 @@ Commands import what they need when they are called: help and usage errors must 
 from __future__ import annotations
 
 import datetime
-import shlex
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
 from harness.cli import stored, verdicts
-from harness.errors import BenchError, MeasurementVoid, UsageError
+from harness.cli.options import RUNS, RunsOption, command_line
+from harness.errors import INTERRUPTED, BenchError, MeasurementVoid, UsageError
 
 app = typer.Typer(
     name="synapsed-bench",
@@ -30,8 +29,6 @@ app = typer.Typer(
 )
 console = Console()
 
-RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that holds the runs.")]
-RUNS = Path("runs")
 QUICK = "quick"
 DESCRIPTORS = 65_536
 
@@ -81,7 +78,7 @@ def run(
         session.show_plan(wanted, console)
         return
     now = datetime.datetime.now(datetime.UTC)
-    raise typer.Exit(session.start(wanted, path, runs_folder, _command_line(), console, strict=strict, now=now))
+    raise typer.Exit(session.start(wanted, path, runs_folder, command_line(), console, strict=strict, now=now))
 
 
 @app.command("list")
@@ -108,7 +105,7 @@ def micro(
 
     now = datetime.datetime.now(datetime.UTC)
     wish = suite.Wish(tuple(rooms or ()), peers, threads, seconds, seed)
-    raise typer.Exit(suite.start(wish, runs_folder, _command_line(), console, now))
+    raise typer.Exit(suite.start(wish, runs_folder, command_line(), console, now))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
@@ -145,10 +142,6 @@ def _names(option: str, text: str | None) -> tuple[str, ...]:
     return names
 
 
-def _command_line() -> str:
-    return shlex.join(["synapsed-bench", *sys.argv[1:]])
-
-
 def fail(error: BenchError) -> NoReturn:
     """One line on stderr that says whose fault it is, and the error's exit code."""
     said = " ".join(str(error).split())
@@ -165,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except BenchError as error:
         fail(error)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except Exception as error:
         traceback.print_exc()
         told = f"{type(error).__name__}: {error}; expected no such thing: please report it with the lines above"

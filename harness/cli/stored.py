@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from harness.cli.options import RUNS, RunsOption
 from harness.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from harness.study.records import Study
 
 RunArgument = Annotated[str, typer.Argument(metavar="[RUN]", help="A run folder, its name, or latest.")]
-RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that holds the runs.")]
-RUNS = Path("runs")
 FORMATS = ("csv", "json")
 console = Console()
 

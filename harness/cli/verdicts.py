@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import shlex
-import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,15 +11,15 @@ import typer
 from rich.console import Console
 
 from harness.analyse.records import Direction
+from harness.cli.options import RUNS, RunsOption, command_line
 from harness.errors import StoreError
 
 MarkdownOption = Annotated[Path | None, typer.Option(help="Write a Markdown summary to this file.")]
 JunitOption = Annotated[Path | None, typer.Option(help="Write JUnit XML to this file.")]
-RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that holds the runs.")]
 console = Console()
 
 if TYPE_CHECKING:
-    from harness.gate.session import Files, Setting
+    from harness.gate.runner import Files, Setting
 
 
 def register(app: typer.Typer) -> None:
@@ -78,15 +76,14 @@ def gate(
     ] = None,
     markdown: MarkdownOption = None,
     junit: JunitOption = None,
-    runs_folder: RunsOption = Path("runs"),
+    runs_folder: RunsOption = RUNS,
 ) -> None:
     """Is this revision slower than that one? PASS, FAIL, INCONCLUSIVE or INVALID (exit codes 0, 1, 3, 4)."""
-    from harness.gate import commits, revisions
-    from harness.gate import session as duel_session
+    from harness.gate import commits, revisions, runner
     from harness.study.file import ROOT
 
     cache = runs_folder / ".gate"
-    duel_session.clear(_files(markdown, junit))  # before anything can fail
+    runner.clear(_files(markdown, junit))  # before anything can fail
     tell = partial(console.print, highlight=False, soft_wrap=True, markup=False)
     one, other = revisions.prepare(ROOT, cache, (base, head), tell, build=build)
     notes = ("Uncommitted changes of this checkout are not measured.",) if revisions.dirty(ROOT) else ()
@@ -115,7 +112,7 @@ def ab(
     awake: Annotated[bool, typer.Option("--awake", help="Keep cores from sleeping: less noise.")] = False,
     markdown: MarkdownOption = None,
     junit: JunitOption = None,
-    runs_folder: RunsOption = Path("runs"),
+    runs_folder: RunsOption = RUNS,
 ) -> None:
     """Is program b slower than program a? Any Locust file, any server, no study file."""
     from harness.gate import ab as comparing
@@ -149,7 +146,7 @@ def _setting(
     base: str, head: str, directory: Path, runs_folder: Path, files: tuple[Path | None, Path | None],
     notes: tuple[str, ...] = (),
 ) -> Setting:  # fmt: skip
-    from harness.gate.session import Setting
+    from harness.gate.runner import Setting
 
     now = datetime.datetime.now(datetime.UTC)
     return Setting(directory.absolute(), runs_folder, command_line(), base, head, console, now, _files(*files), notes)
@@ -157,11 +154,6 @@ def _setting(
 
 def _files(markdown: Path | None, junit: Path | None) -> Files:
     return tuple((kind, path) for kind, path in (("markdown", markdown), ("junit", junit)) if path is not None)
-
-
-def command_line() -> str:
-    """The command as it was typed."""
-    return shlex.join(["synapsed-bench", *sys.argv[1:]])
 
 
 def write(path: Path, content: bytes) -> None:

@@ -27,10 +27,10 @@ from harness.measure.records import ArmReading, Latencies, Memory, Sample, Slice
 from harness.study.records import Workload
 
 
-class ArmPlan(msgspec.Struct, frozen=True):
+class ArmSpec(msgspec.Struct, frozen=True):
     """How one arm's two processes are started.
 
-    `env` reaches both ends (switches of an arm concern both); `target_env` and `load_env` one. `files`
+    `env` reaches both ends (switches of an arm concern both); `load_env` one. `files`
     replaces the Locust file of a workload (by name) on this arm, `interpreter` the Python of its load process.
     """
 
@@ -38,7 +38,6 @@ class ArmPlan(msgspec.Struct, frozen=True):
     command: tuple[str, ...]
     optimizations: tuple[str, ...] = ()
     env: dict[str, str] = {}
-    target_env: dict[str, str] = {}
     load_env: dict[str, str] = {}
     files: dict[str, str] = {}
     readiness: Readiness = JSON_LINE
@@ -46,14 +45,14 @@ class ArmPlan(msgspec.Struct, frozen=True):
     interpreter: str = ""
 
 
-class BurstPlan(msgspec.Struct, frozen=True):
+class BurstSpec(msgspec.Struct, frozen=True):
     """A burst's arms and workloads, and its time limits (seconds): a target is ready within `ready_timeout`, a
     load process, whose Locust file may prepare a hundred thousand clients, within `load_timeout`. `memory_workload`
     empty = the first workload.
     """
 
     number: int
-    arms: tuple[ArmPlan, ...]
+    arms: tuple[ArmSpec, ...]
     workloads: tuple[Workload, ...]
     memory_requests: int = 2000
     memory_workload: str = ""
@@ -62,7 +61,6 @@ class BurstPlan(msgspec.Struct, frozen=True):
     load_timeout: float = 120.0
     work_timeout: float = 60.0
     drain_timeout: float = 5.0
-    load_python: tuple[str, ...] = ()
 
 
 class Visit(msgspec.Struct, frozen=True):
@@ -99,7 +97,7 @@ Progress = Callable[[Step], None]
 class _RunningArm:
     """One arm's target and load process and what was read of them."""
 
-    def __init__(self, plan: ArmPlan, target: Target, load: LoadProcess) -> None:
+    def __init__(self, plan: ArmSpec, target: Target, load: LoadProcess) -> None:
         self.name = plan.name
         self.target = target
         self.load = load
@@ -114,7 +112,7 @@ class RunningBurst:
     trouble.
     """
 
-    def __init__(self, plan: BurstPlan, progress: Progress, clock: Callable[[], float]) -> None:
+    def __init__(self, plan: BurstSpec, progress: Progress, clock: Callable[[], float]) -> None:
         self.plan = plan
         self._progress = progress
         self._clock = clock
@@ -245,7 +243,7 @@ class RunningBurst:
             notes.update(dict.fromkeys(arm.load.notes))
         self.notes = tuple(note for note in notes if note)
 
-    def _load_spec(self, arm: ArmPlan, told: str, target: Target) -> LoadSpec:
+    def _load_spec(self, arm: ArmSpec, told: str, target: Target) -> LoadSpec:
         files = tuple(
             wire.WorkloadFile(
                 each.name, arm.files.get(each.name, each.file), each.users, each.env, each.arrivals != "closed"
@@ -260,7 +258,7 @@ class RunningBurst:
         }
         if isinstance(url := target.ready.get("url"), str):
             env.setdefault("LOCUST_HOST", url)  # how any Locust file learns its host
-        return LoadSpec(arm.name, files, env, self.plan.load_python, arm.cwd, arm.interpreter)
+        return LoadSpec(arm.name, files, env, arm.cwd, arm.interpreter)
 
     def _warm(self, arm: _RunningArm, visit: Visit) -> None:
         """Once per arm and workload: its `warm_tasks`, then a stretch like those measured, at least `warm_seconds` when
@@ -384,7 +382,7 @@ class RunningBurst:
 
 @contextmanager
 def running(
-    plan: BurstPlan, progress: Progress = lambda step: None, clock: Callable[[], float] = time.time
+    plan: BurstSpec, progress: Progress = lambda step: None, clock: Callable[[], float] = time.time
 ) -> Iterator[RunningBurst]:
     """Start a burst's processes and end every one of them on leaving, however that happens.
 
@@ -398,19 +396,6 @@ def running(
         progress(Step("ending processes"))
 
 
-def run(
-    plan: BurstPlan,
-    visits: Sequence[Visit],
-    progress: Progress = lambda step: None,
-    clock: Callable[[], float] = time.time,
-) -> Iterator[Slice | ArmReading]:
-    """A whole burst as rows in the order they are made: its slices, then one reading per arm."""
-    with running(plan, progress, clock) as burst:
-        burst.work()
-        yield from burst.slices(visits)
-        yield from burst.readings()
-
-
 def _told(ready: dict[str, Any], ends: ExitStack) -> str:
     """The ready line for a variable, or "@" and the file that holds it: the kernel takes no variable of 128 KiB."""
     text = msgspec.json.encode(ready).decode()
@@ -421,5 +406,5 @@ def _told(ready: dict[str, Any], ends: ExitStack) -> str:
     return f"@{path}"
 
 
-def _target_env(arm: ArmPlan) -> dict[str, str]:
-    return {**arm.env, **arm.target_env, "SYNAPSED_OPTIMIZATIONS": ",".join(arm.optimizations)}
+def _target_env(arm: ArmSpec) -> dict[str, str]:
+    return {**arm.env, "SYNAPSED_OPTIMIZATIONS": ",".join(arm.optimizations)}

@@ -55,7 +55,7 @@ def pin(pids: Iterable[int], to: Sequence[int]) -> str:
     return ""
 
 
-def environment(source: Path | None = None, notes: Iterable[str] = ()) -> Environment:
+def environment(source: Path | None = None) -> Environment:
     """What a run is measured on. `source` is the directory whose git revision counts (default: the current
     one).
     """
@@ -70,7 +70,6 @@ def environment(source: Path | None = None, notes: Iterable[str] = ()) -> Enviro
         packages=dict(_versions()),
         revision=revision,
         dirty=dirty,
-        notes=tuple(dict.fromkeys(note for note in notes if note)),
         variables=dict(sorted(_variables(os.environ.items()))),
     )
 

@@ -10,14 +10,14 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from harness.errors import StudyError
-from harness.execute.burst import ArmPlan
+from harness.execute.burst import ArmSpec
 from harness.execute.ports import placed
 from harness.execute.target import JSON_LINE, Readiness
 from harness.study.file import resolve
 from harness.study.records import Arm, Study, Target, Workload
 
 
-def arm_plan(study: Study, arm: Arm, directory: Path, episode: Workload | None = None, seed: int = 0) -> ArmPlan:
+def arm_spec(study: Study, arm: Arm, directory: Path, episode: Workload | None = None, seed: int = 0) -> ArmSpec:
     """How `arm` is started; files are looked for in `directory` (the study's) and in the project.
 
     Both ends learn the environment and settings of an `episode`. `seed` is the burst's: all its arms learn it, so that
@@ -33,11 +33,13 @@ def arm_plan(study: Study, arm: Arm, directory: Path, episode: Workload | None =
             for room in dict.fromkeys((*settings, *episode.settings))
         }
         env |= episode.env
+    if "faults" in settings:
+        settings = {**settings, "faults": {"seed": seed, **settings["faults"]}}
     files = {
         each.name: str(resolve(arm.files.get(each.name) or arm.file or each.file, directory))
         for each in study.workloads
     }
-    return ArmPlan(
+    return ArmSpec(
         name=arm.name,
         command=_command(target),
         optimizations=arm.optimizations,

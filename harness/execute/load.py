@@ -33,14 +33,13 @@ _Answer = TypeVar("_Answer", bound=wire.Answer)
 
 
 class LoadSpec(msgspec.Struct, frozen=True):
-    """What a load process runs. `env` is its environment (beside ours), `python` interpreter options such
-    as `-X dev`, `interpreter` the Python it runs on (empty = ours).
+    """What a load process runs. `env` is its environment (beside ours), `interpreter` the Python it runs on (empty =
+    ours).
     """
 
     name: str
     workloads: tuple[WorkloadFile, ...]
     env: dict[str, str] = {}
-    python: tuple[str, ...] = ()
     cwd: str | None = None
     interpreter: str = ""
 
@@ -56,7 +55,6 @@ class LoadProcess:
                 self._child = Child(
                     [
                         spec.interpreter or sys.executable,
-                        *spec.python,
                         "-P",
                         "-m",
                         "harness.execute.worker",

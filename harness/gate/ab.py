@@ -13,10 +13,9 @@ from pathlib import Path
 
 from harness.errors import UsageError
 from harness.execute.ports import LOOPBACK
-from harness.gate import session as duel_session
-from harness.gate import two_arms
+from harness.gate import runner, two_arms
 from harness.gate.rules import Policy
-from harness.gate.session import Setting
+from harness.gate.runner import Setting
 from harness.study.records import PLACEHOLDER, Arm, Target, Workload
 
 A, B = "a", "b"
@@ -48,7 +47,7 @@ class Ask:
 
 def run(ask: Ask, setting: Setting, policy: Policy = POLICY) -> int:
     """Measure until decided; returns the exit code. Raises `UsageError` for what cannot be run."""
-    return duel_session.run(two_arms.DuelSteering(duel(ask, policy)), setting)
+    return runner.run(two_arms.DuelSteering(duel(ask, policy)), setting)
 
 
 def duel(ask: Ask, policy: Policy = POLICY) -> two_arms.Duel:

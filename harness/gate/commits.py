@@ -20,11 +20,10 @@ from msgspec.structs import replace
 
 from harness.errors import TargetError, UsageError
 from harness.execute import burst
-from harness.gate import session as duel_session
-from harness.gate import two_arms
+from harness.gate import runner, two_arms
 from harness.gate.revisions import Revision
 from harness.gate.rules import Policy
-from harness.gate.session import Setting
+from harness.gate.runner import Setting
 from harness.plan import schedule
 from harness.plan.arms import hidden_name
 from harness.study.records import OPTIMIZATIONS, Arm, Target
@@ -45,7 +44,7 @@ def run(
     """Measure `head` against `base`; returns the exit code. `cache` holds the links to their code meanwhile."""
     asked = question(base, head, seconds, policy)
     with slots(cache, base, head) as places:
-        return duel_session.run(RevisionSteering(asked, places), setting)
+        return runner.run(RevisionSteering(asked, places), setting)
 
 
 @contextmanager
@@ -72,7 +71,7 @@ class RevisionSteering(two_arms.DuelSteering):
         super().__init__(asked)
         self._slots = slots
 
-    def processes(self, planned: schedule.BurstPlan, processes: burst.BurstPlan) -> burst.BurstPlan:
+    def processes(self, planned: schedule.BurstPlan, processes: burst.BurstSpec) -> burst.BurstSpec:
         """The same processes with this burst's directories on their path."""
         paths = self._slots.assign(planned)
         arms = (replace(each, env={**each.env, "PYTHONPATH": str(paths[each.name])}) for each in processes.arms)

@@ -18,16 +18,15 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from harness.analyse.contrast import Key, Pairs, Value, pair_up, usable
 from harness.analyse.micro import ON, Reading, Room
-from harness.errors import BenchError, MeasurementVoid, UsageError
+from harness.errors import INTERRUPTED, BenchError, MeasurementVoid, UsageError
 from harness.execute.micro import ROOMS, Job, catalogue, measure, merge, readings
-from harness.gate import rules
-from harness.gate import session as duel_session
+from harness.gate import rules, runner
 from harness.gate.commits import BASE, HEAD, Slots
 from harness.gate.revisions import Revision
 from harness.gate.rules import GateDecision, Margins, Policy
-from harness.gate.session import Setting
+from harness.gate.runner import Setting
 from harness.gate.two_arms import weigh
-from harness.micro import INTERRUPTED, VALUE_SECONDS, folder_for, keep
+from harness.micro import VALUE_SECONDS, folder_for, keep
 from harness.plan.arms import hidden_name
 
 POLICY = Policy(margins=Margins(fail=0.02, passing=0.05))
@@ -53,7 +52,7 @@ def run(
     Raises `UsageError` for an unknown room, `TargetError` when one cannot be measured in a revision, `MeasurementVoid`
     when a worker fails later.
     """
-    duel_session.clear(setting.files)
+    runner.clear(setting.files)
     suite = _suite(base, head, slots, rooms)
     found: list[Reading] = []
     decision, ended_by, began = _decide(found, policy), None, clock()
@@ -157,7 +156,7 @@ def _tell(decision: GateDecision, found: Sequence[Reading], title: str, setting:
     info = gate_view.GateInfo(
         title, setting.base, setting.head, setting.command, started, seconds, values, "s", setting.notes
     )
-    duel_session.write_views(decision, info, setting.files)
+    runner.write_views(decision, info, setting.files)
     setting.console.print(gate_view.on_terminal(decision, info))
 
 

@@ -1,8 +1,8 @@
 """The regression gate's decision: pairs of base and head in, PASS / FAIL / INCONCLUSIVE / INVALID out.
 Pure.
 
-FAIL when a slowdown beyond `fail_margin` is shown at alpha_fail / metrics; PASS only when every metric is
-shown to have lost less than `pass_margin` at alpha_pass; anything else is INCONCLUSIVE. The evidence is a
+FAIL when a slowdown beyond `margins.fail` is shown at alpha_fail / metrics; PASS only when every metric is
+shown to have lost less than `margins.passing` at alpha_pass; anything else is INCONCLUSIVE. The evidence is a
 pair-level e-process whose margins absorb what the pairs of one burst share (calibrated by simulation); the
 exact burst-level one stands beside.
 """
@@ -43,8 +43,7 @@ class Margins:
 class Policy:
     """When the gate speaks: not before `min_bursts`, and at last after `max_bursts`.
 
-    `own_margins` are for metrics noisier than the rest (tails, memory), by name; `directions` tell which way
-    is better for metrics that are not of the table.
+    `directions` tell which way is better for metrics that are not of the table.
     """
 
     alpha_fail: float = 0.001
@@ -52,12 +51,7 @@ class Policy:
     min_bursts: int = 15
     max_bursts: int = 150
     margins: Margins = Margins()
-    own_margins: Mapping[str, Margins] = field(default_factory=dict)
     directions: Mapping[str, Direction] = field(default_factory=dict)
-
-    def margins_of(self, name: str) -> Margins:
-        """The metric's own margins, or the common ones."""
-        return self.own_margins.get(name, self.margins)
 
     def direction_of(self, name: str) -> Direction:
         """Which way is better for this metric. StudyError when neither the policy nor the table knows it."""
@@ -129,7 +123,7 @@ def centres(bursts: NDArray[np.int64], losses: NDArray[np.float64]) -> NDArray[n
 
 
 def _decide_metric(name: str, pairs: Pairs, policy: Policy, metrics: int) -> MetricDecision:
-    margins = policy.margins_of(name)
+    margins = policy.margins
     losses = worse(policy.direction_of(name), pairs.differences)
     _, medians = burst_medians(Pairs(pairs.bursts, losses, {}))
     fail_edge, pass_edge = math.log1p(margins.fail), math.log1p(margins.passing)

@@ -178,7 +178,6 @@ class Environment(msgspec.Struct, frozen=True):
     packages: dict[str, str]
     revision: str
     dirty: bool
-    notes: tuple[str, ...] = ()
     variables: dict[str, str] = {}
     "environment variables that all processes inherit and that change how any program runs, such as MALLOC_ARENA_MAX"
 

@@ -6,9 +6,10 @@ interrupted, and the same seed gives the same order on every machine.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import count
+from itertools import accumulate, count
 
 import numpy as np
 
@@ -70,12 +71,9 @@ def burst(study: Study, layout: Layout, number: int) -> BurstPlan:
 def _turn(layout: Layout, number: int) -> tuple[int, int]:
     """The round that holds burst `number`, counted from 0, and the burst's place in it."""
     times, place = divmod(number, len(layout.visits))
-    turn = times * len(layout.rounds)
-    for visits in layout.rounds:
-        if place < len(visits):
-            break
-        turn, place = turn + 1, place - len(visits)
-    return turn, place
+    begins = [0, *accumulate(len(visits) for visits in layout.rounds)]
+    turn = bisect_right(begins, place) - 1
+    return times * len(layout.rounds) + turn, place - begins[turn]
 
 
 def _blocks(workload: Workload, blocks: int, arms: tuple[str, ...], rng: np.random.Generator) -> Iterator[BlockPlan]:

@@ -58,7 +58,7 @@ _WORKLOAD: Sequence[Rule] = (
     ("max_rejection_ratio", lambda v: 0 <= v <= 1, "a share from 0 to 1"),
 )
 _TARGET: Sequence[Rule] = (
-    ("peers", lambda v: 1 <= v <= 60_000, "a whole number from 1 to 60000"),
+    ("peers", lambda v: 1 <= v <= 2_000, "a whole number from 1 to 2000, all of whom the ready line can name"),
     (
         "ready",
         lambda v: re.fullmatch(r"line|port:.*:(\d+|\{port\})|url:.+|pattern:.+", v),

@@ -145,13 +145,16 @@ def _open_session(options: Any) -> Session:
             name for name in OPTIMIZATIONS if getattr(options, name)
         ]
     settings = json.loads(os.environ.get("SYNAPSED_SETTINGS", "{}"))
+    described = json.loads(ready or "{}")
+    if authority := described.get("tls", {}).get("authority"):  # it issues our certificate too
+        settings["tls"] = {"authority": authority, **settings.get("tls", {})}
 
     def make_dialer() -> Dialer:
         return assemble.dialer(parse(names), Identity.generate(), settings)
 
     dialer = make_dialer()
     node = None if ready else _start_node(names)
-    described = node.ready if node else json.loads(ready or "{}")
+    described = node.ready if node else described
     peers = tuple(
         Peer(bytes.fromhex(peer["peer_id"]), {name: tuple(where) for name, where in peer["addresses"].items()})
         for peer in described["peers"]

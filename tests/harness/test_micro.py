@@ -142,7 +142,7 @@ def test_an_interrupt_keeps_what_was_measured(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(micro, "measure", measure_once)
     screen = Console(file=io.StringIO())
-    assert micro.start(wish(rooms=("cleanup",), peers=False), tmp_path, "", screen, NOW) == micro.INTERRUPTED
+    assert micro.start(wish(rooms=("cleanup",), peers=False), tmp_path, "", screen, NOW) == 130
     (folder,) = tmp_path.iterdir()
     assert [each.stem for each in (folder / "pyperf").iterdir()] == [f"cleanup-{done[0].variant}"]
 
@@ -175,5 +175,5 @@ def test_an_interrupt_before_the_first_reading_leaves_no_run(tmp_path: Path, mon
 
     monkeypatch.setattr(micro, "measure", interrupted)
     screen = Console(file=io.StringIO())
-    assert micro.start(wish(rooms=("cleanup",)), tmp_path, "", screen, NOW) == micro.INTERRUPTED
+    assert micro.start(wish(rooms=("cleanup",)), tmp_path, "", screen, NOW) == 130
     assert list(tmp_path.iterdir()) == []

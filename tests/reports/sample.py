@@ -88,7 +88,6 @@ ENVIRONMENT = Environment(
     packages={"locust": "2.47.0", "cryptography": "48.0.0", "uvloop": "0.22.1"},
     revision="0123456789abcdef0123456789abcdef01234567",
     dirty=True,
-    notes=("Kernel socket memory is not counted: the machine does not show it.",),
     variables={"MALLOC_ARENA_MAX": "<1>"},
 )
 INFO = RunInfo(

@@ -35,6 +35,17 @@ def loaded(
             yield load
 
 
+def test_users_dial_tls_where_the_target_tells_its_authority() -> None:
+    command = (sys.executable, "-m", "reference_impl", "--peers", "2", "--transports", "tls")
+    env = {"SYNAPSED_OPTIMIZATIONS": "all"}
+    with Target.start(command, env, ready_timeout=30.0) as target:
+        assert all(set(peer["addresses"]) == {"tls"} for peer in target.ready["peers"])
+        file = WorkloadFile("w", str(ROOT / "scenarios" / "load" / "surge.py"), 2)
+        with LoadProcess.start(LoadSpec("test", (file,), {**env, "SYNAPSED_TARGET": json.dumps(target.ready)})) as load:
+            result = load.work(Work("w", tasks=20, quiet=0.0, timeout=30.0, targets=()))
+    assert result.answered == 20
+
+
 def played(load: LoadProcess, seconds: float) -> SliceResult:
     return load.slice(OpenSlice("w", planned=seconds, quiet=0.0, drain=2.0, targets=()))
 

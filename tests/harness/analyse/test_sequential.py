@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from harness.analyse.sequential import (
     SCALES,
@@ -16,11 +17,18 @@ from harness.analyse.sequential import (
     log_e,
     log_e_path,
     p_value,
-    stopped_at,
     symmetric_log_e_path,
 )
 from tests.harness.analyse import reference
 from tests.harness.analyse.simulation import BLOCKS, differences, runs
+
+
+def stopped_at(path: NDArray[np.float64], alpha: float, minimum: int = 1) -> int | None:
+    """The number of values after which E first stands at 1/alpha or more, not before `minimum`; None if
+    never.
+    """
+    reached = np.flatnonzero(path[minimum - 1 :] >= -math.log(alpha))
+    return int(reached[0]) + minimum if reached.size else None
 
 
 @pytest.mark.parametrize(("k", "t"), [(0, 1), (1, 1), (7, 7), (9, 12), (30, 60), (80, 120), (0, 40)])

@@ -13,7 +13,7 @@ import pytest
 
 from harness.execute import awake, host
 from harness.execute import burst as bursts
-from harness.execute.burst import ArmPlan, BurstPlan, Visit
+from harness.execute.burst import ArmSpec, BurstSpec, Visit
 from harness.study.records import Workload
 from tests.harness.execute.conftest import CLIENT, SERVER, write
 from tests.processes import wait_for
@@ -22,11 +22,11 @@ LINUX = pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="idle priority 
 
 
 @pytest.fixture
-def plan(tmp_path: Path) -> BurstPlan:
+def plan(tmp_path: Path) -> BurstSpec:
     command = (sys.executable, "-u", write(tmp_path, "server.py", SERVER))
     client = write(tmp_path, "client.py", CLIENT)
     workload = Workload(name="closed", file=client, users=2, slice_seconds=0.05, awake=True)
-    return BurstPlan(0, (ArmPlan("all", command),), (workload,), memory_requests=10, warm_seconds=0.05)
+    return BurstSpec(0, (ArmSpec("all", command),), (workload,), memory_requests=10, warm_seconds=0.05)
 
 
 def _loops(burst: bursts.RunningBurst) -> list[psutil.Process]:
@@ -39,7 +39,7 @@ def _settled(loop: psutil.Process, core: int) -> bool:
 
 
 @LINUX
-def test_each_core_of_a_burst_has_a_loop_of_idle_priority_that_ends_with_it(plan: BurstPlan) -> None:
+def test_each_core_of_a_burst_has_a_loop_of_idle_priority_that_ends_with_it(plan: BurstSpec) -> None:
     cores = host.cores()[:2]
     with bursts.running(plan) as burst:
         loops = _loops(burst)
@@ -55,7 +55,7 @@ def test_each_core_of_a_burst_has_a_loop_of_idle_priority_that_ends_with_it(plan
 
 
 @LINUX
-def test_a_burst_whose_loop_ended_says_so(plan: BurstPlan) -> None:
+def test_a_burst_whose_loop_ended_says_so(plan: BurstSpec) -> None:
     with bursts.running(plan) as burst:
         assert burst._loops is not None
         _loops(burst)[0].kill()
@@ -64,14 +64,14 @@ def test_a_burst_whose_loop_ended_says_so(plan: BurstPlan) -> None:
         assert awake.FELL_ASLEEP in burst.notes
 
 
-def test_a_system_without_idle_priority_says_so(plan: BurstPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_without_idle_priority_says_so(plan: BurstSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "SCHED_IDLE", raising=False)
     with bursts.running(plan) as burst:
         list(burst.readings())
         assert awake.NO_IDLE_PRIORITY in burst.notes
 
 
-def test_cores_sleep_as_they_like_unless_asked(plan: BurstPlan) -> None:
+def test_cores_sleep_as_they_like_unless_asked(plan: BurstSpec) -> None:
     asleep = (msgspec.structs.replace(plan.workloads[0], awake=False),)
     with bursts.running(msgspec.structs.replace(plan, workloads=asleep)) as burst:
         list(burst.readings())
@@ -80,7 +80,7 @@ def test_cores_sleep_as_they_like_unless_asked(plan: BurstPlan) -> None:
 
 
 @LINUX
-def test_loops_are_held_while_a_workload_is_measured_that_did_not_ask_for_them(plan: BurstPlan) -> None:
+def test_loops_are_held_while_a_workload_is_measured_that_did_not_ask_for_them(plan: BurstSpec) -> None:
     asleep = msgspec.structs.replace(plan.workloads[0], name="asleep", awake=False)
     both = msgspec.structs.replace(plan, workloads=(*plan.workloads, asleep))
     states = []

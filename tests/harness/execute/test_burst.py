@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 
 from harness.errors import LoadError, TargetError
 from harness.execute import burst as bursts
-from harness.execute.burst import ArmPlan, BurstPlan, Step, Visit
+from harness.execute.burst import ArmSpec, BurstSpec, Step, Visit
 from harness.execute.load import LoadProcess
 from harness.execute.wire import OpenSlice, SliceResult, Work
 from harness.measure.records import ArmReading, Sample, Slice
@@ -23,13 +25,13 @@ from tests.harness.execute.conftest import CLIENT, SERVER, write
 
 
 @pytest.fixture
-def plan(tmp_path: Path) -> BurstPlan:
+def plan(tmp_path: Path) -> BurstSpec:
     """Two arms of the line server, a closed and an open workload."""
     command = (sys.executable, "-u", write(tmp_path, "server.py", SERVER))
     client = write(tmp_path, "client.py", CLIENT)
-    return BurstPlan(
+    return BurstSpec(
         number=3,
-        arms=(ArmPlan("none", command), ArmPlan("all", command, ("pooling", "metrics"))),
+        arms=(ArmSpec("none", command), ArmSpec("all", command, ("pooling", "metrics"))),
         workloads=(
             Workload(name="closed", file=client, users=4, slice_seconds=0.1, quiet_seconds=0.002),
             Workload(name="open", file=client, users=4, arrivals="constant", slice_seconds=0.1),
@@ -47,7 +49,20 @@ VISITS = (
 )
 
 
-def _one_arm(plan: BurstPlan) -> BurstPlan:
+def whole(
+    plan: BurstSpec,
+    visits: Sequence[Visit],
+    progress: Callable[[Step], None] = lambda step: None,
+    clock: Callable[[], float] = time.time,
+) -> Iterator[Slice | ArmReading]:
+    """A burst from its start to its end: its slices, then one reading per arm."""
+    with bursts.running(plan, progress, clock) as burst:
+        burst.work()
+        yield from burst.slices(visits)
+        yield from burst.readings()
+
+
+def _one_arm(plan: BurstSpec) -> BurstSpec:
     return msgspec.structs.replace(plan, arms=plan.arms[1:])
 
 
@@ -59,10 +74,10 @@ def _gone(processes: list[psutil.Process]) -> bool:
     return not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes)
 
 
-def test_a_burst_yields_its_slices_in_order_then_its_readings(plan: BurstPlan) -> None:
+def test_a_burst_yields_its_slices_in_order_then_its_readings(plan: BurstSpec) -> None:
     steps: list[Step] = []
     ticks = iter(range(100))
-    rows = list(bursts.run(plan, VISITS, steps.append, lambda: float(next(ticks))))
+    rows = list(whole(plan, VISITS, steps.append, lambda: float(next(ticks))))
     slices = [row for row in rows if isinstance(row, Slice)]
     readings = [row for row in rows if isinstance(row, ArmReading)]
     assert rows == [*slices, *readings]
@@ -95,7 +110,7 @@ def test_a_burst_yields_its_slices_in_order_then_its_readings(plan: BurstPlan) -
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(slices[0]), type=Slice) == slices[0]
 
 
-def test_an_episode_is_sampled_while_it_runs_and_read_after_it_has_settled(plan: BurstPlan) -> None:
+def test_an_episode_is_sampled_while_it_runs_and_read_after_it_has_settled(plan: BurstSpec) -> None:
     alone = msgspec.structs.replace(plan, workloads=plan.workloads[:1])
     visit = Visit("closed", 0, ("all", "none"), planned=1.3, kind="episode")
     samples: list[Sample] = []
@@ -115,7 +130,7 @@ def test_an_episode_is_sampled_while_it_runs_and_read_after_it_has_settled(plan:
 
 
 def test_tasks_to_warm_up_with_are_done_once_before_the_first_slice(
-    plan: BurstPlan, monkeypatch: pytest.MonkeyPatch
+    plan: BurstSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[tuple[str, int]] = []
     work, slice_ = LoadProcess.work, LoadProcess.slice
@@ -143,7 +158,7 @@ def test_tasks_to_warm_up_with_are_done_once_before_the_first_slice(
     assert row.arrivals == len(ARRIVALS)
 
 
-def test_capacity_is_a_rate_and_leaves_no_row(plan: BurstPlan) -> None:
+def test_capacity_is_a_rate_and_leaves_no_row(plan: BurstSpec) -> None:
     with bursts.running(_one_arm(plan)) as burst:
         assert burst.capacity("all", "open") > 100
         processes = _pids(burst)
@@ -158,7 +173,7 @@ def test_capacity_is_a_rate_and_leaves_no_row(plan: BurstPlan) -> None:
     ],
 )
 def test_a_killed_process_is_one_error_with_earlier_rows_kept(
-    plan: BurstPlan, victim: str, error: type[Exception], message: str
+    plan: BurstSpec, victim: str, error: type[Exception], message: str
 ) -> None:
     rows: list[Any] = []
     processes: list[psutil.Process] = []
@@ -177,20 +192,20 @@ def test_a_killed_process_is_one_error_with_earlier_rows_kept(
     assert _gone(processes)
 
 
-def test_a_target_that_cannot_start_ends_the_others(plan: BurstPlan) -> None:
-    broken = ArmPlan("broken", (sys.executable, "-c", "import sys; sys.exit('no key')"))
+def test_a_target_that_cannot_start_ends_the_others(plan: BurstSpec) -> None:
+    broken = ArmSpec("broken", (sys.executable, "-c", "import sys; sys.exit('no key')"))
     started: list[psutil.Process] = []
 
     def watch(step: Step) -> None:
         started.extend(psutil.Process().children())
 
     with pytest.raises(TargetError, match="target broken ended before it was ready: exit status 1; last lines: no key"):
-        list(bursts.run(msgspec.structs.replace(plan, arms=(*plan.arms, broken)), VISITS, watch))
+        list(whole(msgspec.structs.replace(plan, arms=(*plan.arms, broken)), VISITS, watch))
     assert _gone([each for each in started if each.pid != bursts_guard()])
 
 
-def test_interrupted_consumer_ends_the_burst(plan: BurstPlan) -> None:
-    rows = bursts.run(_one_arm(plan), [Visit("closed", 0, ("all",))] * 2)
+def test_interrupted_consumer_ends_the_burst(plan: BurstSpec) -> None:
+    rows = whole(_one_arm(plan), [Visit("closed", 0, ("all",))] * 2)
     next(rows)
     children = [each for each in psutil.Process().children() if each.pid != bursts_guard()]
     assert len(children) == 2
@@ -247,7 +262,7 @@ def offer(environment, **_):
 """
 
 
-def test_what_is_told_twice_stands_in_the_row_and_every_arm_draws_alike(tmp_path: Path, plan: BurstPlan) -> None:
+def test_what_is_told_twice_stands_in_the_row_and_every_arm_draws_alike(tmp_path: Path, plan: BurstSpec) -> None:
     workload = Workload(name="w", file=write(tmp_path, "twice.py", TELLS_TWICE), users=1, slice_seconds=0.1)
     arms = tuple(msgspec.structs.replace(each, env={"SYNAPSED_SEED": "5"}) for each in plan.arms)
     told = msgspec.structs.replace(plan, arms=arms, workloads=(workload,), memory_requests=3)
@@ -264,7 +279,7 @@ def test_what_is_told_twice_stands_in_the_row_and_every_arm_draws_alike(tmp_path
 def test_a_ready_line_too_long_for_a_variable_travels_in_a_file(tmp_path: Path) -> None:
     command = (sys.executable, write(tmp_path, "long.py", LONG))
     workload = Workload(name="w", file=write(tmp_path, "reads.py", READS_IT), users=1, slice_seconds=0.1)
-    plan = BurstPlan(0, (ArmPlan("one", command),), (workload,), memory_requests=3, warm_seconds=0.05)
+    plan = BurstSpec(0, (ArmSpec("one", command),), (workload,), memory_requests=3, warm_seconds=0.05)
     with bursts.running(plan) as burst:
         burst.work()
         (row,) = burst.slices((Visit("w", 0, ("one",)),))

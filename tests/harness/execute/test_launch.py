@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
-from harness.execute.launch import arm_plan
-from harness.study.records import Arm, Side, Study, Switch, Target
+from harness.execute.launch import arm_spec
+from harness.study.records import Arm, Side, Study, Switch, Target, Workload
 
 
 def test_hash_seeds_vary_by_burst_and_arm_and_come_again_with_the_study(tmp_path: Path) -> None:
     study = Study(name="any", title="any", workloads=())
 
     def seed(arm: str, burst: int) -> str:
-        return arm_plan(study, Arm(name=arm), tmp_path, seed=burst).env["PYTHONHASHSEED"]
+        return arm_spec(study, Arm(name=arm), tmp_path, seed=burst).env["PYTHONHASHSEED"]
 
     seeds = {(arm, burst): seed(arm, burst) for arm in ("none", "all") for burst in range(20)}
     assert len(set(seeds.values())) == len(seeds)
@@ -25,7 +26,7 @@ def test_all_arms_of_a_burst_and_no_two_bursts_share_the_seed_of_choices(tmp_pat
     study = Study(name="any", title="any", workloads=())
 
     def seeds(burst: int) -> set[str]:
-        return {arm_plan(study, Arm(name=arm), tmp_path, seed=burst).env["SYNAPSED_SEED"] for arm in ("none", "all")}
+        return {arm_spec(study, Arm(name=arm), tmp_path, seed=burst).env["SYNAPSED_SEED"] for arm in ("none", "all")}
 
     assert [seeds(burst) for burst in (7, 8, 9)] == [{"7"}, {"8"}, {"9"}]
 
@@ -43,7 +44,7 @@ def test_switches_of_a_program_are_words_and_variables(tmp_path: Path) -> None:
     )
 
     def started(*on: str, **others: Any) -> tuple[tuple[str, ...], str, str]:
-        plan = arm_plan(study, Arm(name="x", optimizations=on, **others), tmp_path)
+        plan = arm_spec(study, Arm(name="x", optimizations=on, **others), tmp_path)
         return plan.command, plan.env["LEVEL"], plan.env["KEPT"]
 
     command, level, kept = started("cache", "gzip")
@@ -58,6 +59,23 @@ def test_switches_of_a_program_are_words_and_variables(tmp_path: Path) -> None:
     assert started("cache", target=other) == (("./other",), "0", "no"), "another program knows none of them"
 
 
+def test_faults_follow_the_seed_of_the_burst_unless_the_study_gives_one(tmp_path: Path) -> None:
+    rules = [{"kind": "reset", "share": 0.5}]
+
+    def script(burst: int, **faults: Any) -> dict[str, Any]:
+        study = Study(name="any", title="any", workloads=())
+        episode = Workload(name="w", file="w.py", episode_seconds=1.0, settings={"faults": {"rules": rules, **faults}})
+        plan = arm_spec(study, Arm(name="none"), tmp_path, episode, burst)
+        return dict(json.loads(plan.env["SYNAPSED_SETTINGS"])["faults"])
+
+    assert [script(burst) for burst in (3, 4)] == [{"seed": 3, "rules": rules}, {"seed": 4, "rules": rules}]
+    assert script(3, seed=9) == {"seed": 9, "rules": rules}
+    assert (
+        "faults"
+        not in arm_spec(Study(name="a", title="a", workloads=()), Arm(name="none"), tmp_path).env["SYNAPSED_SETTINGS"]
+    )
+
+
 def test_who_sets_a_hash_seed_gets_it(tmp_path: Path) -> None:
     study = Study(name="any", title="any", workloads=(), target=Target(env={"PYTHONHASHSEED": "7"}))
-    assert arm_plan(study, Arm(name="none"), tmp_path).env["PYTHONHASHSEED"] == "7"
+    assert arm_spec(study, Arm(name="none"), tmp_path).env["PYTHONHASHSEED"] == "7"

@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 
 from harness.cli.app import app
 from harness.errors import TargetError, UsageError
-from harness.execute.launch import arm_plan
+from harness.execute.launch import arm_spec
 from harness.execute.ports import free_port, placed
 from harness.gate.ab import Ask, duel, run, target
 from harness.gate.rules import MAX_PAIRS, Margins, Policy
-from harness.gate.session import Setting
+from harness.gate.runner import Setting
 from harness.study.records import Target
 
 SHORT = Policy(alpha_fail=0.1, min_bursts=1, max_bursts=1, margins=Margins(fail=0.2, passing=0.5))
@@ -141,7 +141,7 @@ def test_a_command_that_cannot_be_run(command: str, ready: str, told: str) -> No
 
 def test_every_start_gets_a_port_of_its_own_and_locust_learns_it(file: Path) -> None:
     asked = duel(Ask(file, "serve {port}", "serve --quiet {port}"))
-    plans = [arm_plan(asked.study, arm, file.parent) for arm in (*asked.study.arms, *asked.study.arms)]
+    plans = [arm_spec(asked.study, arm, file.parent) for arm in (*asked.study.arms, *asked.study.arms)]
     ports = [plan.command[-1] for plan in plans]
     assert len(set(ports)) > 1
     for plan, port in zip(plans, ports, strict=True):

@@ -20,12 +20,12 @@ from typer.testing import CliRunner
 from harness import session
 from harness.cli.app import app
 from harness.errors import StoreError, TargetError, UsageError
-from harness.execute.burst import ArmPlan, BurstPlan
+from harness.execute.burst import ArmSpec, BurstSpec
 from harness.gate import commits, two_arms
 from harness.gate.commits import PACKAGE, RevisionSteering, Slots
 from harness.gate.revisions import Revision
 from harness.gate.rules import Policy
-from harness.gate.session import Setting
+from harness.gate.runner import Setting
 from harness.plan import schedule
 from harness.plan.arms import layout
 from harness.study.file import ROOT
@@ -127,7 +127,7 @@ def test_every_arm_sees_its_own_code_under_changing_paths(tmp_path: Path) -> Non
         steering = RevisionSteering(asked, slots)
         for number in range(12):
             planned = schedule.burst(asked.study, layout(asked.study), number)
-            plan = BurstPlan(number, tuple(ArmPlan(name, ("x",), env={"KEPT": "1"}) for name in planned.arms), ())
+            plan = BurstSpec(number, tuple(ArmSpec(name, ("x",), env={"KEPT": "1"}) for name in planned.arms), ())
             for arm in steering.processes(planned, plan).arms:
                 path = Path(arm.env["PYTHONPATH"])
                 assert (path / PACKAGE).resolve() == trees[arm.name] / PACKAGE

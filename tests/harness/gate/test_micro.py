@@ -25,7 +25,7 @@ from harness.gate import micro as gate_micro
 from harness.gate.commits import PACKAGE, Slots
 from harness.gate.revisions import Revision
 from harness.gate.rules import Margins, Policy
-from harness.gate.session import Setting
+from harness.gate.runner import Setting
 from harness.study.file import ROOT
 
 ROOM = Room("pooling", "", (), (), {}, (Case("take", ("off", "on")), Case("bytes", ("on",), unit="byte")))

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from harness.analyse.analysis import analyse, interim
 from harness.gate.rules import MAX_PAIRS, Policy
-from harness.gate.session import DuelDisplay, evidence, line
+from harness.gate.runner import DuelDisplay, evidence, line
 from harness.gate.two_arms import BLOCKS, Duel, DuelSteering, decide, duel, values
 from harness.measure.records import Measured
 from harness.study.records import Arm, Workload

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from harness.errors import StudyError
 from harness.plan.arms import (
+    CONTROLS,
     MAX_ARMS,
     cell_name,
     foldover_pairs,
@@ -23,6 +24,7 @@ from harness.plan.arms import (
     workloads,
 )
 from harness.study.records import OPTIMIZATIONS, Arm, Design, DesignKind, Expectation, Study, Sweep, Switch, Workload
+from reference_impl import optimizations
 
 SURGE = Workload(name="surge", file="surge.py", env={"SIZE": "64"})
 subsets = st.sets(st.sampled_from(OPTIMIZATIONS))
@@ -30,6 +32,11 @@ subsets = st.sets(st.sampled_from(OPTIMIZATIONS))
 
 def a_study(design: Design, *expectations: Expectation, arms: tuple[Arm, ...] = ()) -> Study:
     return Study(name="s", title="t", design=design, workloads=(SURGE,), expectations=expectations, arms=arms)
+
+
+def test_what_harness_and_node_both_name_is_the_same() -> None:
+    """The harness knows the node as a process only, so each has these words of its own."""
+    assert (OPTIMIZATIONS, CONTROLS) == (optimizations.OPTIMIZATIONS, optimizations.CONTROLS)
 
 
 @given(subsets)

@@ -104,7 +104,7 @@ REPLACED = [
     ("seed = 7", "confidence = 1.5", "confidence", "confidence", "0.5 <= confidence < 1"),
     ("seed = 7", "sead = 7", "sead", "sead", "unknown key; expected one of: .*seed.*workload,"),
     ("peers = 8", 'peers = "8"', "peers", "target.peers", "expected a whole number, got text in quotes"),
-    ("peers = 8", "peers = 0", "peers", "target.peers", "from 1 to 60000"),
+    ("peers = 8", "peers = 0", "peers", "target.peers", "from 1 to 2000"),
     ("peers = 8", "pears = 8", "pears", "target.pears", "unknown key; expected one of: .*peers"),
     ("peers = 8", 'ready = "never"', "ready", "target.ready", "port:HOST:PORT"),
     ("peers = 8", 'kind = "command"', "[target]", "target.command", "is empty; expected the program"),

@@ -18,7 +18,7 @@ from harness import pipeline, runs, session
 from harness.analyse.analysis import analyse
 from harness.analyse.records import Verdict
 from harness.display import RunDisplay
-from harness.errors import BenchError, MeasurementVoid, StoreError, UsageError
+from harness.errors import INTERRUPTED, BenchError, MeasurementVoid, StoreError, UsageError
 from harness.gate.rules import EXIT_CODES, GateDecision, MetricDecision, Policy
 from harness.gate.two_arms import Duel, DuelSteering, decide, values
 from harness.measure.records import Measured
@@ -144,10 +144,10 @@ def _ended_early(steering: DuelSteering, store: Store, setting: Setting, error: 
         runs.discard(store.folder)
         if isinstance(error, BenchError):
             raise error
-        return session.INTERRUPTED
+        return INTERRUPTED
     if not isinstance(error, BenchError):
         setting.console.print("interrupted: no verdict", highlight=False)
-        return session.INTERRUPTED
+        return INTERRUPTED
     raise MeasurementVoid(
         f"{error}; what was measured is kept in {session.shown(store.folder)}", error.fault
     ) from error

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from harness.analyse.contrast import Pairs
-from harness.analyse.resample import _reached, gates, rate
+from harness.gate.resample import _reached, gates, rate
 from harness.gate.rules import Policy, decide
 
 POLICY = Policy()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from harness.execute.burst import BurstPlan
+from harness.execute.burst import BurstSpec
 from harness.pipeline import Steering
 from harness.plan.arms import layout
 from harness.plan.schedule import burst
@@ -37,5 +37,5 @@ def test_a_study_stops_when_all_it_asks_is_answered(study: Study, decided: bool)
 
 def test_the_processes_of_a_study_are_left_as_they_are() -> None:
     study = a_study()
-    plan = BurstPlan(0, (), ())
+    plan = BurstSpec(0, (), ())
     assert Steering(study).processes(burst(study, layout(study), 0), plan) is plan

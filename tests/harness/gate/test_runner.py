@@ -13,9 +13,9 @@ from rich.console import Console
 
 from harness import pipeline, session
 from harness.errors import BenchError, MeasurementVoid, StoreError, TargetError, UsageError
-from harness.gate import session as duel_session
+from harness.gate import runner
 from harness.gate.rules import Policy
-from harness.gate.session import Setting
+from harness.gate.runner import Setting
 from harness.gate.two_arms import DuelSteering, duel
 from harness.measure.store import Store
 from harness.study.records import Arm, Workload
@@ -61,7 +61,7 @@ def test_a_dead_process_is_invalid_in_every_report(
 ) -> None:
     ending_with(DIED, bursts, monkeypatch)
     with pytest.raises(kind, match="killed by SIGKILL"):
-        duel_session.run(steering(), setting(tmp_path))
+        runner.run(steering(), setting(tmp_path))
     told = (tmp_path / "gate.md").read_text()
     assert "INVALID: target head (pid 7) died: killed by SIGKILL" in told
     assert "PASS" not in told
@@ -73,7 +73,7 @@ def test_a_dead_process_is_invalid_in_every_report(
 @pytest.mark.parametrize("bursts", [0, 20])
 def test_ctrl_c_is_no_verdict_either(bursts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ending_with(KeyboardInterrupt(), bursts, monkeypatch)
-    assert duel_session.run(steering(), setting(tmp_path)) == 130
+    assert runner.run(steering(), setting(tmp_path)) == 130
     assert "INVALID: interrupted before there was a verdict" in (tmp_path / "gate.md").read_text()
 
 
@@ -81,7 +81,7 @@ def test_the_report_is_headed_by_the_word_and_so_it_is_when_written_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ending_with(None, 20, monkeypatch)
-    assert duel_session.run(steering(), setting(tmp_path)) == 0
+    assert runner.run(steering(), setting(tmp_path)) == 0
     (folder,) = (tmp_path / "runs").glob("2026*")
     pages = [folder / name for name in ("report.html", "summary.json")]
     written = [page.read_bytes() for page in pages]
@@ -101,10 +101,10 @@ def test_a_report_that_cannot_be_written_does_not_hide_the_error(
         raise StoreError("no space left on device")
 
     ending_with(DIED, 20, monkeypatch)
-    monkeypatch.setattr(duel_session, "write_views", full)
+    monkeypatch.setattr(runner, "write_views", full)
     here = setting(tmp_path)
     with pytest.raises(MeasurementVoid, match="killed by SIGKILL"):
-        duel_session.run(steering(), here)
+        runner.run(steering(), here)
     assert "no space left on device" in here.console.file.getvalue()  # type: ignore[attr-defined]
     assert not (tmp_path / "gate.md").exists()
 
@@ -112,6 +112,6 @@ def test_a_report_that_cannot_be_written_does_not_hide_the_error(
 def test_what_cannot_be_replaced_is_told_before_anything_is_measured(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(StoreError, match="folder: cannot be replaced"):
-        duel_session.clear((("junit", tmp_path / "folder"),))
+        runner.clear((("junit", tmp_path / "folder"),))
     with pytest.raises(UsageError, match="there is no folder"):
-        duel_session.clear((("junit", tmp_path / "no" / "x.xml"),))
+        runner.clear((("junit", tmp_path / "no" / "x.xml"),))
