@@ -116,13 +116,13 @@ def _measure(
     cells = tuple({block.workload: tuple(sorted(block.order)) for block in plan.blocks}.items())
     record = Burst(plan.number, plan.arms, time.time(), complete=False, note="interrupted", cells=cells)
     store.add_burst(record)
-    visits = tuple(_visits(study, plan, rates))
+    blocks = tuple(_blocks(study, plan, rates))
     with burst.running(start(plan, cells), display.step) as live:
         if plan.episode:
-            rows = live.episodes(visits[0], store.add_sample)
+            rows = live.episodes(blocks[0], store.add_sample)
         else:
             live.work()
-            rows = live.slices(visits)
+            rows = live.slices(blocks)
         for row in rows:
             store.add_slice(row)
         for reading in live.readings():
@@ -130,7 +130,7 @@ def _measure(
     store.add_burst(msgspec.structs.replace(record, complete=True, note="; ".join(live.notes)))
 
 
-def _visits(study: Study, plan: schedule.BurstPlan, rates: Rates) -> Iterator[burst.Visit]:
+def _blocks(study: Study, plan: schedule.BurstPlan, rates: Rates) -> Iterator[burst.BlockSpec]:
     """The burst's blocks with the arrivals of each, the same for every arm of a block."""
     by_name = {each.name: each for each in arms.workloads(study)}
     for index, block in enumerate(plan.blocks):
@@ -140,7 +140,7 @@ def _visits(study: Study, plan: schedule.BurstPlan, rates: Rates) -> Iterator[bu
             rng = np.random.default_rng((study.seed, plan.number, index))
             rate = workload.rate or rates.get(workload.name, 0.0)  # a shape has rates of its own
             times = tuple(arrivals.offsets(workload, block.seconds, rng, rate).tolist())
-        yield burst.Visit(block.workload, block.block, block.order, times, rate, block.seconds, block.kind)
+        yield burst.BlockSpec(block.workload, block.block, block.order, times, rate, block.seconds, block.kind)
 
 
 def _calibrate(study: Study, layout: Layout, start: Start, display: Display) -> Rates:

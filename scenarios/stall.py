@@ -65,8 +65,8 @@ def with_harness(stall: Stall) -> float:
     arrivals = tuple((np.arange(round(stall.seconds * stall.rate)) / stall.rate).tolist())
     short = tuple(each for each in arrivals if each < WARM_SECONDS)
     visits = (
-        burst.Visit("steady", 0, ("all",), short, stall.rate, WARM_SECONDS),
-        burst.Visit("steady", 1, ("all",), arrivals, stall.rate, stall.seconds, "segment"),
+        burst.BlockSpec("steady", 0, ("all",), short, stall.rate, WARM_SECONDS),
+        burst.BlockSpec("steady", 1, ("all",), arrivals, stall.rate, stall.seconds, "segment"),
     )
     with burst.running(plan) as running:
         rows = running.slices(visits)

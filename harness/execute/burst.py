@@ -63,7 +63,7 @@ class BurstSpec(msgspec.Struct, frozen=True):
     drain_timeout: float = 5.0
 
 
-class Visit(msgspec.Struct, frozen=True):
+class BlockSpec(msgspec.Struct, frozen=True):
     """One block of one workload: adjacent stretches, one per arm, in this order.
 
     Every arm of a block gets the same `arrivals` (seconds after opening; None = closed); `rate` is what was
@@ -71,7 +71,7 @@ class Visit(msgspec.Struct, frozen=True):
     """
 
     workload: str
-    block: int
+    number: int
     arms: tuple[str, ...]
     arrivals: tuple[float, ...] | None = None
     rate: float = 0.0
@@ -136,27 +136,27 @@ class RunningBurst:
                 arm.requests = result.answered
                 arm.target_after, arm.load_after = memory(arm.target.pids()), memory(arm.load.pids())
 
-    def slices(self, visits: Sequence[Visit]) -> Iterator[Slice]:
-        """Measure the visits in order, one row per arm; every arm is warmed before its workload's first
+    def slices(self, blocks: Sequence[BlockSpec]) -> Iterator[Slice]:
+        """Measure the blocks in order, one row per arm; every arm is warmed before its workload's first
         block.
         """
-        for visit in visits:
-            for name in visit.arms:
-                self._warm(self._arms[name], visit)
-            for position, name in enumerate(visit.arms):
-                self._progress(Step("slice", name, visit.workload, visit.block))
-                yield self._slice(self._arms[name], visit, position)
+        for block in blocks:
+            for name in block.arms:
+                self._warm(self._arms[name], block)
+            for position, name in enumerate(block.arms):
+                self._progress(Step("slice", name, block.workload, block.number))
+                yield self._slice(self._arms[name], block, position)
 
-    def episodes(self, visit: Visit, keep: Callable[[Sample], None]) -> Iterator[Slice]:
+    def episodes(self, block: BlockSpec, keep: Callable[[Sample], None]) -> Iterator[Slice]:
         """One episode per arm, with nothing before it, and then what it left; `keep` gets samples every
         WATCH_SECONDS.
         """
-        self.episode = visit.workload
-        workload = self._workloads[visit.workload]
-        for position, name in enumerate(visit.arms):
+        self.episode = block.workload
+        workload = self._workloads[block.workload]
+        for position, name in enumerate(block.arms):
             arm = self._arms[name]
-            self._progress(Step("episode", name, visit.workload, visit.block))
-            yield (row := self._slice(arm, visit, position, keep))
+            self._progress(Step("episode", name, block.workload, block.number))
+            yield (row := self._slice(arm, block, position, keep))
             with self._blaming(arm):
                 arm.load.settle(workload.settle_seconds)
                 arm.requests = row.answered
@@ -169,8 +169,8 @@ class RunningBurst:
         """
         self._progress(Step("capacity", arm, workload))
         running = self._arms[arm]
-        self._warm(running, Visit(workload, 0, (arm,)))
-        result = self._open(running, Visit(workload, 0, (arm,), planned=self.plan.warm_seconds))
+        self._warm(running, BlockSpec(workload, 0, (arm,)))
+        result = self._open(running, BlockSpec(workload, 0, (arm,), planned=self.plan.warm_seconds))
         own = [len(each.service) // 4 for each in result.samples if each.name == self._workloads[workload].request]
         tasks = own[0] if own else result.answered
         return tasks / result.seconds if result.seconds > 0 else 0.0
@@ -260,43 +260,43 @@ class RunningBurst:
             env.setdefault("LOCUST_HOST", url)  # how any Locust file learns its host
         return LoadSpec(arm.name, files, env, arm.cwd, arm.interpreter)
 
-    def _warm(self, arm: _RunningArm, visit: Visit) -> None:
+    def _warm(self, arm: _RunningArm, block: BlockSpec) -> None:
         """Once per arm and workload: its `warm_tasks`, then a stretch like those measured, at least `warm_seconds` when
         closed; nothing of it is recorded.
         """
-        if visit.workload in arm.warm:
+        if block.workload in arm.warm:
             return
-        self._progress(Step("warm-up", arm.name, visit.workload))
-        if visit.arrivals is None:
-            visit = msgspec.structs.replace(visit, planned=self.plan.warm_seconds)
-        if tasks := self._workloads[visit.workload].warm_tasks:
-            self._warm_up(arm, visit, tasks)
-        self._open(arm, visit)
-        arm.warm.add(visit.workload)
+        self._progress(Step("warm-up", arm.name, block.workload))
+        if block.arrivals is None:
+            block = msgspec.structs.replace(block, planned=self.plan.warm_seconds)
+        if tasks := self._workloads[block.workload].warm_tasks:
+            self._warm_up(arm, block, tasks)
+        self._open(arm, block)
+        arm.warm.add(block.workload)
 
-    def _warm_up(self, arm: _RunningArm, visit: Visit, tasks: int) -> None:
+    def _warm_up(self, arm: _RunningArm, block: BlockSpec, tasks: int) -> None:
         """So many tasks; of an open workload at its rate, as all its users at once would leave another state behind:
         a pool full of connections to the few peers that all of them wanted.
         """
-        if visit.rate:
-            arrivals = tuple(number / visit.rate for number in range(tasks))
-            self._open(arm, msgspec.structs.replace(visit, arrivals=arrivals, planned=tasks / visit.rate))
+        if block.rate:
+            arrivals = tuple(number / block.rate for number in range(tasks))
+            self._open(arm, msgspec.structs.replace(block, arrivals=arrivals, planned=tasks / block.rate))
             return
         with self._blaming(arm):
             limit = self.plan.work_timeout
-            arm.load.work(wire.Work(visit.workload, tasks, 0.0, limit, arm.pids, thinking=False))
+            arm.load.work(wire.Work(block.workload, tasks, 0.0, limit, arm.pids, thinking=False))
 
-    def _open(self, arm: _RunningArm, visit: Visit, watch: Callable[[], None] | None = None) -> wire.SliceResult:
-        workload = self._workloads[visit.workload]
+    def _open(self, arm: _RunningArm, block: BlockSpec, watch: Callable[[], None] | None = None) -> wire.SliceResult:
+        workload = self._workloads[block.workload]
         if self._loops is not None:
             self._loops.run(workload.awake)
         order = wire.OpenSlice(
-            workload=visit.workload,
-            planned=visit.planned or workload.slice_seconds,
+            workload=block.workload,
+            planned=block.planned or workload.slice_seconds,
             quiet=workload.quiet_seconds,
             drain=self.plan.drain_timeout,
             targets=arm.pids,
-            arrivals=visit.arrivals,
+            arrivals=block.arrivals,
         )
         with self._blaming(arm):
             if workload.tasks:
@@ -306,29 +306,29 @@ class RunningBurst:
             return arm.load.slice(order, watch)
 
     def _slice(
-        self, arm: _RunningArm, visit: Visit, position: int, keep: Callable[[Sample], None] | None = None
+        self, arm: _RunningArm, block: BlockSpec, position: int, keep: Callable[[Sample], None] | None = None
     ) -> Slice:
         arm.pids = arm.target.pids()  # a program that forks has others than at the start
         began = self._clock()
 
         def watch() -> None:
             if keep is not None:
-                keep(self._sample(arm, visit.workload, self._clock() - began))
+                keep(self._sample(arm, block.workload, self._clock() - began))
 
-        result = self._open(arm, visit, watch if keep is not None else None)
+        result = self._open(arm, block, watch if keep is not None else None)
         return Slice(
             burst=self.plan.number,
-            block=visit.block,
+            block=block.number,
             position=position,
-            workload=visit.workload,
+            workload=block.workload,
             arm=arm.name,
-            kind=visit.kind,
+            kind=block.kind,
             began=began,
-            planned=visit.planned or self._workloads[visit.workload].slice_seconds,
+            planned=block.planned or self._workloads[block.workload].slice_seconds,
             seconds=result.seconds,
             # Counted where tasks begin, as well as where requests end: what got lost in between must not vanish, and
             # what was told twice was not started twice.
-            started=max(result.ended - result.surplus, result.tasks, len(visit.arrivals or ())),
+            started=max(result.ended - result.surplus, result.tasks, len(block.arrivals or ())),
             answered=result.answered,
             rejected=result.rejected,
             failed=result.failed,
@@ -338,8 +338,8 @@ class RunningBurst:
             page_faults=result.page_faults,
             lag_max=result.lag_max,
             latencies=tuple(Latencies(each.name, each.service, each.lag) for each in result.samples),
-            rate=visit.rate,
-            arrivals=len(visit.arrivals or ()),
+            rate=block.rate,
+            arrivals=len(block.arrivals or ()),
             tasks=result.tasks,
             unanswered=tuple(
                 Unanswered(each.name, each.rejected, each.failed, each.seconds) for each in result.unanswered

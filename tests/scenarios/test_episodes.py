@@ -108,7 +108,7 @@ def test_an_outage_costs_attempts_and_ends() -> None:
     assert {"request", "beside", "struck", "after"} <= set(by_name(result))
     assert told["outage.wasted"] >= 1
     assert 0 < told["outage.recovery"] < 1.6
-    assert told["outage.at_return"] >= 0
+    assert 0 <= told["outage.at_return"] <= result.tasks
     assert lost(result) == 0
     assert result.ended == result.tasks
 

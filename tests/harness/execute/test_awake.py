@@ -13,7 +13,7 @@ import pytest
 
 from harness.execute import awake, host
 from harness.execute import burst as bursts
-from harness.execute.burst import ArmSpec, BurstSpec, Visit
+from harness.execute.burst import ArmSpec, BlockSpec, BurstSpec
 from harness.study.records import Workload
 from tests.harness.execute.conftest import CLIENT, SERVER, write
 from tests.processes import wait_for
@@ -44,7 +44,7 @@ def test_each_core_of_a_burst_has_a_loop_of_idle_priority_that_ends_with_it(plan
     with bursts.running(plan) as burst:
         loops = _loops(burst)
         burst.work()
-        rows = list(burst.slices((Visit("closed", 0, ("all",)),)))
+        rows = list(burst.slices((BlockSpec("closed", 0, ("all",)),)))
         wait_for(lambda: all(map(_settled, loops, cores)), lambda: "the loops are not of idle priority on their cores")
         readings = list(burst.readings())
         assert awake.FELL_ASLEEP not in burst.notes
@@ -86,7 +86,7 @@ def test_loops_are_held_while_a_workload_is_measured_that_did_not_ask_for_them(p
     states = []
     with bursts.running(both) as burst:
         for name in ("closed", "asleep", "closed"):
-            list(burst.slices((Visit(name, 0, ("all",)),)))
+            list(burst.slices((BlockSpec(name, 0, ("all",)),)))
             states.append({loop.status() == psutil.STATUS_STOPPED for loop in _loops(burst)})
     assert states == [{False}, {True}, {False}]
 

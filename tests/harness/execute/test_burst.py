@@ -16,7 +16,7 @@ import pytest
 
 from harness.errors import LoadError, TargetError
 from harness.execute import burst as bursts
-from harness.execute.burst import ArmSpec, BurstSpec, Step, Visit
+from harness.execute.burst import ArmSpec, BlockSpec, BurstSpec, Step
 from harness.execute.load import LoadProcess
 from harness.execute.wire import OpenSlice, SliceResult, Work
 from harness.measure.records import ArmReading, Sample, Slice
@@ -42,23 +42,23 @@ def plan(tmp_path: Path) -> BurstSpec:
 
 
 ARRIVALS = tuple(0.002 * each for each in range(50))
-VISITS = (
-    Visit("closed", 0, ("all", "none")),
-    Visit("open", 0, ("none", "all"), arrivals=ARRIVALS, rate=500.0),
-    Visit("closed", 1, ("none", "all")),
+BLOCKS = (
+    BlockSpec("closed", 0, ("all", "none")),
+    BlockSpec("open", 0, ("none", "all"), arrivals=ARRIVALS, rate=500.0),
+    BlockSpec("closed", 1, ("none", "all")),
 )
 
 
 def whole(
     plan: BurstSpec,
-    visits: Sequence[Visit],
+    blocks: Sequence[BlockSpec],
     progress: Callable[[Step], None] = lambda step: None,
     clock: Callable[[], float] = time.time,
 ) -> Iterator[Slice | ArmReading]:
     """A burst from its start to its end: its slices, then one reading per arm."""
     with bursts.running(plan, progress, clock) as burst:
         burst.work()
-        yield from burst.slices(visits)
+        yield from burst.slices(blocks)
         yield from burst.readings()
 
 
@@ -77,7 +77,7 @@ def _gone(processes: list[psutil.Process]) -> bool:
 def test_a_burst_yields_its_slices_in_order_then_its_readings(plan: BurstSpec) -> None:
     steps: list[Step] = []
     ticks = iter(range(100))
-    rows = list(whole(plan, VISITS, steps.append, lambda: float(next(ticks))))
+    rows = list(whole(plan, BLOCKS, steps.append, lambda: float(next(ticks))))
     slices = [row for row in rows if isinstance(row, Slice)]
     readings = [row for row in rows if isinstance(row, ArmReading)]
     assert rows == [*slices, *readings]
@@ -112,10 +112,10 @@ def test_a_burst_yields_its_slices_in_order_then_its_readings(plan: BurstSpec) -
 
 def test_an_episode_is_sampled_while_it_runs_and_read_after_it_has_settled(plan: BurstSpec) -> None:
     alone = msgspec.structs.replace(plan, workloads=plan.workloads[:1])
-    visit = Visit("closed", 0, ("all", "none"), planned=1.3, kind="episode")
+    block = BlockSpec("closed", 0, ("all", "none"), planned=1.3, kind="episode")
     samples: list[Sample] = []
     with bursts.running(alone) as burst:
-        rows = list(burst.episodes(visit, samples.append))
+        rows = list(burst.episodes(block, samples.append))
         readings = list(burst.readings())
     assert [(row.arm, row.kind, row.planned, row.position) for row in rows] == [
         ("all", "episode", 1.3, 0),
@@ -147,13 +147,13 @@ def test_tasks_to_warm_up_with_are_done_once_before_the_first_slice(
     monkeypatch.setattr(LoadProcess, "slice", watched_slice)
     warmed = msgspec.structs.replace(plan.workloads[0], warm_tasks=30)
     with bursts.running(msgspec.structs.replace(_one_arm(plan), workloads=(warmed,))) as burst:
-        rows = list(burst.slices((Visit("closed", 0, ("all",)), Visit("closed", 1, ("all",)))))
+        rows = list(burst.slices((BlockSpec("closed", 0, ("all",)), BlockSpec("closed", 1, ("all",)))))
     assert done == [("work", 30), ("slice", 0), ("slice", 0), ("slice", 0)]  # the first slice is warm-up too
     assert len(rows) == 2
     del done[:]
     paced = msgspec.structs.replace(plan.workloads[1], warm_tasks=30)
     with bursts.running(msgspec.structs.replace(_one_arm(plan), workloads=(paced,))) as burst:
-        (row,) = burst.slices((Visit("open", 0, ("all",), arrivals=ARRIVALS, rate=500.0),))
+        (row,) = burst.slices((BlockSpec("open", 0, ("all",), arrivals=ARRIVALS, rate=500.0),))
     assert done == [("slice", 30), ("slice", len(ARRIVALS)), ("slice", len(ARRIVALS))], "at its rate"
     assert row.arrivals == len(ARRIVALS)
 
@@ -181,7 +181,7 @@ def test_a_killed_process_is_one_error_with_earlier_rows_kept(
     def measure() -> None:
         with bursts.running(_one_arm(plan)) as burst:
             processes.extend(_pids(burst))
-            for row in burst.slices((Visit("closed", 0, ("all",)), Visit("closed", 1, ("all",)))):
+            for row in burst.slices((BlockSpec("closed", 0, ("all",)), BlockSpec("closed", 1, ("all",)))):
                 rows.append(row)
                 if len(rows) == 1:
                     os.kill(getattr(burst._arms["all"], victim).pid, signal.SIGKILL)
@@ -200,12 +200,12 @@ def test_a_target_that_cannot_start_ends_the_others(plan: BurstSpec) -> None:
         started.extend(psutil.Process().children())
 
     with pytest.raises(TargetError, match="target broken ended before it was ready: exit status 1; last lines: no key"):
-        list(whole(msgspec.structs.replace(plan, arms=(*plan.arms, broken)), VISITS, watch))
+        list(whole(msgspec.structs.replace(plan, arms=(*plan.arms, broken)), BLOCKS, watch))
     assert _gone([each for each in started if each.pid != bursts_guard()])
 
 
 def test_interrupted_consumer_ends_the_burst(plan: BurstSpec) -> None:
-    rows = whole(_one_arm(plan), [Visit("closed", 0, ("all",))] * 2)
+    rows = whole(_one_arm(plan), [BlockSpec("closed", 0, ("all",))] * 2)
     next(rows)
     children = [each for each in psutil.Process().children() if each.pid != bursts_guard()]
     assert len(children) == 2
@@ -268,7 +268,7 @@ def test_what_is_told_twice_stands_in_the_row_and_every_arm_draws_alike(tmp_path
     told = msgspec.structs.replace(plan, arms=arms, workloads=(workload,), memory_requests=3)
     with bursts.running(told) as burst:
         burst.work()
-        rows = list(burst.slices((Visit("w", 0, ("none", "all")),)))
+        rows = list(burst.slices((BlockSpec("w", 0, ("none", "all")),)))
         drawn = {tuple(sorted(arm.load.gauges().load.items())) for arm in burst._arms.values()}
     for row in rows:
         assert row.started == row.surplus == row.tasks > 0
@@ -282,5 +282,5 @@ def test_a_ready_line_too_long_for_a_variable_travels_in_a_file(tmp_path: Path) 
     plan = BurstSpec(0, (ArmSpec("one", command),), (workload,), memory_requests=3, warm_seconds=0.05)
     with bursts.running(plan) as burst:
         burst.work()
-        (row,) = burst.slices((Visit("w", 0, ("one",)),))
+        (row,) = burst.slices((BlockSpec("w", 0, ("one",)),))
     assert row.answered == row.started > 0
