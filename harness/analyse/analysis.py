@@ -17,7 +17,16 @@ from harness.analyse.centre import Floats
 from harness.analyse.contrast import Contrast, Readings, Row, judge_contrast, readings
 from harness.analyse.crossover import crossover
 from harness.analyse.metrics import METRICS, Metric, metric
-from harness.analyse.records import Analysis, Attribution, ContrastResult, Crossover, Source, TailTest, Verdict
+from harness.analyse.records import (
+    Analysis,
+    Attribution,
+    ContrastResult,
+    Crossover,
+    Estimate,
+    Source,
+    TailTest,
+    Verdict,
+)
 from harness.analyse.rows import Rows, arrange
 from harness.analyse.tails import tails
 from harness.analyse.validity import Subject, check
@@ -30,6 +39,8 @@ Judged = tuple[ContrastResult, Floats]
 OUTCOMES = ("MET", "MISSED", "INCONCLUSIVE", "NOT MEASURABLE")
 HEADLINE = ("latency_p50", "throughput", "cpu_per_request")
 "metrics people ask for first"
+MOST_TOLD = 6
+"that a headline tells one by one: three metrics of two workloads"
 
 
 def analyse(study: Study, measured: Measured, mishap: str = "") -> Analysis:
@@ -224,13 +235,23 @@ def answer(verdicts: Sequence[Verdict], contrasts: Sequence[ContrastResult], voi
 
 
 def _headline(contrasts: Sequence[ContrastResult]) -> str:
-    """What the treatment did to the metrics people ask for first."""
-    told = [
-        f"{metric(each.metric).noun} on {each.workload} {describe(each.estimate)}"
+    """What the treatment did to the metrics people ask for first: each, or of many only how often it was shown."""
+    found = [
+        (each, each.estimate)
         for each in contrasts
         if each.role == "treatment" and each.estimate and each.metric in HEADLINE
     ]
-    if not told:
+    if not found:
         return "Nothing was measured that could be compared."
+    told = [f"{metric(each.metric).noun} on {each.workload} {describe(estimate)}" for each, estimate in found]
+    if len(told) > MOST_TOLD:
+        by_metric = {name: [estimate for each, estimate in found if each.metric == name] for name in HEADLINE}
+        told = [f"{metric(name).noun} {_how_often(estimates)}" for name, estimates in by_metric.items() if estimates]
     first = contrasts[0]
     return f"{first.b} against {first.a}: " + "; ".join(told) + "."
+
+
+def _how_often(estimates: Sequence[Estimate]) -> str:
+    fell, rose = sum(each.high < 1.0 for each in estimates), sum(each.low > 1.0 for each in estimates)
+    shown = [f"{word} in {count}" for word, count in (("fell", fell), ("rose", rose)) if count]
+    return f"{' and '.join(shown) or 'was not shown to change in any'} of {len(estimates)} comparisons"

@@ -245,6 +245,21 @@ def replace_uss(memory: Memory, more: float) -> Memory:
     return msgspec.structs.replace(memory, uss=memory.uss + int(more))
 
 
+def test_of_many_comparisons_the_headline_tells_how_often() -> None:
+    """All is halved, but for the latencies of one of the three workloads."""
+    names = ("surge", "other", "third")
+    study = a_study(workloads=tuple(msgspec.structs.replace(SURGE, name=name) for name in names))
+    measured = a_run(study, {"all": 0.5}, 12)
+    equal = {row.arm: row for row in a_run(study, {}, 12).slices if row.workload == "third"}
+    rows = tuple(
+        msgspec.structs.replace(row, latencies=equal["none"].latencies) if row.workload == "third" else row
+        for row in measured.slices
+    )
+    answer = analyse(study, msgspec.structs.replace(measured, slices=rows)).answer
+    assert answer.startswith("all against none: median latency fell in 2 of 3 comparisons; throughput rose in 3 of 3 ")
+    assert "CPU per request fell in 3 of 3 comparisons." in answer
+
+
 def test_percentiles_among_requests_without_an_answer_are_not_shown() -> None:
     study = a_study()
     plain = a_run(study, {"all": 0.5}, 7)
