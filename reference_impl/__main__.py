@@ -91,12 +91,13 @@ async def _serve(arguments: argparse.Namespace, settings: dict[str, Any]) -> Non
     count = arguments.peers * len(transports)
     ports = range(arguments.port, arguments.port + count) if arguments.port else ()
     addresses = await node.start(arguments.host, ports)
+    resumes = {"resumes": True} if node.rooms.tickets.resuming else {}
     ready = {
         "contract": CONTRACT,
         "pid": os.getpid(),
         "optimizations": sorted(enabled),
         "peers": [
-            {"peer_id": identity.peer_id.hex(), "addresses": reached}
+            {"peer_id": identity.peer_id.hex(), "addresses": reached, **resumes}
             for identity, reached in zip(node.identities, addresses, strict=True)
         ],
     }

@@ -20,6 +20,7 @@ from reference_impl.metrics import METRICS, MetricsSettings
 from reference_impl.node import Node, NodeSettings, Rooms
 from reference_impl.pooling import POOLING, PoolSettings
 from reference_impl.rate_limit import RATE_LIMIT, RateLimitSettings
+from reference_impl.resumption import RESUMPTION, Resumption
 from reference_impl.settings import SettingsError
 from reference_impl.transports.base import Listener, Transport
 from reference_impl.transports.memory import MemoryListener, MemoryTransport
@@ -54,13 +55,15 @@ def dialer(enabled: frozenset[str], identity: Identity, tables: Tables | None = 
     tables = checked(tables or {})
     buffers = BUFFER_POOL.pick(enabled)(_make(BufferSettings, tables, "buffer_pool"))
     pool, settings = POOLING.pick(enabled), _make(PoolSettings, tables, "pooling")
+    tickets = RESUMPTION.pick(enabled)(settings)
     return Dialer(
-        _transports(identity, buffers, tables),
+        _transports(identity, buffers, tickets, tables),
         make_cleanup=CLEANUP.pick(enabled),
         attempts=CIRCUIT_BREAKER.pick(enabled)(_make(BreakerSettings, tables, "circuit_breaker")),
         buffers=buffers,
         metrics=METRICS.pick(enabled)(_make(MetricsSettings, tables, "metrics")),
         make_pool=lambda **calls: pool(settings, **calls),
+        tickets=tickets,
         cleanup_interval=settings.cleanup_interval,
     )
 
@@ -80,8 +83,9 @@ def node(
         peer_limit=limiter(_make(RateLimitSettings, tables, "rate_limit")),
         buffers=BUFFER_POOL.pick(enabled)(_make(BufferSettings, tables, "buffer_pool")),
         metrics=METRICS.pick(enabled)(_make(MetricsSettings, tables, "metrics")),
+        tickets=RESUMPTION.pick(enabled)(_make(PoolSettings, tables, "pooling")),
     )
-    listeners = [_listener(name, rooms.buffers, tables) for name in dict.fromkeys(transports)]
+    listeners = [_listener(name, rooms, tables) for name in dict.fromkeys(transports)]
     settings = _make(NodeSettings, tables, "node")
     script = _make(Script, tables, "faults")
     if not script.rules:
@@ -102,10 +106,13 @@ def _refuse_timed(script: Script) -> None:
             )
 
 
-def _transports(identity: Identity, buffers: Buffers, tables: Tables) -> dict[str, Transport]:
+def _transports(identity: Identity, buffers: Buffers, tickets: Resumption, tables: Tables) -> dict[str, Transport]:
     """Every way to dial that the settings allow; a peer's addresses say which of them reach it."""
     tcp, tls = _make(TcpSettings, tables, "tcp"), _make(TlsSettings, tables, "tls")
-    made: list[Transport] = [TcpTransport(identity, buffers, tcp), MemoryTransport(identity, buffers)]
+    made: list[Transport] = [
+        TcpTransport(identity, buffers, tcp, tickets),
+        MemoryTransport(identity, buffers, tickets),
+    ]
     if tls.authority:
         from reference_impl.certificates import Authority
         from reference_impl.transports.tls import TlsTransport
@@ -114,17 +121,17 @@ def _transports(identity: Identity, buffers: Buffers, tables: Tables) -> dict[st
     return {transport.name: transport for transport in made}
 
 
-def _listener(name: str, buffers: Buffers, tables: Tables) -> Listener:
+def _listener(name: str, rooms: Rooms, tables: Tables) -> Listener:
     if name == "tcp":
-        return TcpListener(buffers)
+        return TcpListener(rooms.buffers, rooms.tickets)
     if name == "tls":
         from reference_impl.certificates import Authority
         from reference_impl.transports.tls import TlsListener
 
         given = _make(TlsSettings, tables, "tls").authority
-        return TlsListener(Authority.from_pem(given) if given else Authority.generate(), buffers)
+        return TlsListener(Authority.from_pem(given) if given else Authority.generate(), rooms.buffers)
     if name == "memory":
-        return MemoryListener(buffers)
+        return MemoryListener(rooms.buffers, rooms.tickets)
     raise SettingsError(f"transport is {name!r}; expected one of: {', '.join(TRANSPORTS)}")
 
 

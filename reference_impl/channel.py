@@ -1,12 +1,17 @@
 """An authenticated channel between two peers, sans I/O: the Noise handshake with identities, then messages.
 
 Each end proves that its identity signed the static key it uses; the initiator names the peer it wants and accepts
-no other. Handshake messages travel in the same 2-byte frames as records.
+no other. Two ends that have met, and both kept a ticket of it, resume instead (see `resumption.py`). Handshake
+messages travel in the same 2-byte frames as records.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from typing import Literal
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from reference_impl.buffer_pool import Buffers
 from reference_impl.buffers import Message, PooledBuffer
@@ -14,13 +19,20 @@ from reference_impl.errors import HandshakeError
 from reference_impl.frame import LENGTH_BYTES
 from reference_impl.identity import PROOF_BYTES, Identity, verify_proof
 from reference_impl.inbox import Inbox
-from reference_impl.noise import TAG_BYTES, Bytes, CipherState, Handshake
+from reference_impl.noise import NN_PSK0, TAG_BYTES, Bytes, CipherState, Handshake
+from reference_impl.resumption import NAME_BYTES, NO_TICKETS, Resumption, Ticket
 
 PROLOGUE = b"synapsed-bench/1"
 FIRST_BYTES = LENGTH_BYTES + 32
 SECOND_BYTES = LENGTH_BYTES + 32 + (32 + TAG_BYTES) + PROOF_BYTES + TAG_BYTES
 THIRD_BYTES = LENGTH_BYTES + (32 + TAG_BYTES) + PROOF_BYTES + TAG_BYTES
 """Handshake frames have fixed sizes, so a slow or lying peer can make us hold at most this much."""
+OFFER_BYTES = LENGTH_BYTES + NAME_BYTES + 32 + TAG_BYTES
+RESUMED_BYTES = LENGTH_BYTES + 32 + TAG_BYTES
+_OFFER_LENGTH, _RESUMED_LENGTH = (
+    (size - LENGTH_BYTES).to_bytes(LENGTH_BYTES, "big") for size in (OFFER_BYTES, RESUMED_BYTES)
+)
+Role = Literal["initiator", "responder"]
 
 
 class Channel:
@@ -55,47 +67,126 @@ class Channel:
 
 
 class Initiation:
-    """The dialing end's handshake: send `first`, then turn the answer into the last frame and a channel."""
+    """The dialing end's handshake: send `first`, then turn the answer into the last frame and a channel.
 
-    __slots__ = ("_expected", "_handshake", "_identity", "first")
+    With `tickets` that resume (for peers that say so too), the first frame is an offer: a ticket's name, the ephemeral
+    key, and a proof that the secret is known; without a ticket name and proof are random. A peer that does not know the
+    ticket goes on with a full handshake from the same ephemeral key, so that a vain offer costs no round trip.
+    """
 
-    def __init__(self, identity: Identity, expected: bytes) -> None:
+    __slots__ = ("_expected", "_full", "_identity", "_resumption", "_ticket", "_tickets", "first")
+
+    def __init__(self, identity: Identity, expected: bytes, tickets: Resumption = NO_TICKETS) -> None:
         self._identity = identity
         self._expected = expected
-        self._handshake = Handshake("initiator", identity.static_key, identity.static_public, prologue=PROLOGUE)
-        self.first = _frame(self._handshake.write())
+        self._tickets = tickets
+        self._ticket = ticket = tickets.take(expected)
+        self._resumption: Handshake | None = None
+        ephemeral = X25519PrivateKey.generate()
+        offer = b""
+        if ticket is not None:
+            self._resumption = _resumption("initiator", ticket, identity.peer_id, expected, ephemeral)
+            offer = ticket.name + self._resumption.write()
+            ticket.wipe()
+        elif tickets.resuming:
+            offer = os.urandom(NAME_BYTES) + ephemeral.public_key().public_bytes_raw() + os.urandom(TAG_BYTES)
+        self._full = _full("initiator", identity, offer, ephemeral)
+        self.first = _frame(offer or self._full.write())
+        if offer:
+            self._full.write()  # its first message, the ephemeral key, has left inside the offer
 
     def finish(self, answer: bytes, buffers: Buffers) -> tuple[bytes, Channel]:
-        """(last frame to send, channel) from the whole second frame.
+        """(last frame to send, empty after a resumption; channel) from the whole second frame.
 
         Raises `HandshakeError`, or `IdentityError` when the answering peer is not the expected one.
         """
-        proof = self._handshake.read(_unframe(answer, SECOND_BYTES))
-        peer_id = verify_proof(proof, self._handshake.remote_static, self._expected)
-        last = _frame(self._handshake.write(self._identity.proof))
-        return last, Channel(peer_id, self._handshake.split(), buffers)
+        if self._resumption is not None and len(answer) == RESUMED_BYTES:
+            self._resumption.read(_unframe(answer, RESUMED_BYTES))
+            return b"", self._establish(self._resumption, self._expected, buffers, self._ticket)
+        proof = self._full.read(_unframe(answer, SECOND_BYTES))
+        peer_id = verify_proof(proof, self._full.remote_static, self._expected)
+        last = _frame(self._full.write(self._identity.proof))
+        return last, self._establish(self._full, peer_id, buffers)
+
+    def _establish(
+        self, handshake: Handshake, peer_id: bytes, buffers: Buffers, chain: Ticket | None = None
+    ) -> Channel:
+        self._tickets.keep(peer_id, self._tickets.issue(handshake, peer_id, chain))
+        return Channel(peer_id, handshake.split(), buffers)
 
 
 class Acceptance:
-    """The listening end's handshake: `answer` the first frame, then `finish` with the third."""
+    """The listening end's handshake: `answer` the first frame, then `finish` with the third, of `third_bytes`."""
 
-    __slots__ = ("_handshake", "_identity")
+    __slots__ = ("_handshake", "_identity", "_offered", "_ticket", "_tickets", "third_bytes")
 
-    def __init__(self, identity: Identity) -> None:
+    def __init__(self, identity: Identity, tickets: Resumption = NO_TICKETS) -> None:
         self._identity = identity
-        self._handshake = Handshake("responder", identity.static_key, identity.static_public, prologue=PROLOGUE)
+        self._tickets = tickets
+        self._offered = False
+        self._ticket: Ticket | None = None
+        self.third_bytes = THIRD_BYTES
 
     def answer(self, first: bytes) -> bytes:
         """The second frame. Raises `HandshakeError`."""
-        if self._handshake.read(_unframe(first, FIRST_BYTES)):
-            raise HandshakeError("first handshake message carries a payload")
+        if len(first) != OFFER_BYTES:
+            self._handshake = _full("responder", self._identity)
+            return self._answer_full(_unframe(first, FIRST_BYTES))
+        offer = _unframe(first, OFFER_BYTES)
+        self._offered = True
+        name, ephemeral = offer[:NAME_BYTES], offer[NAME_BYTES : NAME_BYTES + 32]
+        ticket = self._tickets.take(name)
+        if ticket is not None:
+            self._handshake = _resumption("responder", ticket, ticket.peer_id, self._identity.peer_id)
+            try:
+                self._handshake.read(offer[NAME_BYTES:])
+            except HandshakeError:
+                self._tickets.keep(name, ticket)  # whoever offers it does not know its secret
+            else:
+                ticket.wipe()
+                self._ticket, self.third_bytes = ticket, 0
+                return _frame(self._handshake.write())
+        self._handshake = _full("responder", self._identity, offer)
+        return self._answer_full(ephemeral)
+
+    def _answer_full(self, message: bytes) -> bytes:
+        self._handshake.read(message)
         return _frame(self._handshake.write(self._identity.proof))
 
     def finish(self, third: bytes, buffers: Buffers) -> Channel:
-        """The channel to the peer that the third frame authenticates. Raises `HandshakeError`."""
-        proof = self._handshake.read(_unframe(third, THIRD_BYTES))
-        peer_id = verify_proof(proof, self._handshake.remote_static)
+        """The channel to the peer that the third frame, or the ticket, authenticates. Raises `HandshakeError`."""
+        ticket = self._ticket
+        if ticket is not None:
+            peer_id = ticket.peer_id
+        else:
+            proof = self._handshake.read(_unframe(third, THIRD_BYTES))
+            peer_id = verify_proof(proof, self._handshake.remote_static)
+        if self._offered and (fresh := self._tickets.issue(self._handshake, peer_id, ticket)) is not None:
+            self._tickets.keep(fresh.name, fresh)
         return Channel(peer_id, self._handshake.split(), buffers)
+
+
+def first_bytes(received: bytes) -> int:
+    """The size of the first frame, of which `received` is the beginning."""
+    return OFFER_BYTES if received[:LENGTH_BYTES] == _OFFER_LENGTH else FIRST_BYTES
+
+
+def second_bytes(received: bytes) -> int:
+    """The size of the second frame, of which `received` is the beginning."""
+    return RESUMED_BYTES if received[:LENGTH_BYTES] == _RESUMED_LENGTH else SECOND_BYTES
+
+
+def _full(role: Role, identity: Identity, offer: bytes = b"", ephemeral: X25519PrivateKey | None = None) -> Handshake:
+    """The prologue binds the whole offer: nobody can change it on its way and have the full handshake succeed."""
+    return Handshake(role, identity.static_key, identity.static_public, prologue=PROLOGUE + offer, ephemeral=ephemeral)
+
+
+def _resumption(
+    role: Role, ticket: Ticket, dialer: bytes, listener: bytes, ephemeral: X25519PrivateKey | None = None
+) -> Handshake:
+    """The prologue names the ticket and both peers: a ticket is good between the two it was issued to."""
+    prologue = PROLOGUE + ticket.name + dialer + listener
+    return Handshake(role, pattern=NN_PSK0, psk=ticket.secret, prologue=prologue, ephemeral=ephemeral)
 
 
 def _frame(message: bytes) -> bytes:

@@ -20,6 +20,7 @@ from reference_impl.frame import check_body
 from reference_impl.lease import Lease, LeaseError, Pool
 from reference_impl.metrics import Metrics, Recorder
 from reference_impl.noise import Bytes
+from reference_impl.resumption import Resumption
 from reference_impl.service import ECHO, OK, SINK, SIZE, SOURCE, STATS, refuse
 from reference_impl.transports.base import Link, Peer, Transport
 
@@ -171,6 +172,7 @@ class Dialer:
         buffers: Buffers,
         metrics: Metrics,
         make_pool: Callable[..., Pool[Established]],
+        tickets: Resumption,
         cleanup_interval: float,
     ) -> None:
         self._transports = transports
@@ -178,6 +180,7 @@ class Dialer:
         self.attempts = attempts
         self.buffers = buffers
         self.metrics = metrics
+        self.tickets = tickets
         self.recorders: dict[int, Recorder] = {}
         self._cleanup_interval = cleanup_interval
         self._sweep_due = _clock() + cleanup_interval
@@ -208,7 +211,7 @@ class Dialer:
         try:
             resource = transport.open(peer.addresses[key[1]])
             with self.cleanup.guard(resource) as guard:
-                link = transport.secure(resource, key[0])
+                link = transport.secure(resource, peer)
         except OSError:
             recorder.failed()
             raise
@@ -231,13 +234,13 @@ class Dialer:
         Runs by itself when a connection is asked for and the last round is the pool's `cleanup_interval` ago.
         """
         self._sweep_due = _clock() + self._cleanup_interval
-        for room in (self.pool, self.cleanup, self.attempts, self.buffers, self.metrics):
+        for room in (self.pool, self.tickets, self.cleanup, self.attempts, self.buffers, self.metrics):
             room.sweep()
 
     def gauges(self) -> dict[str, dict[str, float]]:
         """The dialer's gauges by room."""
         return {
-            "pooling": self.pool.gauges(),
+            "pooling": {**self.pool.gauges(), **self.tickets.gauges()},
             "cleanup": self.cleanup.gauges(),
             "circuit_breaker": self.attempts.gauges(),
             "buffer_pool": self.buffers.gauges(),
@@ -245,6 +248,7 @@ class Dialer:
         }
 
     def close(self) -> None:
-        """Close every connection."""
+        """Close every connection, forget every ticket."""
         self.pool.close()
+        self.tickets.forget()
         self.cleanup.close()

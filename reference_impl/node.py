@@ -22,6 +22,7 @@ from reference_impl.identity import Identity
 from reference_impl.inbox import READ_AHEAD
 from reference_impl.metrics import Metrics, Recorder
 from reference_impl.rate_limit import RateLimiter
+from reference_impl.resumption import Resumption
 from reference_impl.service import Service
 from reference_impl.session import Entrance, Session
 from reference_impl.transports.base import Address, Closable, Listener
@@ -65,6 +66,7 @@ class Rooms:
     peer_limit: RateLimiter
     buffers: Buffers
     metrics: Metrics
+    tickets: Resumption
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +166,7 @@ class Node:
             server.close()
         self._servers.clear()
         self.cleanup.close()
+        self.rooms.tickets.forget()  # as a process that crashed would have
 
     async def _come_back(self) -> None:
         while self._away:
@@ -197,6 +200,7 @@ class Node:
                 "unfinished_handshakes": len(self.unfinished),
                 "refused": self.refused,
             },
+            "pooling": rooms.tickets.gauges(),
             "cleanup": self.cleanup.gauges(),
             "source_limit": rooms.source_limit.gauges(),
             "rate_limit": rooms.peer_limit.gauges(),
@@ -221,7 +225,7 @@ class Node:
             session.trim()
         self._cooling, self.touched = self.touched, {}
         rooms = self.rooms
-        for room in (self.cleanup, rooms.buffers, rooms.metrics):
+        for room in (self.cleanup, rooms.buffers, rooms.metrics, rooms.tickets):
             room.sweep()
         for limiter, due in self._evict_at.items():
             if now >= due:  # not every tick: a whole sweep of 100,000 keys holds the loop for 12 ms

@@ -1,8 +1,10 @@
-"""Noise_XX_25519_AESGCM_SHA256, sans I/O (The Noise Protocol Framework, revision 34, sections 5 and 7.5).
+"""Noise with 25519, AESGCM and SHA256, sans I/O (The Noise Protocol Framework, revision 34).
 
-    -> e
-    <- e, ee, s, es
-    -> s, se
+    XX (section 7.5), between ends that know     NNpsk0 (section 9.4), between ends that share a secret
+    nothing of each other:                       of an earlier handshake:
+      -> e                                         -> psk, e
+      <- e, ee, s, es                              <- e, ee
+      -> s, se
 
 A `Handshake` turns bytes into bytes; when it is done, `split` gives one `CipherState` per direction. A cipher
 counts its nonces and never uses one twice: at a limit it changes its key (section 4.2 REKEY) or refuses.
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from dataclasses import dataclass
 from typing import Literal
 
 from cryptography.exceptions import InvalidTag
@@ -20,7 +23,6 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from reference_impl.errors import ChannelError, HandshakeError, NonceExhausted
 
-PROTOCOL = b"Noise_XX_25519_AESGCM_SHA256"
 KEY_BYTES = 32
 TAG_BYTES = 16
 MAX_NONCE = 2**64 - 1
@@ -110,75 +112,84 @@ class CipherState:
         self._limit = min(self.nonce + self.rekey_interval, MAX_NONCE)
 
 
-class Handshake:
-    """One end of an XX handshake. Call `write` and `read` in turn until `done`, then `split` once.
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """A handshake pattern (sections 7 and 9): its protocol name, and the tokens of each message in turn."""
 
-    `remote_static` is the peer's static key once it has arrived; `hash` binds the whole transcript.
+    name: bytes
+    messages: tuple[tuple[str, ...], ...]
+
+
+XX = Pattern(b"Noise_XX_25519_AESGCM_SHA256", (("e",), ("e", "ee", "s", "es"), ("s", "se")))
+NN_PSK0 = Pattern(b"Noise_NNpsk0_25519_AESGCM_SHA256", (("psk", "e"), ("e", "ee")))
+
+
+class Handshake:
+    """One end of a handshake. Call `write` and `read` in turn until `done`, then `split` once.
+
+    `static_key` and `static_public` are this end's in patterns that send static keys, `psk` (32 bytes) is of those
+    with a shared one. `remote_static` is the peer's static key once it has arrived; `hash` binds the whole transcript.
     Raises `HandshakeError` on anything unexpected; the handshake is dead from then on.
     """
 
-    __slots__ = ("_aead", "_ephemeral", "_initiator", "_key_chain", "_nonce", "_remote_ephemeral", "_static",
-                 "_static_public", "_step", "hash", "remote_static")  # fmt: skip
+    __slots__ = ("_aead", "_ephemeral", "_initiator", "_key_chain", "_nonce", "_pattern", "_psk", "_remote_ephemeral",
+                 "_static", "_static_public", "_step", "hash", "remote_static")  # fmt: skip
 
     def __init__(
         self,
         role: Literal["initiator", "responder"],
-        static_key: X25519PrivateKey,
-        static_public: bytes,
+        static_key: X25519PrivateKey | None = None,
+        static_public: bytes = b"",
         *,
+        pattern: Pattern = XX,
+        psk: Bytes = b"",
         prologue: bytes = b"",
         ephemeral: X25519PrivateKey | None = None,
     ) -> None:
         self._initiator = role == "initiator"
+        self._pattern = pattern
         self._static = static_key
         self._static_public = static_public
+        self._psk = psk
         self._ephemeral = ephemeral
         self._remote_ephemeral: X25519PublicKey | None = None
         self._aead: AESGCM | None = None  # of the newest key, which serves one or two messages
         self._nonce = 0
         self._step = 0
         self.remote_static = b""
-        # The protocol name has 28 bytes: shorter than a hash, so it is padded (section 5.2, Initialize).
-        self._key_chain = PROTOCOL.ljust(32, b"\0")
+        # No protocol name here is longer than a hash, so it is padded (section 5.2, Initialize).
+        self._key_chain = pattern.name.ljust(32, b"\0")
         self.hash = hashlib.sha256(self._key_chain + prologue).digest()
 
     @property
     def done(self) -> bool:
-        """All three messages have passed."""
-        return self._step == 3
+        """All messages have passed."""
+        return self._step == len(self._pattern.messages)
 
     def write(self, payload: bytes = b"") -> bytes:
         """The next message to send, with `payload` inside."""
-        self._expect(writing=True)
-        self._step += 1
-        if self._step == 1:
-            return self._write_ephemeral() + self._encrypt_and_hash(payload)
-        if self._step == 2:
-            head = self._write_ephemeral()
-            self._mix_dh(self._ephemeral, self._remote_ephemeral)
-            static = self._encrypt_and_hash(self._static_public)
-            self._mix_dh(self._static, self._remote_ephemeral)
-            return head + static + self._encrypt_and_hash(payload)
-        static = self._encrypt_and_hash(self._static_public)
-        self._mix_dh(self._static, self._remote_ephemeral)
-        return static + self._encrypt_and_hash(payload)
+        message = b""
+        for token in self._turn(writing=True):
+            if token == "e":
+                message += self._write_ephemeral()
+            elif token == "s":
+                message += self._encrypt_and_hash(self._static_public)
+            else:
+                self._mix_secret(token)
+        return message + self._encrypt_and_hash(payload)
 
     def read(self, message: bytes) -> bytes:
         """The payload of the next message received."""
-        self._expect(writing=False)
-        self._step += 1
+        tokens = self._turn(writing=False)
         try:
-            if self._step == 1:
-                return self._decrypt_and_hash(self._read_ephemeral(message))
-            if self._step == 2:
-                rest = self._read_ephemeral(message)
-                self._mix_dh(self._ephemeral, self._remote_ephemeral)
-                rest = self._read_static(rest)
-                self._mix_dh(self._ephemeral, X25519PublicKey.from_public_bytes(self.remote_static))
-                return self._decrypt_and_hash(rest)
-            rest = self._read_static(message)
-            self._mix_dh(self._ephemeral, X25519PublicKey.from_public_bytes(self.remote_static))
-            return self._decrypt_and_hash(rest)
+            for token in tokens:
+                if token == "e":
+                    message = self._read_ephemeral(message)
+                elif token == "s":
+                    message = self._read_static(message)
+                else:
+                    self._mix_secret(token)
+            return self._decrypt_and_hash(message)
         except InvalidTag as error:
             self._step = -1
             raise HandshakeError("handshake message failed authentication") from error
@@ -186,26 +197,38 @@ class Handshake:
             self._step = -1
             raise HandshakeError(f"handshake message failed: {error}") from error
 
+    def export(self, label: bytes) -> bytes:
+        """32 secret bytes that both ends share and nobody else knows, of their own for each `label` (not empty).
+
+        `split` draws its keys from the chaining key with an empty label. Only when `done` and before `split`.
+        """
+        if not self.done:
+            raise HandshakeError("export before the handshake is done")
+        return _hkdf(self._key_chain, label + self.hash)[0]
+
     def split(self) -> tuple[CipherState, CipherState]:
         """(sending, receiving) ciphers of this end; the handshake's own secrets are dropped."""
         if not self.done:
             raise HandshakeError("split before the handshake is done")
         first, second = _hkdf(self._key_chain, b"")
         self._ephemeral = self._aead = None
-        self._key_chain = b""
+        self._key_chain = self._psk = b""
         self._step = -1
         initiator, responder = CipherState(first), CipherState(second)
         return (initiator, responder) if self._initiator else (responder, initiator)
 
-    def _expect(self, *, writing: bool) -> None:
-        if self._step not in (0, 1, 2) or ((self._step % 2 == 0) == self._initiator) != writing:
+    def _turn(self, *, writing: bool) -> tuple[str, ...]:
+        """The tokens of the next message."""
+        if self._step < 0 or self.done or ((self._step % 2 == 0) == self._initiator) != writing:
             raise HandshakeError("handshake message out of turn")
+        self._step += 1
+        return self._pattern.messages[self._step - 1]
 
     def _write_ephemeral(self) -> bytes:
         if self._ephemeral is None:
             self._ephemeral = X25519PrivateKey.generate()
         public = self._ephemeral.public_key().public_bytes_raw()
-        self._mix_hash(public)
+        self._mix_public(public)
         return public
 
     def _read_ephemeral(self, message: bytes) -> bytes:
@@ -213,7 +236,7 @@ class Handshake:
             raise HandshakeError("message too short for an ephemeral key")
         public = message[:32]
         self._remote_ephemeral = X25519PublicKey.from_public_bytes(public)
-        self._mix_hash(public)
+        self._mix_public(public)
         return message[32:]
 
     def _read_static(self, message: bytes) -> bytes:
@@ -223,18 +246,39 @@ class Handshake:
         self.remote_static = self._decrypt_and_hash(message[:size])
         return message[size:]
 
+    def _mix_public(self, ephemeral: bytes) -> None:
+        self._mix_hash(ephemeral)
+        if self._psk:  # section 9.2: so that no two handshakes encrypt under one key
+            self._mix_key(ephemeral)
+
     def _mix_hash(self, data: bytes) -> None:
         self.hash = hashlib.sha256(self.hash + data).digest()
 
-    def _mix_dh(self, private: X25519PrivateKey | None, public: X25519PublicKey | None) -> None:
+    def _mix_secret(self, token: str) -> None:
+        if token == "psk":
+            self._key_chain, folded, key = _hkdf(self._key_chain, self._psk, 3)
+            self._mix_hash(folded)
+            self._begin_key(key)
+            return
+        # The first letter names the initiator's key, the second the responder's.
+        first, second = token[0], token[1]
+        mine, theirs = (first, second) if self._initiator else (second, first)
+        private = self._ephemeral if mine == "e" else self._static
+        public = self._remote_ephemeral if theirs == "e" else X25519PublicKey.from_public_bytes(self.remote_static)
         if private is None or public is None:
-            raise HandshakeError("handshake message out of turn")
+            raise HandshakeError("this pattern needs a static key")
         try:
             secret = private.exchange(public)
         except ValueError as error:  # a public key of low order: the secret would be zero
             self._step = -1
             raise HandshakeError("handshake message carries a key of low order") from error
-        self._key_chain, key = _hkdf(self._key_chain, secret)
+        self._mix_key(secret)
+
+    def _mix_key(self, material: Bytes) -> None:
+        self._key_chain, key = _hkdf(self._key_chain, material)
+        self._begin_key(key)
+
+    def _begin_key(self, key: bytes) -> None:
         self._aead = AESGCM(key)
         self._nonce = 0
 
@@ -254,8 +298,10 @@ class Handshake:
         return nonce.to_bytes(12, "big")
 
 
-def _hkdf(chaining_key: bytes, material: bytes) -> tuple[bytes, bytes]:
-    """Noise HKDF with two outputs (section 4.3)."""
+def _hkdf(chaining_key: bytes, material: Bytes, outputs: int = 2) -> list[bytes]:
+    """Noise HKDF with two or three outputs (section 4.3)."""
     secret = hmac.digest(chaining_key, material, "sha256")
-    first = hmac.digest(secret, b"\x01", "sha256")
-    return first, hmac.digest(secret, first + b"\x02", "sha256")
+    made = [b""]
+    for number in range(1, outputs + 1):
+        made.append(hmac.digest(secret, made[-1] + bytes([number]), "sha256"))
+    return made[1:]

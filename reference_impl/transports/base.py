@@ -23,15 +23,18 @@ Address = tuple[str, int]
 class Peer(bytes):
     """Whom to reach and where: a peer id (the bytes themselves, pinned when dialed) that knows its addresses.
 
-    `addresses`: an address per transport name, in order of preference. Two peers are equal when their ids are; being
-    bytes, a peer is hashed and compared as fast as a dictionary key can be.
+    `addresses`: an address per transport name, in order of preference. `resumes`: whether it says that it keeps tickets
+    (see `resumption.py`); no other is offered one. Two peers are equal when their ids are; being bytes, a peer is
+    hashed and compared as fast as a dictionary key can be.
     """
 
     addresses: Mapping[str, Address]
+    resumes: bool
 
-    def __new__(cls, peer_id: bytes, addresses: Mapping[str, Address]) -> Peer:
+    def __new__(cls, peer_id: bytes, addresses: Mapping[str, Address], *, resumes: bool = False) -> Peer:
         peer = super().__new__(cls, peer_id)
         peer.addresses = dict(addresses)
+        peer.resumes = resumes
         return peer
 
 
@@ -70,8 +73,8 @@ class Transport(Protocol):
     def open(self, address: Address) -> Any:
         """A connected resource (`Closable`) that is not yet authenticated. Raises `OSError`."""
 
-    def secure(self, resource: Any, peer_id: bytes) -> Link:
-        """Authenticate `peer_id` over `resource`. Raises `HandshakeError` or `OSError`; never closes `resource`."""
+    def secure(self, resource: Any, peer: Peer) -> Link:
+        """Authenticate `peer` over `resource`. Raises `HandshakeError` or `OSError`; never closes `resource`."""
 
 
 class Channel(Protocol):

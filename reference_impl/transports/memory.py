@@ -17,7 +17,8 @@ from reference_impl.channel import SECOND_BYTES, Channel, Initiation
 from reference_impl.errors import HandshakeError
 from reference_impl.identity import Identity
 from reference_impl.noise import Bytes
-from reference_impl.transports.base import Accept, Address, MakeSession
+from reference_impl.resumption import NO_TICKETS, Resumption
+from reference_impl.transports.base import Accept, Address, MakeSession, Peer
 from reference_impl.transports.tcp import TcpLink
 from reference_impl.transports.tcp_server import NoiseAcceptance
 
@@ -150,8 +151,8 @@ class _Untrimmed:
 class _MemoryAcceptance:
     __slots__ = ("_noise",)
 
-    def __init__(self, identity: Identity, buffers: Buffers) -> None:
-        self._noise = NoiseAcceptance(identity, buffers)
+    def __init__(self, identity: Identity, buffers: Buffers, tickets: Resumption) -> None:
+        self._noise = NoiseAcceptance(identity, buffers, tickets)
 
     @property
     def channel(self) -> _Untrimmed | None:
@@ -171,11 +172,12 @@ class MemoryListener:
 
     name = "memory"
 
-    def __init__(self, buffers: Buffers) -> None:
+    def __init__(self, buffers: Buffers, tickets: Resumption = NO_TICKETS) -> None:
         self._buffers = buffers
+        self._tickets = tickets
 
     def acceptor(self, identity: Identity) -> Accept:
-        return lambda: _MemoryAcceptance(identity, self._buffers)
+        return lambda: _MemoryAcceptance(identity, self._buffers, self._tickets)
 
     async def listen(self, make_session: MakeSession, host: str, port: int, backlog: int) -> tuple[MemoryPort, Address]:
         """`host` and `backlog` mean nothing here; `port` 0 takes the next free number."""
@@ -204,9 +206,10 @@ class MemoryTransport:
 
     name = "memory"
 
-    def __init__(self, identity: Identity, buffers: Buffers) -> None:
+    def __init__(self, identity: Identity, buffers: Buffers, tickets: Resumption = NO_TICKETS) -> None:
         self._identity = identity
         self._buffers = buffers
+        self._tickets = tickets
 
     def open(self, address: Address) -> MemorySocket:
         make_session = _ports.get(address[1])
@@ -214,12 +217,13 @@ class MemoryTransport:
             raise ConnectionRefusedError(f"nobody listens on memory port {address[1]}")
         return MemorySocket(make_session)
 
-    def secure(self, resource: MemorySocket, peer_id: bytes) -> MemoryLink:
-        initiation = Initiation(self._identity, peer_id)
+    def secure(self, resource: MemorySocket, peer: Peer) -> MemoryLink:
+        initiation = Initiation(self._identity, bytes(peer), self._tickets if peer.resumes else NO_TICKETS)
         resource.sendall(initiation.first)
         answer = resource.recv(SECOND_BYTES)
         if not answer:
             raise HandshakeError("peer left during the handshake")
         last, channel = initiation.finish(answer, self._buffers)
-        resource.sendall(last)
+        if last:
+            resource.sendall(last)
         return MemoryLink(resource, channel)

@@ -14,11 +14,12 @@ from reference_impl import forks
 from reference_impl import settings as check
 from reference_impl.buffer_pool import Buffers
 from reference_impl.buffers import Message, release_all
-from reference_impl.channel import SECOND_BYTES, Initiation
+from reference_impl.channel import SECOND_BYTES, Initiation, second_bytes
 from reference_impl.errors import FrameError, HandshakeError
 from reference_impl.identity import Identity
 from reference_impl.noise import Bytes
-from reference_impl.transports.base import Address, Channel
+from reference_impl.resumption import NO_TICKETS, Resumption
+from reference_impl.transports.base import Address, Channel, Peer
 from reference_impl.transports.waiting import Receiver, receiver
 
 _READ_BYTES = 65_536
@@ -130,23 +131,25 @@ class TcpTransport:
 
     name = "tcp"
 
-    def __init__(self, identity: Identity, buffers: Buffers, settings: TcpSettings) -> None:
+    def __init__(
+        self, identity: Identity, buffers: Buffers, settings: TcpSettings, tickets: Resumption = NO_TICKETS
+    ) -> None:
         self._identity = identity
         self._buffers = buffers
         self._settings = settings
+        self._tickets = tickets
 
     def open(self, address: Address) -> socket.socket:
         connected = _connect(address, self._settings.connect_timeout)
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connected
 
-    def secure(self, resource: socket.socket, peer_id: bytes) -> TcpLink:
-        initiation = Initiation(self._identity, peer_id)
+    def secure(self, resource: socket.socket, peer: Peer) -> TcpLink:
+        initiation = Initiation(self._identity, bytes(peer), self._tickets if peer.resumes else NO_TICKETS)
         _send_all(resource, initiation.first)
-        last, channel = initiation.finish(
-            _receive_exactly(resource, SECOND_BYTES, self._settings.connect_timeout), self._buffers
-        )
-        _send_all(resource, last)
+        last, channel = initiation.finish(_receive_second(resource, self._settings.connect_timeout), self._buffers)
+        if last:
+            _send_all(resource, last)
         return TcpLink(resource, channel, receiver(resource, self._settings.request_timeout))
 
 
@@ -173,11 +176,11 @@ def _send_all(connected: socket.socket, data: bytes) -> None:
         connected.sendall(data[sent:])
 
 
-def _receive_exactly(connected: socket.socket, size: int, timeout: float) -> bytes:
-    """`size` bytes within `timeout` seconds in all: a peer that drips bytes gains no time by it."""
+def _receive_second(connected: socket.socket, timeout: float) -> bytes:
+    """The second frame within `timeout` seconds in all: a peer that drips bytes gains no time by it."""
     deadline = time.monotonic() + timeout
-    data = connected.recv(size)
-    while len(data) < size:
+    data = connected.recv(SECOND_BYTES)
+    while len(data) < (size := second_bytes(data)):
         if not data or (left := deadline - time.monotonic()) <= 0:
             raise HandshakeError("peer left or fell silent during the handshake")
         connected.settimeout(left)

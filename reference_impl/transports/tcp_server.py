@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 
 from reference_impl.buffer_pool import Buffers
-from reference_impl.channel import FIRST_BYTES, THIRD_BYTES, Acceptance, Channel
+from reference_impl.channel import Acceptance, Channel, first_bytes
 from reference_impl.identity import Identity
+from reference_impl.resumption import Resumption
 from reference_impl.transports.base import Accept, Address, Closable, MakeSession
 
 
 class NoiseAcceptance:
-    """Collects the two frames of fixed size that a dialer sends; makes no keys before the first one is whole."""
+    """Collects the frames of fixed size that a dialer sends; makes no keys before the first one is whole."""
 
-    __slots__ = ("_acceptance", "_buffers", "_identity", "channel", "rest")
+    __slots__ = ("_acceptance", "_buffers", "_identity", "_tickets", "channel", "rest")
 
-    def __init__(self, identity: Identity, buffers: Buffers) -> None:
+    def __init__(self, identity: Identity, buffers: Buffers, tickets: Resumption) -> None:
         self._identity = identity
         self._buffers = buffers
+        self._tickets = tickets
         self._acceptance: Acceptance | None = None
         self.channel: Channel | None = None
         self.rest = b""
@@ -26,15 +28,17 @@ class NoiseAcceptance:
         received = self.rest + data
         answer = b""
         if self._acceptance is None:
-            if len(received) < FIRST_BYTES:
+            size = first_bytes(received)
+            if len(received) < size:
                 self.rest = received
                 return b""
-            self._acceptance = Acceptance(self._identity)
-            answer = self._acceptance.answer(received[:FIRST_BYTES])
-            received = received[FIRST_BYTES:]
-        if len(received) >= THIRD_BYTES:
-            self.channel = self._acceptance.finish(received[:THIRD_BYTES], self._buffers)
-            received = received[THIRD_BYTES:]
+            self._acceptance = Acceptance(self._identity, self._tickets)
+            answer = self._acceptance.answer(received[:size])
+            received = received[size:]
+        size = self._acceptance.third_bytes
+        if len(received) >= size:
+            self.channel = self._acceptance.finish(received[:size], self._buffers)
+            received = received[size:]
         self.rest = received
         return answer
 
@@ -44,11 +48,12 @@ class TcpListener:
 
     name = "tcp"
 
-    def __init__(self, buffers: Buffers) -> None:
+    def __init__(self, buffers: Buffers, tickets: Resumption) -> None:
         self._buffers = buffers
+        self._tickets = tickets
 
     def acceptor(self, identity: Identity) -> Accept:
-        return lambda: NoiseAcceptance(identity, self._buffers)
+        return lambda: NoiseAcceptance(identity, self._buffers, self._tickets)
 
     async def listen(self, make_session: MakeSession, host: str, port: int, backlog: int) -> tuple[Closable, Address]:
         return await listen_on_socket(make_session, host, port, backlog)

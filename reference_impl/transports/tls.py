@@ -21,7 +21,7 @@ from reference_impl.errors import ChannelError, FrameError, HandshakeError, Iden
 from reference_impl.frame import HEAD, HEAD_BYTES, MAX_BODY, MAX_SINGLE, check_body
 from reference_impl.identity import Identity
 from reference_impl.noise import REKEY_INTERVAL, Bytes
-from reference_impl.transports.base import Accept, Address, Closable, MakeSession
+from reference_impl.transports.base import Accept, Address, Closable, MakeSession, Peer
 from reference_impl.transports.tcp import TcpLink, TcpSettings, TcpTransport
 from reference_impl.transports.tcp_server import listen_on_socket
 from reference_impl.transports.waiting import receiver
@@ -251,7 +251,7 @@ class TlsTransport(TcpTransport):
         super().__init__(identity, buffers, settings)
         self._make_context = functools.cache(lambda: authority.context(identity, server_side=False))
 
-    def secure(self, resource: socket.socket, peer_id: bytes) -> TcpLink:
+    def secure(self, resource: socket.socket, peer: Peer) -> TcpLink:
         ends = _Ends(self._make_context(), server_side=False)
         deadline = time.monotonic() + self._settings.connect_timeout
         while not ends.advance():
@@ -263,8 +263,8 @@ class TlsTransport(TcpTransport):
                 raise HandshakeError("peer left or fell silent during the handshake")
             ends.incoming.write(data)
         found = peer_id_of(ends.tls.getpeercert(True))
-        if found != peer_id:  # and our own certificate, which waits in the BIO, is never sent
-            raise IdentityError(f"peer is {found.hex()[:16]}..., expected {peer_id.hex()[:16]}...")
+        if found != peer:  # and our own certificate, which waits in the BIO, is never sent
+            raise IdentityError(f"peer is {found.hex()[:16]}..., expected {peer.hex()[:16]}...")
         resource.sendall(ends.outgoing.read())
         reading = receiver(resource, self._settings.request_timeout)
         return TcpLink(resource, TlsChannel(found, ends, self._buffers), reading)

@@ -29,7 +29,7 @@ class Link:
         self._relay.stdin.flush()
         there = json.loads(self._relay.stdout.readline())["peers"]
         self.peers = tuple(
-            Peer(bytes(each), {"tcp": tuple(reached["addresses"]["tcp"])})
+            Peer(bytes(each), {"tcp": tuple(reached["addresses"]["tcp"])}, resumes=each.resumes)
             for each, reached in zip(peers, there, strict=True)
         )
 

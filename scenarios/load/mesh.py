@@ -55,7 +55,7 @@ class MeshUser(EpisodeUser):
         began = perf_counter()
         try:
             with client.open(peer.addresses["tcp"]) as connected:
-                link = client.secure(connected, bytes(peer))
+                link = client.secure(connected, peer)
                 with link.exchange(ECHO, PAYLOAD) as answer:
                     size = len(answer.body)
         except FAILURES as error:

@@ -156,7 +156,11 @@ def _open_session(options: Any) -> Session:
     node = None if ready else _start_node(names)
     described = node.ready if node else described
     peers = tuple(
-        Peer(bytes.fromhex(peer["peer_id"]), {name: tuple(where) for name, where in peer["addresses"].items()})
+        Peer(
+            bytes.fromhex(peer["peer_id"]),
+            {name: tuple(where) for name, where in peer["addresses"].items()},
+            resumes=bool(peer.get("resumes")),
+        )
         for peer in described["peers"]
     )
     return Session(peers, dialer, node, make_dialer)

@@ -196,7 +196,11 @@ def main(argv: list[str] | None = None) -> int:
 
     monkey.patch_all()
     peers = [
-        Peer(bytes.fromhex(peer["peer_id"]), {"tcp": ("127.0.0.1", peer["addresses"]["tcp"][1])})
+        Peer(
+            bytes.fromhex(peer["peer_id"]),
+            {"tcp": ("127.0.0.1", peer["addresses"]["tcp"][1])},
+            resumes=bool(peer.get("resumes")),
+        )
         for peer in json.loads(options.peers)
     ]
     _client(options.arm, peers, bytes(options.size))

@@ -33,7 +33,10 @@ class RunningNode:
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
         addresses = self.call(self.node.start)
-        self.peers = tuple(Peer(identity.peer_id, reached) for identity, reached in zip(NODES, addresses, strict=True))
+        resumes = self.node.rooms.tickets.resuming
+        self.peers = tuple(
+            Peer(identity.peer_id, reached, resumes=resumes) for identity, reached in zip(NODES, addresses, strict=True)
+        )
         self.address = next(iter(addresses[0].values()))
 
     def call(self, function: Callable[[], Any]) -> Any:

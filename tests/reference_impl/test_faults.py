@@ -29,6 +29,7 @@ from reference_impl.faults import KINDS, Event, Fault, Script, calibrate, spoil
 from reference_impl.metrics import METRICS, MetricsSettings
 from reference_impl.noise import Bytes
 from reference_impl.pooling import ConnectionPool, PoolSettings
+from reference_impl.resumption import Tickets
 from reference_impl.service import OK
 from reference_impl.settings import SettingsError
 from reference_impl.transports.base import Address, Link, Peer
@@ -240,7 +241,7 @@ class Struck:
             raise ConnectionRefusedError("refused")
         return socket.socket(socket.AF_UNIX)
 
-    def secure(self, resource: socket.socket, peer_id: bytes) -> Link:
+    def secure(self, resource: socket.socket, peer: Peer) -> Link:
         kind = self.strike("corrupt", "delay", "crash")
         if kind == "corrupt":
             raise ChannelError("forged")
@@ -302,6 +303,7 @@ def test_100_000_faults_leak_nothing() -> None:
         buffers=Allocating(BufferSettings()),
         metrics=METRICS.on(MetricsSettings()),
         make_pool=lambda **calls: ConnectionPool(pool, **calls),
+        tickets=Tickets(pool),
         cleanup_interval=pool.cleanup_interval,
     )
     descriptors = len(os.listdir("/dev/fd"))

@@ -18,10 +18,10 @@ from noise.backends.default.keypairs import KeyPair25519
 from noise.connection import Keypair, NoiseConnection
 
 from reference_impl.errors import ChannelError, HandshakeError, NonceExhausted
-from reference_impl.noise import MAX_NONCE, CipherState, Handshake
+from reference_impl.noise import MAX_NONCE, NN_PSK0, XX, CipherState, Handshake, Pattern
 
+ENDS: tuple[tuple[Literal["initiator", "responder"], str], ...] = (("initiator", "11"), ("responder", "22"))
 VECTORS = Path(__file__).parents[3] / "shared" / "vectors" / "noise.json"
-NAME = "Noise_XX_25519_AESGCM_SHA256"
 
 
 def private(text: str) -> X25519PrivateKey:
@@ -47,7 +47,9 @@ def test_payloads_arrive_in_every_handshake_message() -> None:
 @pytest.mark.skipif(not VECTORS.exists(), reason="the vector file is not beside this checkout")
 def test_official_vectors() -> None:
     vectors = [
-        v for v in json.loads(VECTORS.read_text())["vectors"] if v["protocol_name"] == NAME and not v.get("init_psks")
+        v
+        for v in json.loads(VECTORS.read_text())["vectors"]
+        if v["protocol_name"] == XX.name.decode() and not v.get("init_psks")
     ]
     assert vectors
     for vector in vectors:
@@ -86,7 +88,7 @@ def test_official_vectors() -> None:
 def test_against_noiseprotocol(ours: Literal["initiator", "responder"]) -> None:
     static = X25519PrivateKey.generate()
     mine = end(ours, static, prologue=b"same")
-    peer = NoiseConnection.from_name(NAME.encode())
+    peer = NoiseConnection.from_name(XX.name)
     peer.set_prologue(b"same")
     peer.set_as_responder() if ours == "initiator" else peer.set_as_initiator()
     their_key = KeyPair25519.from_private_bytes(os.urandom(32))
@@ -107,6 +109,51 @@ def test_against_noiseprotocol(ours: Literal["initiator", "responder"]) -> None:
         text = b"message %d" % number
         assert bytes(peer.decrypt(sending.encrypt(text))) == text
         assert receiving.decrypt(bytes(peer.encrypt(text))) == text
+
+
+@pytest.mark.parametrize("ours", ["initiator", "responder"])
+def test_nnpsk0_against_noiseprotocol(ours: Literal["initiator", "responder"]) -> None:
+    mine = Handshake(ours, pattern=NN_PSK0, psk=b"s" * 32, prologue=b"same")
+    peer = NoiseConnection.from_name(NN_PSK0.name)
+    peer.set_prologue(b"same")
+    peer.set_psks(b"s" * 32)
+    peer.set_as_responder() if ours == "initiator" else peer.set_as_initiator()
+    peer.start_handshake()
+    if ours == "initiator":
+        assert bytes(peer.read_message(mine.write(b"ping"))) == b"ping"
+        assert mine.read(bytes(peer.write_message(b"pong"))) == b"pong"
+    else:
+        assert mine.read(bytes(peer.write_message(b"pong"))) == b"pong"
+        assert bytes(peer.read_message(mine.write(b"ping"))) == b"ping"
+    assert peer.handshake_finished
+    assert mine.done
+    assert mine.hash == peer.get_handshake_hash()
+    sending, receiving = mine.split()
+    assert bytes(peer.decrypt(sending.encrypt(b"there"))) == b"there"
+    assert receiving.decrypt(bytes(peer.encrypt(b"back"))) == b"back"
+
+
+@pytest.mark.parametrize("pattern", [XX, NN_PSK0])
+def test_exported_secrets_are_shared_and_of_their_own(pattern: Pattern) -> None:
+    one, two = (
+        end(role, private(key * 32), pattern=pattern, psk=b"s" * 32 * (pattern is NN_PSK0)) for role, key in ENDS
+    )
+    with pytest.raises(HandshakeError, match="before"):
+        one.export(b"a")
+    for number in range(len(pattern.messages)):
+        writer, reader = (one, two) if number % 2 == 0 else (two, one)
+        reader.read(writer.write())
+    assert one.export(b"a") == two.export(b"a") != one.export(b"b")
+    assert len(one.export(b"a")) == 32
+    one.split()
+    with pytest.raises(HandshakeError, match="before"):
+        one.export(b"a")
+
+
+def test_a_pattern_with_static_keys_needs_one() -> None:
+    one, two = Handshake("initiator"), end("responder", private("22" * 32))
+    with pytest.raises(HandshakeError, match="static key"):
+        shake(one, two, lambda _, message: message)
 
 
 @given(data=st.data())

@@ -53,7 +53,7 @@ def linked(node: RunningNode, name: str) -> Iterator[tuple[Any, Link]]:
     transport = transport_of(name)
     resource = transport.open(node.peers[0].addresses[name])
     try:
-        yield resource, transport.secure(resource, bytes(node.peers[0]))
+        yield resource, transport.secure(resource, node.peers[0])
     finally:
         resource.close()
 
