@@ -74,7 +74,7 @@ class Initiation:
     ticket goes on with a full handshake from the same ephemeral key, so that a vain offer costs no round trip.
     """
 
-    __slots__ = ("_expected", "_full", "_identity", "_resumption", "_ticket", "_tickets", "first")
+    __slots__ = ("_ephemeral", "_expected", "_identity", "_offer", "_resumption", "_ticket", "_tickets", "first")
 
     def __init__(self, identity: Identity, expected: bytes, tickets: Resumption = NO_TICKETS) -> None:
         self._identity = identity
@@ -82,18 +82,15 @@ class Initiation:
         self._tickets = tickets
         self._ticket = ticket = tickets.take(expected)
         self._resumption: Handshake | None = None
-        ephemeral = X25519PrivateKey.generate()
-        offer = b""
+        self._ephemeral = ephemeral = X25519PrivateKey.generate()
         if ticket is not None:
             self._resumption = _resumption("initiator", ticket, identity.peer_id, expected, ephemeral)
-            offer = ticket.name + self._resumption.write()
+            self._offer = ticket.name + self._resumption.write()
             ticket.wipe()
-        elif tickets.resuming:
-            offer = os.urandom(NAME_BYTES) + ephemeral.public_key().public_bytes_raw() + os.urandom(TAG_BYTES)
-        self._full = _full("initiator", identity, offer, ephemeral)
-        self.first = _frame(offer or self._full.write())
-        if offer:
-            self._full.write()  # its first message, the ephemeral key, has left inside the offer
+        else:
+            public = ephemeral.public_key().public_bytes_raw()
+            self._offer = os.urandom(NAME_BYTES) + public + os.urandom(TAG_BYTES) if tickets.resuming else public
+        self.first = _frame(self._offer)
 
     def finish(self, answer: bytes, buffers: Buffers) -> tuple[bytes, Channel]:
         """(last frame to send, empty after a resumption; channel) from the whole second frame.
@@ -103,10 +100,12 @@ class Initiation:
         if self._resumption is not None and len(answer) == RESUMED_BYTES:
             self._resumption.read(_unframe(answer, RESUMED_BYTES))
             return b"", self._establish(self._resumption, self._expected, buffers, self._ticket)
-        proof = self._full.read(_unframe(answer, SECOND_BYTES))
-        peer_id = verify_proof(proof, self._full.remote_static, self._expected)
-        last = _frame(self._full.write(self._identity.proof))
-        return last, self._establish(self._full, peer_id, buffers)
+        full = _full("initiator", self._identity, self._offer, self._ephemeral)
+        full.write()  # its first message, the ephemeral key, has left
+        proof = full.read(_unframe(answer, SECOND_BYTES))
+        peer_id = verify_proof(proof, full.remote_static, self._expected)
+        last = _frame(full.write(self._identity.proof))
+        return last, self._establish(full, peer_id, buffers)
 
     def _establish(
         self, handshake: Handshake, peer_id: bytes, buffers: Buffers, chain: Ticket | None = None
@@ -130,11 +129,10 @@ class Acceptance:
     def answer(self, first: bytes) -> bytes:
         """The second frame. Raises `HandshakeError`."""
         if len(first) != OFFER_BYTES:
-            self._handshake = _full("responder", self._identity)
             return self._answer_full(_unframe(first, FIRST_BYTES))
         offer = _unframe(first, OFFER_BYTES)
         self._offered = True
-        name, ephemeral = offer[:NAME_BYTES], offer[NAME_BYTES : NAME_BYTES + 32]
+        name = offer[:NAME_BYTES]
         ticket = self._tickets.take(name)
         if ticket is not None:
             self._handshake = _resumption("responder", ticket, ticket.peer_id, self._identity.peer_id)
@@ -146,11 +144,11 @@ class Acceptance:
                 ticket.wipe()
                 self._ticket, self.third_bytes = ticket, 0
                 return _frame(self._handshake.write())
-        self._handshake = _full("responder", self._identity, offer)
-        return self._answer_full(ephemeral)
+        return self._answer_full(offer)
 
-    def _answer_full(self, message: bytes) -> bytes:
-        self._handshake.read(message)
+    def _answer_full(self, offer: bytes) -> bytes:
+        self._handshake = _full("responder", self._identity, offer)
+        self._handshake.read(_ephemeral_of(offer))
         return _frame(self._handshake.write(self._identity.proof))
 
     def finish(self, third: bytes, buffers: Buffers) -> Channel:
@@ -176,9 +174,15 @@ def second_bytes(received: bytes) -> int:
     return RESUMED_BYTES if received[:LENGTH_BYTES] == _RESUMED_LENGTH else SECOND_BYTES
 
 
-def _full(role: Role, identity: Identity, offer: bytes = b"", ephemeral: X25519PrivateKey | None = None) -> Handshake:
-    """The prologue binds the whole offer: nobody can change it on its way and have the full handshake succeed."""
-    return Handshake(role, identity.static_key, identity.static_public, prologue=PROLOGUE + offer, ephemeral=ephemeral)
+def _ephemeral_of(first: bytes) -> bytes:
+    """The ephemeral key in the first message, which is the key alone or an offer."""
+    return first if len(first) == 32 else first[NAME_BYTES : NAME_BYTES + 32]
+
+
+def _full(role: Role, identity: Identity, first: bytes, ephemeral: X25519PrivateKey | None = None) -> Handshake:
+    """The prologue binds a whole offer: nobody can change it on its way and have the full handshake succeed."""
+    prologue = PROLOGUE + (first if len(first) != 32 else b"")
+    return Handshake(role, identity.static_key, identity.static_public, prologue=prologue, ephemeral=ephemeral)
 
 
 def _resumption(

@@ -197,14 +197,14 @@ class Handshake:
             self._step = -1
             raise HandshakeError(f"handshake message failed: {error}") from error
 
-    def export(self, label: bytes) -> bytes:
-        """32 secret bytes that both ends share and nobody else knows, of their own for each `label` (not empty).
+    def export(self, label: bytes) -> tuple[bytes, bytes]:
+        """Twice 32 secret bytes that both ends share and nobody else knows, of their own for each `label` (not empty).
 
         `split` draws its keys from the chaining key with an empty label. Only when `done` and before `split`.
         """
         if not self.done:
             raise HandshakeError("export before the handshake is done")
-        return _hkdf(self._key_chain, label + self.hash)[0]
+        return _hkdf(self._key_chain, label + self.hash)
 
     def split(self) -> tuple[CipherState, CipherState]:
         """(sending, receiving) ciphers of this end; the handshake's own secrets are dropped."""
@@ -256,10 +256,9 @@ class Handshake:
 
     def _mix_secret(self, token: str) -> None:
         if token == "psk":
-            self._key_chain, folded, key = _hkdf(self._key_chain, self._psk, 3)
+            self._key_chain, folded = _hkdf(self._key_chain, self._psk)
             self._mix_hash(folded)
-            self._begin_key(key)
-            return
+            return  # its key serves nothing: "e" comes next and mixes in another
         # The first letter names the initiator's key, the second the responder's.
         first, second = token[0], token[1]
         mine, theirs = (first, second) if self._initiator else (second, first)
@@ -276,9 +275,6 @@ class Handshake:
 
     def _mix_key(self, material: Bytes) -> None:
         self._key_chain, key = _hkdf(self._key_chain, material)
-        self._begin_key(key)
-
-    def _begin_key(self, key: bytes) -> None:
         self._aead = AESGCM(key)
         self._nonce = 0
 
@@ -298,10 +294,8 @@ class Handshake:
         return nonce.to_bytes(12, "big")
 
 
-def _hkdf(chaining_key: bytes, material: Bytes, outputs: int = 2) -> list[bytes]:
-    """Noise HKDF with two or three outputs (section 4.3)."""
+def _hkdf(chaining_key: bytes, material: Bytes) -> tuple[bytes, bytes]:
+    """Noise HKDF with two outputs (section 4.3)."""
     secret = hmac.digest(chaining_key, material, "sha256")
-    made = [b""]
-    for number in range(1, outputs + 1):
-        made.append(hmac.digest(secret, made[-1] + bytes([number]), "sha256"))
-    return made[1:]
+    first = hmac.digest(secret, b"\x01", "sha256")
+    return first, hmac.digest(secret, first + b"\x02", "sha256")

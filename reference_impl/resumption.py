@@ -34,8 +34,8 @@ class Ticket:
     __slots__ = ("expires_at", "name", "peer_id", "secret")
 
     def __init__(self, handshake: Handshake, peer_id: bytes, expires_at: float) -> None:
-        self.name = handshake.export(b"ticket name")[:NAME_BYTES]
-        self.secret = bytearray(handshake.export(b"ticket secret"))
+        name, secret = handshake.export(b"ticket")
+        self.name, self.secret = name[:NAME_BYTES], bytearray(secret)
         self.peer_id = peer_id
         self.expires_at = expires_at
 
