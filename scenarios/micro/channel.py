@@ -1,7 +1,7 @@
 """The channel beneath the rooms: the Noise handshake against others, and what an idle connection costs the node.
 
-There is no off twin of the channel: handshakes are compared with peers only. The two arms of an idle connection are a
-node with all six rooms and one with none.
+There is no off twin of the channel: full handshakes are compared with peers only, resumed ones with full ones too. The
+two arms of an idle connection are a node with all six rooms and one with none.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from harness.measure.probes import memory
 from reference_impl.buffer_pool import Allocating, BufferSettings
 from reference_impl.channel import SECOND_BYTES, Initiation
 from scenarios.micro.ends import CLIENT, End, allow_descriptors
-from scenarios.micro.handshakes import SCHEMES, Scheme, receive
+from scenarios.micro.handshakes import RESUMPTIONS, SCHEMES, InMemory, receive
 from scenarios.micro.suite import Builder, Case, Goal, Room, Setup, Timed, each, main
 
 FIRST, LAST = 500, 6500
@@ -26,7 +26,7 @@ SETTLED = 5
 """Readings in a row without change after which trimming is over."""
 
 
-def _both_ends(scheme: Callable[[], Scheme]) -> Builder:
+def _both_ends(scheme: Callable[[], InMemory]) -> Builder:
     def build(setup: Setup) -> Timed:
         shake = scheme().both_ends
 
@@ -137,6 +137,12 @@ ROOM = Room(
                 ("dialing", "CPU of the dialing side"),
                 ("listening", "CPU of the listening side"),
             )
+        ),
+        Case(
+            "handshake of two that have met, both ends in memory",
+            {name: _both_ends(scheme) for name, scheme in RESUMPTIONS.items()},
+            (Goal(0.6, "off", "at most 60 % of a full handshake"), FASTER[0]),
+            weight=5.0,
         ),
         Case(
             "memory of an idle connection, ciphers live",

@@ -1,11 +1,13 @@
-"""Three ways to authenticate two peers to each other, with the same identities and checks of equal worth.
+"""Three ways to authenticate two peers to each other, and to do it again when they have met.
 
-Each end proves its Ed25519 identity and the dialing end accepts one peer id only. A `Scheme` plays both ends in memory,
-and one end at a time over a socket. Where a library lets some work be done once for all handshakes, it is.
+Identities are the same, and checks of equal worth: each end proves its Ed25519 identity and the dialing end accepts one
+peer id only. A `Scheme` plays both ends in memory, and one end at a time over a socket. Where a library lets some work
+be done once for all handshakes, it is.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import socket
 import ssl
@@ -22,16 +24,24 @@ from reference_impl.buffer_pool import Allocating, BufferSettings
 from reference_impl.channel import FIRST_BYTES, PROLOGUE, SECOND_BYTES, THIRD_BYTES, Acceptance, Initiation
 from reference_impl.errors import IdentityError
 from reference_impl.identity import Identity, verify_proof
+from reference_impl.lease import PoolSettings
+from reference_impl.noise import NN_PSK0
+from reference_impl.resumption import NAME_BYTES, Tickets
 
+BUFFERS = Allocating(BufferSettings())
 DIALER = Identity.from_seed(b"micro dialer")
 LISTENER = Identity.from_seed(b"micro listener")
 
 
-class Scheme(Protocol):
+class InMemory(Protocol):
     """One way to authenticate."""
 
     def both_ends(self) -> object:
         """A whole handshake, both ends in this thread, without sockets."""
+
+
+class Scheme(InMemory, Protocol):
+    """One way to authenticate, over sockets too."""
 
     def dial(self, connected: socket.socket) -> object:
         """The dialing end over a blocking socket, which the scheme may replace; returns what must be closed."""
@@ -54,26 +64,36 @@ def receive(connected: socket.socket, size: int) -> bytes:
 class OurNoise:
     """Ours: what the transport and the node do."""
 
-    def __init__(self) -> None:
-        self.buffers = Allocating(BufferSettings())
-
     def both_ends(self) -> object:
         initiation, acceptance = Initiation(DIALER, LISTENER.peer_id), Acceptance(LISTENER)
-        last, near = initiation.finish(acceptance.answer(initiation.first), self.buffers)
-        return near, acceptance.finish(last, self.buffers)
+        last, near = initiation.finish(acceptance.answer(initiation.first), BUFFERS)
+        return near, acceptance.finish(last, BUFFERS)
 
     def dial(self, connected: socket.socket) -> object:
         initiation = Initiation(DIALER, LISTENER.peer_id)
         connected.sendall(initiation.first)
-        last, _ = initiation.finish(receive(connected, SECOND_BYTES), self.buffers)
+        last, _ = initiation.finish(receive(connected, SECOND_BYTES), BUFFERS)
         connected.sendall(last)
         return connected
 
     def accept(self, connected: socket.socket) -> object:
         acceptance = Acceptance(LISTENER)
         connected.sendall(acceptance.answer(receive(connected, FIRST_BYTES)))
-        acceptance.finish(receive(connected, THIRD_BYTES), self.buffers)
+        acceptance.finish(receive(connected, THIRD_BYTES), BUFFERS)
         return connected
+
+
+class OurResumption:
+    """Ours between two ends that have met."""
+
+    def __init__(self) -> None:
+        self._near, self._far = (Tickets(PoolSettings()) for _ in range(2))
+        self.both_ends()  # a full handshake, which leaves the first ticket
+
+    def both_ends(self) -> object:
+        initiation, acceptance = Initiation(DIALER, LISTENER.peer_id, self._near), Acceptance(LISTENER, self._far)
+        last, near = initiation.finish(acceptance.answer(initiation.first), BUFFERS)
+        return near, acceptance.finish(last, BUFFERS)
 
 
 class NoiseProtocol:
@@ -129,6 +149,29 @@ class NoiseProtocol:
         return connected
 
 
+class NoiseProtocolResumption:
+    """The package noiseprotocol: the same pattern under one secret that both ends have; it keeps no tickets."""
+
+    def __init__(self) -> None:
+        from noise.connection import NoiseConnection
+
+        self._connection = NoiseConnection
+
+    def _start(self, *, initiator: bool) -> Any:
+        connection = self._connection.from_name(NN_PSK0.name)
+        connection.set_prologue(PROLOGUE + bytes(NAME_BYTES) + DIALER.peer_id + LISTENER.peer_id)
+        connection.set_psks(b"s" * 32)
+        (connection.set_as_initiator if initiator else connection.set_as_responder)()
+        connection.start_handshake()
+        return connection
+
+    def both_ends(self) -> object:
+        near, far = self._start(initiator=True), self._start(initiator=False)
+        far.read_message(bytes(near.write_message()))
+        near.read_message(bytes(far.write_message()))
+        return near, far
+
+
 def _framed(message: bytes | bytearray) -> bytes:
     return len(message).to_bytes(2, "big") + message
 
@@ -136,20 +179,21 @@ def _framed(message: bytes | bytearray) -> bytes:
 class Tls13:
     """TLS 1.3 by OpenSSL: X25519, AES-128-GCM or -256-GCM, certificates of the identities' keys on both sides.
 
-    Each end trusts one authority and then compares the certificate's key with a peer id. No session tickets: none would
-    be used. What a deployment adds (host names, revocation) is left out.
+    Each end trusts one authority and then compares the certificate's key with a peer id. No session `tickets` unless
+    they are used. What a deployment adds (host names, revocation) is left out.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tickets: int = 0) -> None:
         authority = Identity.from_seed(b"micro authority").signing_key  # the same in both processes
         root = _certificate("authority", authority.public_key(), authority, authority=True)
         with tempfile.TemporaryDirectory() as folder:
             self._client = _context(ssl.PROTOCOL_TLS_CLIENT, DIALER, root, authority, Path(folder))
             self._server = _context(ssl.PROTOCOL_TLS_SERVER, LISTENER, root, authority, Path(folder))
+        self._server.num_tickets = tickets
 
-    def both_ends(self) -> object:
+    def both_ends(self, session: ssl.SSLSession | None = None) -> tuple[ssl.SSLObject, ssl.SSLObject]:
         to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
-        near = self._client.wrap_bio(to_client, to_server)
+        near = self._client.wrap_bio(to_client, to_server, session=session)
         far = self._server.wrap_bio(to_server, to_client, server_side=True)
         waiting = [near, far]
         while waiting:
@@ -171,6 +215,20 @@ class Tls13:
         secured = self._server.wrap_socket(connected, server_side=True)
         _check(secured, DIALER.peer_id)
         return secured
+
+
+class Tls13Resumption:
+    """TLS 1.3 with a session ticket, which serves again and again; both ends know the certificates from it."""
+
+    def __init__(self) -> None:
+        self._tls = Tls13(tickets=1)
+        near, _ = self._tls.both_ends()
+        with contextlib.suppress(ssl.SSLWantReadError):
+            near.read(1)  # the ticket comes behind the handshake
+        self.session = near.session
+
+    def both_ends(self) -> tuple[ssl.SSLObject, ssl.SSLObject]:
+        return self._tls.both_ends(self.session)
 
 
 def _check(secured: ssl.SSLSocket | ssl.SSLObject, expected: bytes) -> None:
@@ -210,9 +268,14 @@ def _context(
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_verify_locations(cadata=root.public_bytes(Encoding.PEM).decode())
     context.load_cert_chain(path)
-    if protocol == ssl.PROTOCOL_TLS_SERVER:
-        context.num_tickets = 0
     return context
 
 
 SCHEMES: dict[str, type[Scheme]] = {"on": OurNoise, "noiseprotocol": NoiseProtocol, "tls13": Tls13}
+RESUMPTIONS: dict[str, type[InMemory]] = {
+    "off": OurNoise,
+    "on": OurResumption,
+    "noiseprotocol": NoiseProtocolResumption,
+    "tls13": Tls13Resumption,
+}
+"""Handshakes between two ends that have met; without resumption they have to authenticate anew."""

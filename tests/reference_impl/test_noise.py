@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import itertools
 import json
 import os
@@ -18,7 +19,7 @@ from noise.backends.default.keypairs import KeyPair25519
 from noise.connection import Keypair, NoiseConnection
 
 from reference_impl.errors import ChannelError, HandshakeError, NonceExhausted
-from reference_impl.noise import MAX_NONCE, NN_PSK0, XX, CipherState, Handshake, Pattern
+from reference_impl.noise import MAX_NONCE, NN_PSK0, XX, CipherState, Handshake, Pattern, _hkdf
 
 ENDS: tuple[tuple[Literal["initiator", "responder"], str], ...] = (("initiator", "11"), ("responder", "22"))
 VECTORS = Path(__file__).parents[3] / "shared" / "vectors" / "noise.json"
@@ -154,6 +155,13 @@ def test_a_pattern_with_static_keys_needs_one() -> None:
     one, two = Handshake("initiator"), end("responder", private("22" * 32))
     with pytest.raises(HandshakeError, match="static key"):
         shake(one, two, lambda _, message: message)
+
+
+@given(st.binary(min_size=32, max_size=32), st.binary(max_size=200))
+def test_keys_are_derived_as_the_library_would(chaining_key: bytes, material: bytes) -> None:
+    secret = hmac.digest(chaining_key, material, "sha256")
+    first = hmac.digest(secret, b"\x01", "sha256")
+    assert _hkdf(chaining_key, material) == (first, hmac.digest(secret, first + b"\x02", "sha256"))
 
 
 @given(data=st.data())

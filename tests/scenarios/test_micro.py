@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import ssl
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -118,10 +117,7 @@ def test_breakers_refuse_once_they_are_open(breaker: object, refusal: type[Excep
 
 
 def test_tls_is_1_3_with_both_identities_proved() -> None:
-    ends = handshakes.Tls13().both_ends()
-    assert isinstance(ends, tuple)
-    near, far = ends
-    assert isinstance(near, ssl.SSLObject)
+    near, far = handshakes.Tls13().both_ends()
     assert (near.version(), far.version()) == ("TLSv1.3", "TLSv1.3")
     handshakes._check(far, handshakes.DIALER.peer_id)
     with pytest.raises(IdentityError):
@@ -209,3 +205,17 @@ def test_a_script_is_an_ordinary_pyperf_script(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pyperf", "compare_to", "--table", *map(str, files)]
     compared = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
     assert "guard" in compared or "hidden because not significant" in compared
+
+
+def test_tls_resumes_with_both_identities_known() -> None:
+    near, far = handshakes.Tls13Resumption().both_ends()
+    assert near.session_reused
+    handshakes._check(near, handshakes.LISTENER.peer_id)
+    handshakes._check(far, handshakes.DIALER.peer_id)
+
+
+def test_ours_resumes_every_time() -> None:
+    ours = handshakes.OurResumption()
+    for _ in range(3):
+        ours.both_ends()
+    assert ours._near.gauges() == ours._far.gauges() == {"tickets": 1, "resumed": 3}
