@@ -62,8 +62,8 @@ class PoolSettings:
     """A lease held longer is reported with its borrower's stack; 0 turns it off. 0: a stack costs 20 us."""
 
     max_tickets: int = 1024
-    """Tickets kept to resume with peers (see `resumption.py`). 1024: about 0.4 MB, a thirtieth of what as many idle
-    connections take at both ends."""
+    """Tickets kept to resume with peers (see `resumption.py`). 1024: 0.3 to 0.4 MB, a twentieth of what
+    as many idle connections take."""
 
     def __post_init__(self) -> None:
         owner = type(self).__name__

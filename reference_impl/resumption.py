@@ -3,8 +3,9 @@
 A full handshake costs each end a key, three exchanges and the check of a signature. From it both derive, without a
 further message, a ticket: a name and a secret. With that the next handshake (Noise NNpsk0) costs each a key and one
 exchange; its ephemeral keys are fresh, so what is said stays secret even if the ticket becomes known later. A
-connection that the pool had to let go, or that broke, comes back at that price; a ticket takes a thirtieth of an idle
-connection's memory.
+connection that the pool had to let go, or that broke, comes back at that price; a ticket takes a twentieth of an idle
+connection's memory. What a listening end has resumed is confirmed by the dialer's first record; who replays an offer
+that never arrived can neither read nor write one.
 
 Laws. (1) A ticket serves once: the dialing end forgets it when it offers it, the listening end when the dialer has
 proved that it knows the secret; each handshake leaves a new one. (2) Its secret is wiped when it is used, expired,

@@ -243,7 +243,7 @@ class TlsListener:
 
 
 class TlsTransport(TcpTransport):
-    """Dials TCP addresses that speak TLS; the settings are those of TCP."""
+    """Dials TCP addresses that speak TLS; the settings are those of TCP. Every handshake is a full one."""
 
     name = "tls"
 
