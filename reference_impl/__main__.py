@@ -91,7 +91,7 @@ async def _serve(arguments: argparse.Namespace, settings: dict[str, Any]) -> Non
     count = arguments.peers * len(transports)
     ports = range(arguments.port, arguments.port + count) if arguments.port else ()
     addresses = await node.start(arguments.host, ports)
-    resumes = {"resumes": True} if node.rooms.tickets.resuming else {}
+    resumes = {"resumes": True} if node.rooms.tickets.resuming and "tcp" in transports else {}
     ready = {
         "contract": CONTRACT,
         "pid": os.getpid(),

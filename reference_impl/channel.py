@@ -70,11 +70,21 @@ class Initiation:
     """The dialing end's handshake: send `first`, then turn the answer into the last frame and a channel.
 
     With `tickets` that resume (for peers that say so too), the first frame is an offer: a ticket's name, the ephemeral
-    key, and a proof that the secret is known; without a ticket name and proof are random. A peer that does not know the
-    ticket goes on with a full handshake from the same ephemeral key, so that a vain offer costs no round trip.
+    key, and a proof that the secret is known; where there is no ticket, name and proof are random. A peer that does not
+    know the ticket goes on with a full handshake from the same ephemeral key: a vain offer costs no round trip.
     """
 
-    __slots__ = ("_ephemeral", "_expected", "_identity", "_offer", "_resumption", "_ticket", "_tickets", "first")
+    __slots__ = (
+        "_ephemeral",
+        "_expected",
+        "_full",
+        "_identity",
+        "_message",
+        "_resumption",
+        "_ticket",
+        "_tickets",
+        "first",
+    )
 
     def __init__(self, identity: Identity, expected: bytes, tickets: Resumption = NO_TICKETS) -> None:
         self._identity = identity
@@ -82,15 +92,17 @@ class Initiation:
         self._tickets = tickets
         self._ticket = ticket = tickets.take(expected)
         self._resumption: Handshake | None = None
+        self._full: Handshake | None = None  # with a ticket only when it is refused, else before the wait
         self._ephemeral = ephemeral = X25519PrivateKey.generate()
         if ticket is not None:
             self._resumption = _resumption("initiator", ticket, identity.peer_id, expected, ephemeral)
-            self._offer = ticket.name + self._resumption.write()
+            self._message = ticket.name + self._resumption.write()
             ticket.wipe()
         else:
             public = ephemeral.public_key().public_bytes_raw()
-            self._offer = os.urandom(NAME_BYTES) + public + os.urandom(TAG_BYTES) if tickets.resuming else public
-        self.first = _frame(self._offer)
+            self._message = os.urandom(NAME_BYTES) + public + os.urandom(TAG_BYTES) if tickets.resuming else public
+            self._full = self._begin_full()
+        self.first = _frame(self._message)
 
     def finish(self, answer: bytes, buffers: Buffers) -> tuple[bytes, Channel]:
         """(last frame to send, empty after a resumption; channel) from the whole second frame.
@@ -100,17 +112,21 @@ class Initiation:
         if self._resumption is not None and len(answer) == RESUMED_BYTES:
             self._resumption.read(_unframe(answer, RESUMED_BYTES))
             return b"", self._establish(self._resumption, self._expected, buffers, self._ticket)
-        full = _full("initiator", self._identity, self._offer, self._ephemeral)
-        full.write()  # its first message, the ephemeral key, has left
+        full = self._full or self._begin_full()
         proof = full.read(_unframe(answer, SECOND_BYTES))
         peer_id = verify_proof(proof, full.remote_static, self._expected)
         last = _frame(full.write(self._identity.proof))
         return last, self._establish(full, peer_id, buffers)
 
+    def _begin_full(self) -> Handshake:
+        full = _full("initiator", self._identity, self._message, self._ephemeral)
+        full.write()  # the ephemeral key, which travels in our own first frame
+        return full
+
     def _establish(
         self, handshake: Handshake, peer_id: bytes, buffers: Buffers, chain: Ticket | None = None
     ) -> Channel:
-        self._tickets.keep(peer_id, self._tickets.issue(handshake, peer_id, chain))
+        self._tickets.remember(handshake, peer_id, chain)
         return Channel(peer_id, handshake.split(), buffers)
 
 
@@ -146,9 +162,9 @@ class Acceptance:
                 return _frame(self._handshake.write())
         return self._answer_full(offer)
 
-    def _answer_full(self, offer: bytes) -> bytes:
-        self._handshake = _full("responder", self._identity, offer)
-        self._handshake.read(_ephemeral_of(offer))
+    def _answer_full(self, message: bytes) -> bytes:
+        self._handshake = _full("responder", self._identity, message)
+        self._handshake.read(_ephemeral_of(message))
         return _frame(self._handshake.write(self._identity.proof))
 
     def finish(self, third: bytes, buffers: Buffers) -> Channel:
@@ -159,8 +175,8 @@ class Acceptance:
         else:
             proof = self._handshake.read(_unframe(third, THIRD_BYTES))
             peer_id = verify_proof(proof, self._handshake.remote_static)
-        if self._offered and (fresh := self._tickets.issue(self._handshake, peer_id, ticket)) is not None:
-            self._tickets.keep(fresh.name, fresh)
+        if self._offered:
+            self._tickets.remember(self._handshake, peer_id, ticket, by_name=True)
         return Channel(peer_id, self._handshake.split(), buffers)
 
 
@@ -174,14 +190,18 @@ def second_bytes(received: bytes) -> int:
     return RESUMED_BYTES if received[:LENGTH_BYTES] == _RESUMED_LENGTH else SECOND_BYTES
 
 
-def _ephemeral_of(first: bytes) -> bytes:
-    """The ephemeral key in the first message, which is the key alone or an offer."""
-    return first if len(first) == 32 else first[NAME_BYTES : NAME_BYTES + 32]
+def _is_offer(message: bytes) -> bool:
+    """The first message is an offer, or an ephemeral key alone."""
+    return len(message) == OFFER_BYTES - LENGTH_BYTES
 
 
-def _full(role: Role, identity: Identity, first: bytes, ephemeral: X25519PrivateKey | None = None) -> Handshake:
+def _ephemeral_of(message: bytes) -> bytes:
+    return message[NAME_BYTES : NAME_BYTES + 32] if _is_offer(message) else message
+
+
+def _full(role: Role, identity: Identity, message: bytes, ephemeral: X25519PrivateKey | None = None) -> Handshake:
     """The prologue binds a whole offer: nobody can change it on its way and have the full handshake succeed."""
-    prologue = PROLOGUE + (first if len(first) != 32 else b"")
+    prologue = PROLOGUE + message if _is_offer(message) else PROLOGUE
     return Handshake(role, identity.static_key, identity.static_public, prologue=prologue, ephemeral=ephemeral)
 
 

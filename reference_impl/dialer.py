@@ -250,5 +250,5 @@ class Dialer:
     def close(self) -> None:
         """Close every connection, forget every ticket."""
         self.pool.close()
-        self.tickets.forget()
+        self.tickets.close()
         self.cleanup.close()

@@ -33,7 +33,7 @@ class LeaseError(PoolError):
 
 @dataclass(frozen=True, slots=True)
 class PoolSettings:
-    """Limits of the pool. Times are in seconds, counts in connections.
+    """Limits of the pool. Times are in seconds, counts in connections or tickets.
 
     A bad or contradictory value raises `SettingsError` with the setting's name, value and allowed range.
     """
@@ -62,13 +62,13 @@ class PoolSettings:
     """A lease held longer is reported with its borrower's stack; 0 turns it off. 0: a stack costs 20 us."""
 
     max_tickets: int = 1024
-    """Tickets kept to resume with peers (see `resumption.py`). 1024: 0.3 to 0.4 MB, a twentieth of what
-    as many idle connections take."""
+    """Tickets kept to resume with peers (see `resumption.py`); 0 never resumes. 1024: 0.3 to 0.4 MB, a twentieth of
+    what as many idle connections take while their ciphers live, a seventh of trimmed ones."""
 
     def __post_init__(self) -> None:
         owner = type(self).__name__
         check.count(owner, "max_connections_per_peer", self.max_connections_per_peer)
-        check.count(owner, "max_tickets", self.max_tickets)
+        check.count(owner, "max_tickets", self.max_tickets, least=0)
         check.count(owner, "max_idle_total", self.max_idle_total)
         for name in ("max_idle_time", "cleanup_interval", "max_lifetime", "wait_timeout"):
             check.positive(owner, name, getattr(self, name))

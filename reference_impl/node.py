@@ -97,6 +97,7 @@ class Node:
         self.arena = memoryview(bytearray(READ_AHEAD))
         self.recorders: dict[int, Recorder] = {}
         self.unfinished: dict[Session, float] = {}
+        """Sessions in their handshake, or resumed and not heard since, with their deadlines."""
         self.owing: dict[Session, float] = {}
         """Sessions in the middle of a message, or whose answer is not taken, with their deadlines."""
         self.touched: dict[Session, None] = {}  # a set, in half the memory of one
@@ -146,6 +147,7 @@ class Node:
         self._doors.clear()
         self._away.clear()
         self._go_away()
+        self.rooms.tickets.close()
 
     def crash(self, seconds: float) -> None:
         """All connections die and nobody listens for `seconds`; then the same addresses do again."""

@@ -225,7 +225,7 @@ class ConnectionPool(Generic[C]):
             raise
 
     def _make_room(self, seat: Seat[C]) -> bool:
-        """Close the coldest idle connection and take its ticket; without one, the seat itself is retired."""
+        """Close the coldest idle connection and take its token; without one, the seat itself is retired."""
         coldest = self._seating.coldest()
         if coldest is None:
             self._retire(seat, "evicted")

@@ -2,15 +2,16 @@
 
 A full handshake costs each end a key, three exchanges and the check of a signature. From it both derive, without a
 further message, a ticket: a name and a secret. With that the next handshake (Noise NNpsk0) costs each a key and one
-exchange; its ephemeral keys are fresh, so what is said stays secret even if the ticket becomes known later. A
-connection that the pool had to let go, or that broke, comes back at that price; a ticket takes a twentieth of an idle
-connection's memory. What a listening end has resumed is confirmed by the dialer's first record; who replays an offer
-that never arrived can neither read nor write one.
+exchange. A connection that the pool had to let go, or that broke, comes back at that price, and a ticket takes a
+twentieth of an idle connection's memory. The ephemeral keys are fresh: what was said under a ticket stays secret when
+it becomes known, though until it is used or expires its thief could be either end to the other.
 
 Laws. (1) A ticket serves once: the dialing end forgets it when it offers it, the listening end when the dialer has
-proved that it knows the secret; each handshake leaves a new one. (2) Its secret is wiped when it is used, expired,
-or crowded out. (3) A chain of resumptions ends `max_lifetime` after its full handshake: identities are proved afresh as
-often as connections are retired. (4) No more than `max_tickets` are kept. (5) A forked child has none.
+proved that it knows the secret; each handshake leaves a new one. (2) The kept secret is wiped when it is used, crowded
+out, or found expired. (3) A chain of resumptions ends before a connection that is retired on time: no proof of an
+identity is older than two lifetimes of connections. (4) No more than `max_tickets` are kept; strangers can crowd
+them out, which costs full handshakes. (5) A forked child has none. (6) Whoever replays an offer that had never arrived
+can neither read nor write a record, and is let go as an unfinished handshake is.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from reference_impl import forks
@@ -29,16 +31,17 @@ from reference_impl.optimizations import Switch
 NAME_BYTES = 16
 
 
+@dataclass(slots=True, eq=False)
 class Ticket:
-    """The right to resume with `peer_id`, the other end of the handshake it comes from."""
+    """The right to resume with `peer_id`, the other end of the handshake it comes from.
 
-    __slots__ = ("expires_at", "name", "peer_id", "secret")
+    `expires_at` is on its keeper's clock, in seconds.
+    """
 
-    def __init__(self, handshake: Handshake, peer_id: bytes, expires_at: float) -> None:
-        name, secret = handshake.export(b"ticket")
-        self.name, self.secret = name[:NAME_BYTES], bytearray(secret)
-        self.peer_id = peer_id
-        self.expires_at = expires_at
+    name: bytes
+    secret: bytearray
+    peer_id: bytes
+    expires_at: float
 
     def wipe(self) -> None:
         """Forget the secret."""
@@ -54,11 +57,13 @@ class Resumption(Protocol):
     resuming: bool
     """Whether this end wants to resume at all."""
 
-    def issue(self, handshake: Handshake, peer_id: bytes, chain: Ticket | None = None) -> Ticket | None:
-        """A ticket of a handshake that is done and not yet split; `chain` is the one that it was resumed with."""
+    def remember(
+        self, handshake: Handshake, peer_id: bytes, chain: Ticket | None = None, *, by_name: bool = False
+    ) -> None:
+        """Keep a ticket of a handshake that is done and not yet split; `chain` is the one that it was resumed with."""
 
-    def keep(self, key: bytes, ticket: Ticket | None) -> None:
-        """Remember `ticket` under `key`."""
+    def keep(self, key: bytes, ticket: Ticket) -> None:
+        """Keep `ticket` under `key`."""
 
     def take(self, key: bytes) -> Ticket | None:
         """The newest ticket under `key`, which is now the caller's."""
@@ -67,7 +72,10 @@ class Resumption(Protocol):
         """Forget what has expired; how many."""
 
     def forget(self) -> None:
-        """Forget everything, as a process that ends does."""
+        """Forget everything, as a process that crashed has."""
+
+    def close(self) -> None:
+        """Forget everything, and whatever is still to come."""
 
     def gauges(self) -> dict[str, float]:
         """`tickets` at present; since the start, handshakes that were `resumed`."""
@@ -81,10 +89,12 @@ class FullHandshakes:
     def __init__(self, settings: PoolSettings | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         """Has nothing to set."""
 
-    def issue(self, handshake: Handshake, peer_id: bytes, chain: Ticket | None = None) -> Ticket | None:
-        return None
+    def remember(
+        self, handshake: Handshake, peer_id: bytes, chain: Ticket | None = None, *, by_name: bool = False
+    ) -> None:
+        """Nothing is remembered."""
 
-    def keep(self, key: bytes, ticket: Ticket | None) -> None:
+    def keep(self, key: bytes, ticket: Ticket) -> None:
         """Nothing is kept."""
 
     def take(self, key: bytes) -> Ticket | None:
@@ -96,19 +106,22 @@ class FullHandshakes:
     def forget(self) -> None:
         """There is nothing to forget."""
 
+    def close(self) -> None:
+        """Nothing will come."""
+
     def gauges(self) -> dict[str, float]:
         return {"tickets": 0, "resumed": 0}
 
 
 class Tickets:
-    """On: tickets in the order in which their keys were last used, the oldest crowded out first."""
-
-    resuming = True
+    """On: tickets by key, the keys in the order in which they last got one; the oldest are crowded out first."""
 
     def __init__(self, settings: PoolSettings, clock: Callable[[], float] = time.monotonic) -> None:
-        self._settings = settings
+        self._lifetime = settings.max_lifetime * (1 - settings.lifetime_jitter)
+        self._allowed = settings.max_tickets
         self._clock = clock
         self._resumed = 0
+        self.resuming = settings.max_tickets > 0
         self._begin()
         forks.join(self)
 
@@ -117,21 +130,22 @@ class Tickets:
         self._count = 0
         self._lock = threading.Lock()
 
-    def issue(self, handshake: Handshake, peer_id: bytes, chain: Ticket | None = None) -> Ticket | None:
-        if chain is None:
-            return Ticket(handshake, peer_id, self._clock() + self._settings.max_lifetime)
+    def remember(
+        self, handshake: Handshake, peer_id: bytes, chain: Ticket | None = None, *, by_name: bool = False
+    ) -> None:
+        name, secret = handshake.export(b"ticket")
+        expires_at = self._clock() + self._lifetime if chain is None else chain.expires_at
+        ticket = Ticket(name[:NAME_BYTES], bytearray(secret), peer_id, expires_at)
         with self._lock:
-            self._resumed += 1
-        return Ticket(handshake, peer_id, chain.expires_at)
+            self._resumed += chain is not None
+        self.keep(ticket.name if by_name else peer_id, ticket)
 
-    def keep(self, key: bytes, ticket: Ticket | None) -> None:
-        if ticket is None:
-            return
+    def keep(self, key: bytes, ticket: Ticket) -> None:
         with self._lock:
             self._kept.setdefault(key, []).append(ticket)
             self._kept.move_to_end(key)
             self._count += 1
-            while self._count > self._settings.max_tickets:
+            while self._count > self._allowed:
                 oldest = next(iter(self._kept))
                 self._remove(oldest, self._kept[oldest][0]).wipe()
 
@@ -161,15 +175,20 @@ class Tickets:
             self._kept.clear()
             self._count = 0
 
+    def close(self) -> None:
+        self._allowed = 0  # written first: a handshake that ends now finds it, or is forgotten here
+        self.forget()
+
     def gauges(self) -> dict[str, float]:
         return {"tickets": self._count, "resumed": self._resumed}
 
     def after_fork(self) -> None:
-        """Its copies of the secrets are its own to wipe; both processes offering one ticket would tell them related."""
+        """The copies are the child's to wipe; both processes offering one ticket would tell that they are related."""
         inherited = self._kept
         self._begin()
-        for ticket in [ticket for kept in list(inherited.values()) for ticket in list(kept)]:
-            ticket.wipe()
+        for kept in inherited.values():
+            for ticket in kept:
+                ticket.wipe()
 
     def _remove(self, key: bytes, ticket: Ticket) -> Ticket:
         kept = self._kept[key]

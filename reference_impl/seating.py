@@ -95,7 +95,7 @@ class Seating(Generic[C]):
         self.lock = threading.Lock()
         self.closed = False
         self.peers: OrderedDict[bytes, Slot[C]] = OrderedDict()  # the longest unexamined first
-        self.room: list[None] = [None] * settings.max_idle_total  # a ticket for each idle connection allowed
+        self.room: list[None] = [None] * settings.max_idle_total  # a token for each idle connection allowed
         self.orphans: deque[Seat[C]] = deque()
         self.unexamined = 0  # peers left in this round of the sweep
         self._tally: Counter[str] = Counter()
@@ -188,7 +188,7 @@ class Seating(Generic[C]):
             return self._claim_expired(slots, now)
 
     def coldest(self) -> Seat[C] | None:
-        """The least recently used idle seat of the next few peers, now the caller's to close, with its ticket."""
+        """The least recently used idle seat of the next few peers, now the caller's to close, with its token."""
         with self.lock:
             heads = [seat for slot in self._rotate(COLDEST_OF) for seat in slot.idle[:1]]
             for seat in sorted(heads, key=lambda seat: seat.last_used):
@@ -291,7 +291,7 @@ class Seating(Generic[C]):
             yield slot
 
     def _claim(self, seat: Seat[C]) -> bool:
-        """Take the seat out of the idle ones, unless a borrower was faster. Its ticket stays taken."""
+        """Take the seat out of the idle ones, unless a borrower was faster. Its token stays taken."""
         try:
             seat.slot.idle.remove(seat)
         except ValueError:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from reference_impl.buffers import Message, PooledBuffer, release_all
 from reference_impl.errors import ChannelError, FrameError, HandshakeError
 from reference_impl.metrics import Recorder
+from reference_impl.noise import Bytes
 from reference_impl.service import rejection
 from reference_impl.transports.base import Accept, Acceptance, Channel
 
@@ -94,17 +95,8 @@ class Session(asyncio.BufferedProtocol):
             if channel is None:
                 if self._guard is not None:
                     self._greet(bytes(data))
-                return
-            messages = channel.feed(data)
-            if messages:
-                if self._began:
-                    self._settle()
-                if len(messages) > 1:
-                    release_all(messages)
-                    raise FrameError(_TOO_EARLY)
-                self._answer(messages[0])
-            elif not self._began and not channel.inbox.between:
-                self._expect()
+            else:
+                self._feed(channel, data)
         except ChannelError as error:
             self.fail(error)
 
@@ -121,18 +113,25 @@ class Session(asyncio.BufferedProtocol):
             return
         self._channel, self._acceptance = channel, None
         node = self._node
-        del node.unfinished[self]
         self._recorder = recorder = node.rooms.metrics.recorder(channel.peer_id, self._entrance.transport)
         recorder.opened(time.monotonic() - self._began)
-        self._began = 0.0
+        if acceptance.confirmed:
+            self._settle()
         node.recorders[self._guard.id] = recorder
         node.touched[self] = None
-        messages = channel.feed(acceptance.rest)
-        if len(messages) > 1:
-            release_all(messages)
-            raise FrameError(_TOO_EARLY)
-        for message in messages:
-            self._answer(message)
+        self._feed(channel, acceptance.rest)
+
+    def _feed(self, channel: Channel, data: Bytes) -> None:
+        messages = channel.feed(data)
+        if messages:
+            if self._began:
+                self._settle()
+            if len(messages) > 1:
+                release_all(messages)
+                raise FrameError(_TOO_EARLY)
+            self._answer(messages[0])
+        elif not channel.inbox.between and (not self._began or self._node.unfinished.pop(self, 0.0)):
+            self._expect()
 
     def _expect(self) -> None:
         """From now on the peer owes us something: the rest of a message, or that it takes our answer."""
@@ -140,8 +139,9 @@ class Session(asyncio.BufferedProtocol):
         self._node.owing[self] = self._began + self._node.settings.message_timeout
 
     def _settle(self) -> None:
-        """The peer owes us nothing any more."""
+        """The peer owes us nothing any more, not even a sign that it is there."""
         self._began = 0.0
+        self._node.unfinished.pop(self, None)
         self._node.owing.pop(self, None)
 
     def _answer(self, message: Message) -> None:
@@ -213,8 +213,8 @@ class Session(asyncio.BufferedProtocol):
     def fail(self, error: ChannelError) -> None:
         """The peer broke the protocol: the connection dies, by way of its guard."""
         guard = self._guard
+        self._node.unfinished.pop(self, None)
         if self._channel is None:
-            self._node.unfinished.pop(self, None)
             self._recorder.failed()
             self._guard = None  # nothing was established, so there is nothing to close a second time
         if guard is not None:
@@ -231,6 +231,7 @@ class Session(asyncio.BufferedProtocol):
             self._channel = None
         self._release_sent()
         node.touched.pop(self, None)
+        node.unfinished.pop(self, None)
         node.owing.pop(self, None)
         guard, self._guard = self._guard, None
         if guard is not None:

@@ -107,6 +107,10 @@ class Acceptance(Protocol):
         """The channel once the peer is authenticated."""
 
     @property
+    def confirmed(self) -> bool:
+        """False where only the channel's first record will show that nobody replays what the peer once sent."""
+
+    @property
     def rest(self) -> bytes: ...
 
     def receive(self, data: bytes) -> bytes:

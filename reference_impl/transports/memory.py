@@ -160,6 +160,10 @@ class _MemoryAcceptance:
         return None if channel is None else _Untrimmed(channel)
 
     @property
+    def confirmed(self) -> bool:
+        return self._noise.confirmed
+
+    @property
     def rest(self) -> bytes:
         return self._noise.rest
 

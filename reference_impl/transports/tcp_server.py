@@ -26,11 +26,16 @@ class NoiseAcceptance:
 
     @property
     def channel(self) -> Channel | None:
-        """Made when asked for, where no third frame is awaited: the second need not wait for it."""
+        """Of a resumption made only when asked for: the second frame need not wait for it."""
         acceptance = self._acceptance
         if self._channel is None and acceptance is not None and not acceptance.third_bytes:
             self._channel = acceptance.finish(b"", self._buffers)
         return self._channel
+
+    @property
+    def confirmed(self) -> bool:
+        """A third frame answers the second; an offer may be an old one that had never arrived."""
+        return self._acceptance is not None and self._acceptance.third_bytes > 0
 
     def receive(self, data: bytes) -> bytes:
         received = self.rest + data

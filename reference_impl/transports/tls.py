@@ -205,6 +205,7 @@ class TlsAcceptance:
     """The listening end of a TLS handshake; the peer id is that of the certificate it demands."""
 
     __slots__ = ("_buffers", "_ends", "_received", "channel", "rest")
+    confirmed = True
 
     def __init__(self, context: ssl.SSLContext, buffers: Buffers) -> None:
         self._ends = _Ends(context, server_side=True)

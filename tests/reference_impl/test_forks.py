@@ -29,6 +29,7 @@ from reference_impl.locked_metrics import LockedMetrics
 from reference_impl.metrics import Metrics, MetricsSettings, PerThreadMetrics
 from reference_impl.pooling import ConnectionPool, LockedReuse, PerRequest, Pool, PoolSettings
 from reference_impl.rate_limit import GcraLimiter, RateLimiter, RateLimitSettings
+from reference_impl.resumption import Ticket, Tickets
 
 ROOT = Path(__file__).parents[2]
 BREAKING = BreakerSettings(failure_threshold=2, timeout=1.0, jitter=0.0, max_keys=2, retries=0)
@@ -86,6 +87,8 @@ class Rooms:
         self.breakers = CircuitBreakers(BREAKING, Clock(), listeners=(self.heard.append,))
         self.metrics: tuple[Metrics, ...] = (PerThreadMetrics(MetricsSettings()), LockedMetrics(MetricsSettings()))
         self.buffers = CryptoBufferPool(BufferSettings())
+        self.tickets = Tickets(PoolSettings())
+        self.tickets.keep(b"known", Ticket(b"name", bytearray(b"secret"), b"known", 1e12))
         self.breakers.failed("known")
         for metrics in self.metrics:
             metrics.recorder(b"known", "tcp").opened(0.1)
@@ -95,6 +98,7 @@ class Rooms:
         known = self.breakers._breakers["known"]
         return [
             *(one._lock for one in (off, reuse, *self.limiters, self.breaker, known, self.breakers, *self.metrics)),  # type: ignore[attr-defined]
+            self.tickets._lock,
             pool._seating.lock,  # type: ignore[attr-defined]
             self.cleanup._tally_lock,
             self.breaker._telling,
@@ -106,6 +110,8 @@ class Rooms:
         for pool in self.pools:
             pool.checkin(pool.checkout(b"peer"))
             pool.gauges()
+        self.tickets.keep(b"new", Ticket(b"name", bytearray(b"secret"), b"new", 1e12))
+        assert self.tickets.take(b"new") is not None
         self.cleanup.guard(socket.socket()).release()
         assert self.cleanup.gauges()["hook_errors"] == 1
         for limiter in self.limiters:
@@ -151,10 +157,12 @@ def every_lock_is_held() -> None:
     def check() -> None:
         assert [type(lock) for lock in rooms.locks()] == kinds
         assert not {id(lock) for lock in rooms.locks()} & {id(lock) for lock in locks}
+        assert rooms.tickets.take(b"known") is None, "its parent's ticket is its parent's"
         rooms.use()
 
     assert forked(check) == 0
     assert all(one is other for one, other in zip(rooms.locks(), locks, strict=True)), "the parent keeps its own"
+    assert rooms.tickets.gauges()["tickets"] == 1
 
 
 @pytest.mark.parametrize("patched", [False, True])

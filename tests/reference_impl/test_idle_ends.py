@@ -85,7 +85,7 @@ class Middle:
 def ended_while_idle(peer: Peer, name: str, how: str, tls: dict[str, str]) -> None:
     middle = Middle(peer.addresses[name])
     dialer = assemble.dialer(parse(["all"]), CLIENT, {"tls": tls, "pooling": {"liveness_after": 0}})
-    through = Peer(bytes(peer), {name: middle.address})
+    through = Peer(bytes(peer), {name: middle.address}, resumes=peer.resumes)
     try:
         with dialer.connect(through) as connection:
             assert connection.request(b"one") == b"one"

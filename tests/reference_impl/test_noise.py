@@ -151,6 +151,12 @@ def test_exported_secrets_are_shared_and_of_their_own(pattern: Pattern) -> None:
         one.export(b"a")
 
 
+@pytest.mark.parametrize(("pattern", "psk"), [(NN_PSK0, b""), (NN_PSK0, b"s" * 31), (XX, b"s" * 32)])
+def test_a_pattern_takes_a_shared_secret_of_its_size_or_none(pattern: Pattern, psk: bytes) -> None:
+    with pytest.raises(HandshakeError, match="shared secret of"):
+        end("initiator", private("11" * 32), pattern=pattern, psk=psk)
+
+
 def test_a_pattern_with_static_keys_needs_one() -> None:
     one, two = Handshake("initiator"), end("responder", private("22" * 32))
     with pytest.raises(HandshakeError, match="static key"):

@@ -41,7 +41,7 @@ def linked() -> Iterator[Linked]:
             name: node.call(lambda where=where: relay.link(*where))  # type: ignore[misc]
             for name, where in node.peers[0].addresses.items()
         }
-        return relay, Peer(bytes(node.peers[0]), addresses)
+        return relay, Peer(bytes(node.peers[0]), addresses, resumes=node.peers[0].resumes)
 
     yield start
     for node, relay in made:

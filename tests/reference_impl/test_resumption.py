@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,10 +27,14 @@ from reference_impl.channel import (
     Initiation,
 )
 from reference_impl.errors import HandshakeError, IdentityError
+from reference_impl.frame import wire_size
 from reference_impl.identity import Identity
 from reference_impl.lease import PoolSettings
 from reference_impl.resumption import NAME_BYTES, FullHandshakes, Resumption, Ticket, Tickets
-from tests.reference_impl.conftest import RunningNode
+from reference_impl.transports.base import Peer
+from reference_impl.transports.tcp import TcpSettings, TcpTransport
+from tests.reference_impl.conftest import CLIENT, NODES, RunningNode
+from tests.reference_impl.test_relay import wait_until
 
 ALICE, BOB, EVE = (Identity.from_seed(name) for name in (b"alice", b"bob", b"eve"))
 BUFFERS = Allocating(BufferSettings())
@@ -135,7 +143,9 @@ def test_a_ticket_is_good_between_the_two_it_was_issued_to() -> None:
     assert len(Acceptance(BOB, far).answer(astray.first)) == RESUMED_BYTES
     connect(near, far)
     theirs = tickets()
-    theirs.keep(BOB.peer_id, near.take(BOB.peer_id))
+    stolen = near.take(BOB.peer_id)
+    assert stolen is not None
+    theirs.keep(BOB.peer_id, stolen)
     assert connect(theirs, far, dialer=EVE)[1] == FULL
 
 
@@ -145,6 +155,17 @@ def test_an_impostor_cannot_resume() -> None:
     initiation = Initiation(ALICE, BOB.peer_id, near)
     with pytest.raises(IdentityError, match="expected"):
         initiation.finish(Acceptance(EVE, tickets()).answer(initiation.first), BUFFERS)
+    connect(near, far)
+    initiation = Initiation(ALICE, BOB.peer_id, near)
+    impostor = X25519PrivateKey.generate().public_key().public_bytes_raw()
+    with pytest.raises(HandshakeError, match="authentication"):
+        initiation.finish((RESUMED_BYTES - 2).to_bytes(2, "big") + impostor + os.urandom(16), BUFFERS)
+
+
+def test_who_offers_nothing_is_not_answered_by_a_resumption() -> None:
+    initiation = Initiation(ALICE, BOB.peer_id, tickets())
+    with pytest.raises(HandshakeError, match="malformed"):
+        initiation.finish((RESUMED_BYTES - 2).to_bytes(2, "big") + os.urandom(RESUMED_BYTES - 2), BUFFERS)
 
 
 @given(data=st.data())
@@ -172,20 +193,57 @@ def test_garbage_of_the_right_size_gets_a_full_handshake_or_a_refusal(garbage: b
         assert len(acceptance.answer((OFFER_BYTES - 2).to_bytes(2, "big") + garbage)) == SECOND_BYTES
 
 
-def test_identities_are_proved_afresh_once_a_lifetime() -> None:
+def test_a_connection_that_is_retired_on_time_proves_its_identities_afresh() -> None:
     clock = Clock()
-    near, far = tickets(clock, max_lifetime=100), tickets(clock, max_lifetime=100)
+    near = tickets(clock, max_lifetime=100, lifetime_jitter=0.1)
+    far = tickets(clock, max_lifetime=100, lifetime_jitter=0.1)
     connect(near, far)
     clock.now = 60
     assert connect(near, far)[1] == RESUMED
-    clock.now = 100  # the resumption at 60 has not begun a new lifetime
+    clock.now = 90  # the youngest age of retirement; the resumption at 60 has not begun a new lifetime
     assert connect(near, far)[1] == FULL
-    clock.now = 199
+    clock.now = 179
     assert connect(near, far)[1] == RESUMED
-    (one,), (two,) = near._kept[BOB.peer_id], next(iter(far._kept.values()))
-    clock.now = 200
+    (one,), (two,) = near._kept[BOB.peer_id], next(reversed(far._kept.values()))
+    clock.now = 180
     assert (near.sweep(), far.sweep()) == (1, 2)  # the listener's of the first lifetime too, which nobody offered
     assert one.secret == two.secret == bytes(32)
+
+
+def test_who_keeps_no_tickets_offers_none() -> None:
+    never = tickets(max_tickets=0)
+    assert not never.resuming
+    for _ in range(2):
+        assert connect(never, tickets()) == (FIRST_BYTES, FULL)
+    assert connect(tickets(), never) == (OFFER_BYTES, FULL)
+    assert never.gauges() == {"tickets": 0, "resumed": 0}
+
+
+def test_what_comes_after_closing_is_wiped() -> None:
+    kept = tickets()
+    kept.keep(b"early", early := ticket(1))
+    kept.close()
+    kept.keep(b"late", late := ticket(2))
+    assert not any(early.secret + late.secret)
+    assert kept.gauges()["tickets"] == 0
+
+
+def test_threads_never_get_one_ticket_twice() -> None:
+    kept = tickets(max_tickets=2000)
+    for number in range(2000):
+        kept.keep(b"one key", Ticket(number.to_bytes(2), bytearray(32), b"", 1e9))
+    taken: list[bytes] = []
+
+    def take() -> None:
+        while (each := kept.take(b"one key")) is not None:
+            taken.append(each.name)
+
+    threads = [threading.Thread(target=take) for _ in range(8)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert sorted(taken) == [number.to_bytes(2) for number in range(2000)]
 
 
 def test_what_is_used_expired_or_crowded_out_is_wiped() -> None:
@@ -210,9 +268,7 @@ def test_what_is_used_expired_or_crowded_out_is_wiped() -> None:
 
 def ticket(number: int) -> Ticket:
     """A ticket of no handshake."""
-    made = Ticket.__new__(Ticket)
-    made.name, made.secret, made.peer_id, made.expires_at = bytes([number]), bytearray(b"x" * 32), b"", 1e9
-    return made
+    return Ticket(bytes([number]), bytearray(b"x" * 32), b"", 1e9)
 
 
 @given(st.lists(st.tuples(st.sampled_from("ktk"), st.integers(0, 3)), max_size=40), st.integers(1, 5))
@@ -236,19 +292,6 @@ def test_each_ticket_is_handed_out_once_newest_first_and_no_more_are_kept_than_a
         assert kept.gauges()["tickets"] == len(model) <= allowed
 
 
-def test_a_forked_child_has_no_tickets_and_its_parent_keeps_its_own() -> None:
-    near, far = tickets(), tickets()
-    connect(near, far)
-    child = os.fork()
-    if child == 0:
-        try:
-            os._exit(int(near.gauges()["tickets"] != 0 or connect(near, far)[1] != FULL))
-        finally:
-            os._exit(2)
-    assert os.waitpid(child, 0)[1] == 0
-    assert connect(near, far)[1] == RESUMED
-
-
 @pytest.mark.parametrize("transport", ["tcp", "memory"])
 def test_a_connection_that_the_pool_let_go_comes_back_cheaply(
     running: Callable[..., RunningNode], dialing: Callable[..., Any], transport: str
@@ -263,7 +306,105 @@ def test_a_connection_that_the_pool_let_go_comes_back_cheaply(
 
     assert [visit(number) for number in (0, 1, 0, 1)] == [(0, 0), (0, 0), (1, 1), (2, 2)]
     assert dialer.gauges()["pooling"]["tickets"] == node.node.stats()["pooling"]["tickets"] == 2
-    node.call(node.node.rooms.tickets.forget)  # as a node that crashed
+    node.call(lambda: node.node.crash(0.0))
+    assert node.node.stats()["pooling"]["tickets"] == 0
+    assert wait_until(lambda: not node.node._away)
     assert visit(0) == (2, 2)
+    assert visit(1) == (2, 2)
+    assert visit(0) == (3, 3)
     dialer.close()
-    assert dialer.gauges()["pooling"]["tickets"] == 0
+    node.call(node.node.close)
+    assert dialer.gauges()["pooling"]["tickets"] == node.node.stats()["pooling"]["tickets"] == 0
+
+
+@pytest.mark.parametrize("arm", ["none", "first-day-reuse"])
+def test_without_pooling_nobody_offers(
+    running: Callable[..., RunningNode], dialing: Callable[..., Any], arm: str
+) -> None:
+    node, dialer = running("pooling"), dialing(arm)
+    for number in (0, 1, 0, 1):
+        with dialer.connect(node.peers[number]) as connection:
+            connection.request(b"hello")
+    assert node.node.stats()["pooling"] == {"tickets": 0, "resumed": 0}
+
+
+def test_both_ends_forget_in_their_housekeeping(
+    running: Callable[..., RunningNode], dialing: Callable[..., Any]
+) -> None:
+    node, dialer = running("pooling"), dialing("pooling")
+    with dialer.connect(node.peers[0]) as connection:
+        connection.request(b"hello")
+    ends: list[Any] = [dialer.tickets, node.node.rooms.tickets]
+    for end in ends:
+        (each,) = next(iter(end._kept.values()))
+        each.expires_at = 0.0
+    dialer.sweep()
+    node.call(node.node._keep_house)
+    assert dialer.gauges()["pooling"]["tickets"] == node.node.stats()["pooling"]["tickets"] == 0
+
+
+def offering(node: RunningNode, kept: Tickets) -> Initiation:
+    """A handshake with the node's first peer that offers a ticket, which a full one has left."""
+    with socket.create_connection(node.address) as first:
+        first.settimeout(20)
+        initiation = Initiation(CLIENT, NODES[0].peer_id, kept)
+        first.sendall(initiation.first)
+        last, channel = initiation.finish(first.recv(SECOND_BYTES), BUFFERS)
+        first.sendall(last + bytes(channel.seal(1, b"hello")))  # type: ignore[arg-type]
+        assert first.recv(100)
+    return Initiation(CLIENT, NODES[0].peer_id, kept)
+
+
+def test_frames_may_come_byte_by_byte_and_the_first_request_with_an_offer_answered(
+    running: Callable[..., RunningNode],
+) -> None:
+    node = running()
+    initiation = offering(node, tickets(time.monotonic))
+    with socket.create_connection(node.address) as hasty:
+        hasty.settimeout(20)
+        hasty.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in initiation.first:
+            hasty.sendall(bytes([byte]))
+        last, channel = initiation.finish(hasty.recv(SECOND_BYTES), BUFFERS)
+        assert last == b""
+        (session,) = node.node.unfinished
+        request = bytes(channel.seal(1, b"early"))  # type: ignore[arg-type]
+        for byte in request[:-1]:
+            hasty.sendall(bytes([byte]))
+        assert wait_until(lambda: session in node.node.owing)
+        assert not node.node.unfinished
+        hasty.sendall(request[-1:])
+        (message,) = channel.feed(hasty.recv(wire_size(5)))
+        assert bytes(message.body) == b"early"
+        assert not node.node.owing
+
+
+def test_a_replayed_offer_does_not_outlive_the_handshake_timeout(running: Callable[..., RunningNode]) -> None:
+    node = running("all", node={"handshake_timeout": 0.2, "tick": 0.05})
+    overheard = offering(node, tickets(time.monotonic)).first
+    with socket.create_connection(node.address) as attacker:
+        attacker.settimeout(20)
+        attacker.sendall(overheard)
+        assert len(attacker.recv(SECOND_BYTES)) == RESUMED_BYTES
+        assert attacker.recv(100) == b""
+    assert wait_until(lambda: not node.node.unfinished and node.node.cleanup.open_connections() == 0)
+
+
+def test_the_dialer_reads_a_second_frame_in_pieces() -> None:
+    near, far = tickets(), tickets()
+    connect(near, far)
+    ours, theirs = socket.socketpair()
+    peer = Peer(BOB.peer_id, {}, resumes=True)
+    transport = TcpTransport(ALICE, BUFFERS, TcpSettings(), near)
+
+    def listen() -> None:
+        answer = Acceptance(BOB, far).answer(theirs.recv(OFFER_BYTES))
+        for byte in answer:
+            theirs.sendall(bytes([byte]))
+
+    listener = threading.Thread(target=listen)
+    with ours, theirs:
+        listener.start()
+        transport.secure(ours, peer)
+        listener.join()
+    assert near.gauges()["resumed"] == 1

@@ -46,6 +46,20 @@ def test_users_dial_tls_where_the_target_tells_its_authority() -> None:
     assert result.answered == 20
 
 
+@pytest.mark.parametrize(("on", "resuming"), [("pooling", True), ("first-day-reuse", False)])
+def test_users_resume_with_a_node_that_says_so(on: str, resuming: bool) -> None:
+    with loaded("dial", on, 2, peers=4, pooling={"max_idle_total": 1}) as load:
+        load.work(Work("w", tasks=60, quiet=0.0, timeout=30.0, targets=()))
+        gauges = load.gauges()
+    assert (gauges.load["pooling.resumed"] > 0) == (gauges.target["pooling.resumed"] > 0) == resuming
+
+
+def test_users_resume_over_a_link() -> None:
+    with loaded("distant", "pooling", 2, {"DISTANT_RTT": "0.001"}, peers=4, pooling={"max_idle_total": 1}) as load:
+        played(load, 0.5)
+        assert load.gauges().load["pooling.resumed"] > 0
+
+
 def played(load: LoadProcess, seconds: float) -> SliceResult:
     return load.slice(OpenSlice("w", planned=seconds, quiet=0.0, drain=2.0, targets=()))
 
