@@ -28,9 +28,9 @@ from harness.study.records import Study
 
 CAPACITY_READINGS = 3
 Rates = dict[str, float]
-Cells = tuple[tuple[str, tuple[str, ...]], ...]
+Playing = tuple[tuple[str, tuple[str, ...]], ...]
 "workloads, each with its arms"
-Start = Callable[[schedule.BurstPlan, Cells], burst.BurstSpec]
+Start = Callable[[schedule.BurstPlan, Playing], burst.BurstSpec]
 
 
 class Display(Protocol):
@@ -68,8 +68,8 @@ def run(study: Study, store: Store, directory: Path, display: Display, steering:
     forecast = budget.forecast(study, layout)
     display.forecast(forecast)
 
-    def start(plan: schedule.BurstPlan, cells: Cells) -> burst.BurstSpec:
-        return steering.processes(plan, _processes(study, plan.arms, plan.number, cells, directory))
+    def start(plan: schedule.BurstPlan, playing: Playing) -> burst.BurstSpec:
+        return steering.processes(plan, _processes(study, plan.arms, plan.number, playing, directory))
 
     rates = store.find("rates", Rates)
     if rates is None:
@@ -113,11 +113,11 @@ def _measure(
 
     An episode has the processes for itself: no fixed work before it, and readings tell what it left.
     """
-    cells = tuple({block.workload: tuple(sorted(block.order)) for block in plan.blocks}.items())
-    record = Burst(plan.number, plan.arms, time.time(), complete=False, note="interrupted", cells=cells)
+    playing = tuple({block.workload: tuple(sorted(block.order)) for block in plan.blocks}.items())
+    record = Burst(plan.number, plan.arms, time.time(), complete=False, note="interrupted", playing=playing)
     store.add_burst(record)
     blocks = tuple(_blocks(study, plan, rates))
-    with burst.running(start(plan, cells), display.step) as live:
+    with burst.running(start(plan, playing), display.step) as live:
         if plan.episode:
             rows = live.episodes(blocks[0], store.add_sample)
         else:
@@ -160,10 +160,10 @@ def _calibrate(study: Study, layout: Layout, start: Start, display: Display) -> 
     names = tuple(dict.fromkeys(name for one in layout.sets for name in one if name in measured))
     for first in range(0, len(names), arms.MAX_ARMS):
         some = names[first : first + arms.MAX_ARMS]
-        cells = tuple((name, tuple(arm for arm in some if arm in of)) for name, of in on.items() if of & {*some})
+        playing = tuple((name, tuple(arm for arm in some if arm in of)) for name, of in on.items() if of & {*some})
         planned = schedule.BurstPlan(-1, some, swapped=False, blocks=())
-        with burst.running(start(planned, cells), display.step) as live:
-            for workload, found in cells:
+        with burst.running(start(planned, playing), display.step) as live:
+            for workload, found in playing:
                 turns = [[_capacity(live, arm, workload) for arm in found] for _ in range(CAPACITY_READINGS)]
                 half = min(median(readings) for readings in zip(*turns, strict=True)) / 2
                 rates[workload] = min(half, rates.get(workload, half))
@@ -181,10 +181,10 @@ def _capacity(live: burst.RunningBurst, arm: str, workload: str) -> float:
     return found
 
 
-def _processes(study: Study, names: tuple[str, ...], number: int, cells: Cells, directory: Path) -> burst.BurstSpec:
+def _processes(study: Study, names: tuple[str, ...], number: int, playing: Playing, directory: Path) -> burst.BurstSpec:
     """What to start: the workloads of the burst, and the study's first sliced one for the fixed work."""
     by_name = {arm.name: arm for arm in arms.layout(study).arms}
-    wanted = {name for name, _ in cells}
+    wanted = {name for name, _ in playing}
     loaded = [each for each in arms.workloads(study) if each.name in wanted]
     episode = loaded[0] if loaded[0].is_episode else None
     work = next((each for each in arms.workloads(study) if not each.is_episode), None)

@@ -122,14 +122,14 @@ def show_plan(study: Study, console: Console) -> None:
         highlight=False,
         markup=False,
     )
-    times = Counter(layout.visits)
+    times = Counter(layout.kinds)
     console.print(f"bursts of {_rounds(len(layout.rounds))}, in which every pair meets:", highlight=False)
-    for number, visit in enumerate(times, 1):
+    for number, kind in enumerate(times, 1):
         together: dict[tuple[str, ...], list[str]] = {}
-        for workload, names in visit.cells:
+        for workload, names in kind.playing:
             together.setdefault(tuple(sorted(names)), []).append(workload)
         told = "; ".join(f"{', '.join(played)} on {', '.join(names)}" for names, played in together.items())
-        often = f"{times[visit]} times " if times[visit] > 1 else ""
+        often = f"{times[kind]} times " if times[kind] > 1 else ""
         console.print(f"  {number}: {often}{told}", highlight=False, markup=False)
     if not expected.proofs:
         console.print("no expectations: estimates without verdicts", highlight=False)

@@ -96,7 +96,7 @@ def _rows_present(subject: Subject) -> Iterator[Check]:
         f"burst {burst.number}: {workload} on {arm}"
         for burst in subject.rows.bursts
         if burst.complete
-        for workload, arms in burst.cells or every
+        for workload, arms in burst.playing or every
         for arm in arms or burst.arms
         if (burst.number, workload, arm) not in seen
     ]
@@ -104,7 +104,7 @@ def _rows_present(subject: Subject) -> Iterator[Check]:
         "missing rows",
         _status(not missing),
         missing[0] if missing else "run",
-        f"{len(missing)} of the planned cells without any stretch of load",
+        f"{len(missing)} of the planned arms on a workload without any stretch of load",
         "every complete burst has load on each of its arms and workloads",
         "look for a lost worker or a missing final report in the log of the load process",
     )

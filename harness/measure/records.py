@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 Stretch = Literal["slice", "segment", "episode"]
 
 
@@ -162,7 +162,7 @@ class Burst(msgspec.Struct, frozen=True):
     began: float
     complete: bool
     note: str = ""
-    cells: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    playing: tuple[tuple[str, tuple[str, ...]], ...] = ()
     "the workloads it was to measure, each with its arms; empty = every workload on every arm"
 
 

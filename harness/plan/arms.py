@@ -42,13 +42,11 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
-class Visit:
-    """The arms and workloads of one burst; `cells` are the workloads with those of the arms that are measured on
-    each.
-    """
+class BurstKind:
+    """Arms that live together in a burst; `playing` are the workloads with those of the arms that play each."""
 
     arms: tuple[str, ...]
-    cells: tuple[tuple[str, tuple[str, ...]], ...]
+    playing: tuple[tuple[str, tuple[str, ...]], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +65,13 @@ class Layout:
     comparisons: tuple[Comparison, ...]
     on: Mapping[str, tuple[Comparison, ...]]
     sets: tuple[tuple[str, ...], ...]
-    rounds: tuple[tuple[Visit, ...], ...]
+    rounds: tuple[tuple[BurstKind, ...], ...]
     foldover: tuple[tuple[str, str], ...] = ()
     foldover_from: int = 0
 
     @property
-    def visits(self) -> tuple[Visit, ...]:
-        """The bursts of all rounds, after which they begin anew."""
+    def kinds(self) -> tuple[BurstKind, ...]:
+        """Of the bursts of all rounds in turn, after which they begin anew."""
         return tuple(each for one in self.rounds for each in one)
 
 
@@ -154,10 +152,10 @@ def layout(study: Study) -> Layout:
     arms = [resolve_arm(study, name) for name in shown]
     if study.design.hidden:
         arms.append(msgspec.structs.replace(resolve_arm(study, study.design.baseline), name=hidden))
-    visits = (
-        *_interleaved([_visit(arms, sliced, on) for arms in sets], folded, sliced),
+    kinds = (
+        *_interleaved([_of_slices(arms, sliced, on) for arms in sets], folded, sliced),
         *(
-            Visit(arms, ((each.name, arms),))
+            BurstKind(arms, ((each.name, arms),))
             for each in workloads(study)
             if each.is_episode
             for arms in pack(_pairs(on[each.name]))
@@ -170,15 +168,15 @@ def layout(study: Study) -> Layout:
         comparisons=comparisons,
         on=on,
         sets=(*sets, *folded),
-        rounds=tuple(_rounds(study, visits)),
+        rounds=tuple(_rounds(study, kinds)),
         foldover=foldover,
         foldover_from=len(sets),
     )
 
 
 def _interleaved(
-    own: Sequence[Visit], folded: Sequence[tuple[str, ...]], sliced: Sequence[Workload]
-) -> Iterator[Visit]:
+    own: Sequence[BurstKind], folded: Sequence[tuple[str, ...]], sliced: Sequence[Workload]
+) -> Iterator[BurstKind]:
     """The comparisons' own sets of a round; before every CLOSE_EVERY folded ones again, so that the whole, measured
     separately, is known as well as the sum of its parts.
     """
@@ -187,18 +185,18 @@ def _interleaved(
     for index, arms in enumerate(folded):
         if index % CLOSE_EVERY == 0:
             yield from own
-        yield Visit(arms, tuple((each.name, arms) for each in sliced))
+        yield BurstKind(arms, tuple((each.name, arms) for each in sliced))
 
 
-def _rounds(study: Study, visits: Sequence[Visit]) -> Iterator[tuple[Visit, ...]]:
-    """Every visit that answers an expectation in each round, the others dealt out over `budget.table_every` rounds."""
+def _rounds(study: Study, kinds: Sequence[BurstKind]) -> Iterator[tuple[BurstKind, ...]]:
+    """Every kind that answers an expectation in each round, the others dealt out over `budget.table_every` rounds."""
     asked = {name: expected_on(study, name) for name in {each.workload for each in study.expectations}}
-    answers = [any(_meets(arms, asked.get(name, ())) for name, arms in each.cells) for each in visits]
+    answers = [any(_meets(arms, asked.get(name, ())) for name, arms in each.playing) for each in kinds]
     others = [index for index, answering in enumerate(answers) if not answering]
     turns = min(study.budget.table_every, max(1, len(others))) if any(answers) else 1
     for turn in range(turns):
         dealt = others[turn::turns]
-        yield tuple(each for index, each in enumerate(visits) if answers[index] or index in dealt)
+        yield tuple(each for index, each in enumerate(kinds) if answers[index] or index in dealt)
 
 
 def _meets(arms: Sequence[str], pairs: Iterable[tuple[str, str]]) -> bool:
@@ -239,14 +237,16 @@ def _pairs(comparisons: Iterable[Comparison]) -> Iterator[tuple[str, str]]:
     return ((each.a, each.b) for each in comparisons)
 
 
-def _visit(arms: tuple[str, ...], sliced: Sequence[Workload], on: Mapping[str, tuple[Comparison, ...]]) -> Visit:
+def _of_slices(
+    arms: tuple[str, ...], sliced: Sequence[Workload], on: Mapping[str, tuple[Comparison, ...]]
+) -> BurstKind:
     """A burst of slices: on each workload the arms that something there is compared with."""
-    cells = []
+    playing = []
     for workload in sliced:
         needed = {name for pair in _pairs(on[workload.name]) if set(pair) <= set(arms) for name in pair}
         if needed:
-            cells.append((workload.name, tuple(name for name in arms if name in needed)))
-    return Visit(arms, tuple(cells))
+            playing.append((workload.name, tuple(name for name in arms if name in needed)))
+    return BurstKind(arms, tuple(playing))
 
 
 def _comparisons(study: Study) -> Iterator[Comparison]:

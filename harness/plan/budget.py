@@ -92,12 +92,12 @@ def burst_seconds(study: Study, layout: Layout, costs: Costs) -> float:
     """Seconds of one burst, the mean over all rounds."""
     by_name = {each.name: each for each in workloads(study)}
     total = 0.0
-    for visit in layout.visits:
-        measured = [(by_name[name], len(arms)) for name, arms in visit.cells]
+    for kind in layout.kinds:
+        measured = [(by_name[name], len(arms)) for name, arms in kind.playing]
         memory = 0.0 if any(each.is_episode for each, _ in measured) else study.budget.memory_requests * costs.task
         load = sum(arms * _load_seconds(each, blocks_of(study, each), costs) for each, arms in measured)
-        total += len(visit.arms) * (costs.start + memory) + load
-    return total / len(layout.visits)
+        total += len(kind.arms) * (costs.start + memory) + load
+    return total / len(layout.kinds)
 
 
 def _load_seconds(workload: Workload, blocks: int, costs: Costs) -> float:
@@ -163,7 +163,7 @@ def _proofs(study: Study, layout: Layout, bursts: int) -> Iterator[Proof]:
 
 def _share(layout: Layout, workload: str, pair: set[str]) -> float:
     """Share of all rounds' bursts in which both arms of `pair` are measured on `workload`."""
-    holds = [any(name == workload and pair <= set(arms) for name, arms in visit.cells) for visit in layout.visits]
+    holds = [any(name == workload and pair <= set(arms) for name, arms in kind.playing) for kind in layout.kinds]
     return sum(holds) / len(holds)
 
 

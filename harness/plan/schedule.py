@@ -51,27 +51,27 @@ def schedule(study: Study, layout: Layout, start: int = 0) -> Iterator[BurstPlan
 
 
 def burst(study: Study, layout: Layout, number: int) -> BurstPlan:
-    """Burst `number`. Each round makes every visit of its own once, in random order."""
+    """Burst `number`. Each round makes every kind of its own once, in random order."""
     turn, place = _turn(layout, number)
-    visits = layout.rounds[turn % len(layout.rounds)]
-    round_order = np.random.default_rng((study.seed, _SET_ORDER, turn)).permutation(len(visits))
+    kinds = layout.rounds[turn % len(layout.rounds)]
+    round_order = np.random.default_rng((study.seed, _SET_ORDER, turn)).permutation(len(kinds))
     rng = np.random.default_rng((study.seed, _BURST, number))
-    visit = visits[int(round_order[place])]
-    arms = _shuffled(visit.arms, rng)
+    kind = kinds[int(round_order[place])]
+    arms = _shuffled(kind.arms, rng)
     by_name: Mapping[str, Workload] = {each.name: each for each in workloads(study)}
     blocks: list[BlockPlan] = []
-    for index in rng.permutation(len(visit.cells)):
-        name, measured = visit.cells[int(index)]
-        order = tuple(arm for arm in arms if arm in measured)
+    for index in rng.permutation(len(kind.playing)):
+        name, on = kind.playing[int(index)]
+        order = tuple(arm for arm in arms if arm in on)
         blocks += _blocks(by_name[name], blocks_of(study, by_name[name]), order, rng)
-    episode = any(by_name[name].is_episode for name, _ in visit.cells)
+    episode = any(by_name[name].is_episode for name, _ in kind.playing)
     return BurstPlan(number, arms, bool(rng.integers(2)), tuple(blocks), episode)
 
 
 def _turn(layout: Layout, number: int) -> tuple[int, int]:
     """The round that holds burst `number`, counted from 0, and the burst's place in it."""
-    times, place = divmod(number, len(layout.visits))
-    begins = [0, *accumulate(len(visits) for visits in layout.rounds)]
+    times, place = divmod(number, len(layout.kinds))
+    begins = [0, *accumulate(len(kinds) for kinds in layout.rounds)]
     turn = bisect_right(begins, place) - 1
     return times * len(layout.rounds) + turn, place - begins[turn]
 

@@ -262,7 +262,7 @@ def test_sweeps_that_make_no_sense_are_refused() -> None:
 def test_a_factorial_round_measures_the_whole_four_times_and_each_part_once() -> None:
     found = layout(a_study(Design(kind="factorial")))
     own, folded = found.sets[: found.foldover_from], found.sets[found.foldover_from :]
-    arms = [visit.arms for visit in found.visits]
+    arms = [kind.arms for kind in found.kinds]
     assert len(folded) == 16
     assert [arms.count(each) for each in folded] == [1] * 16
     assert [arms.count(each) for each in own] == [4] * len(own)

@@ -84,9 +84,9 @@ def test_bursts_that_only_fill_the_table_come_once_in_so_many_rounds() -> None:
     assert all(count == 1 for count in (both + once).values())
     turns = (len(plan.rounds[0]), len(plan.rounds[1]), len(plan.rounds[0]))
     start = 0
-    for size, visits in zip(turns, (*plan.rounds, plan.rounds[0]), strict=True):
+    for size, kinds in zip(turns, (*plan.rounds, plan.rounds[0]), strict=True):
         visited = [frozenset(each.arms) for each in islice(schedule(study, plan, start), size)]
-        assert Counter(visited) == Counter(frozenset(each.arms) for each in visits)
+        assert Counter(visited) == Counter(frozenset(each.arms) for each in kinds)
         start += size
     alone = layout(msgspec.structs.replace(study, expectations=()))
     assert len(alone.rounds) == 1
@@ -99,7 +99,7 @@ def test_an_episode_has_a_burst_of_its_own_and_only_the_arms_it_asks_for() -> No
     )
     study = msgspec.structs.replace(a_study(kind="ablation"), workloads=(SURGE, SLOW, flood), expectations=(asked,))
     plan = layout(study)
-    bursts = [burst(study, plan, number) for number in range(len(plan.visits))]
+    bursts = [burst(study, plan, number) for number in range(len(plan.kinds))]
     episodes = [each for each in bursts if each.episode]
     assert [sorted(each.arms) for each in episodes] == [["none", "rate_limit"]]
     (block,) = episodes[0].blocks
@@ -114,7 +114,7 @@ def test_a_comparison_expected_on_one_workload_is_measured_there_only() -> None:
     )
     study = msgspec.structs.replace(a_study(), expectations=(asked,))
     plan = layout(study)
-    cells = [cell for visit in plan.visits for cell in visit.cells if "cleanup" in cell[1]]
+    cells = [cell for kind in plan.kinds for cell in kind.playing if "cleanup" in cell[1]]
     assert cells == [("slow", ("cleanup", "metrics"))]
 
 
