@@ -380,7 +380,7 @@ def test_frames_may_come_byte_by_byte_and_the_first_request_with_an_offer_answer
 
 
 def test_a_replayed_offer_does_not_outlive_the_handshake_timeout(running: Callable[..., RunningNode]) -> None:
-    node = running("all", node={"handshake_timeout": 0.2, "tick": 0.05})
+    node = running("all", node={"handshake_timeout": 1.0, "tick": 0.05})  # long enough for the full one before it
     overheard = offering(node, tickets(time.monotonic)).first
     with socket.create_connection(node.address) as attacker:
         attacker.settimeout(20)
