@@ -29,14 +29,21 @@ BUSY_SHARE = 0.2
 RESOLUTION = 1e-6
 OVERSHOOT = 0.001
 NAPS = 200
+CHUNKS = 150
+SPEED_SPREAD = 1.0
+"more CPU time for the same work from one moment to the next: beyond it what is measured is mostly the neighbours"
 MIN_BURSTS = 6
 "fewer give no interval"
 ARMS = ("first", "second")
 
 
-def machine(nap: Callable[[float], None] = time.sleep, clock: Callable[[], float] = time.perf_counter) -> list[Finding]:
+def machine(
+    nap: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.perf_counter,
+    cpu_clock: Callable[[], float] = time.thread_time,
+) -> list[Finding]:
     """What can be seen from outside in about a second."""
-    return [*_processor(), *_clock(), _timer(nap, clock), *_others()]
+    return [*_processor(), _speed(cpu_clock), *_clock(), _timer(nap, clock), *_others()]
 
 
 def _processor() -> Iterator[Finding]:
@@ -58,6 +65,21 @@ def _processor() -> Iterator[Finding]:
         yield Finding("CPU frequency", governors <= {"performance"}, saw, "cpupower frequency-set -g performance")
     else:
         yield Finding("CPU frequency", True, "not visible here (virtual machine, or fixed)")
+
+
+def _speed(cpu_clock: Callable[[], float]) -> Finding:
+    """How much the CPU time of the same work varies: what the other thread of a physical core costs, which in a virtual
+    machine is somebody else's and shows as no stolen time.
+    """
+    taken = []
+    for _ in range(CHUNKS):
+        began = cpu_clock()
+        sum(number * number for number in range(20_000))
+        taken.append(cpu_clock() - began)
+    fast, slow = np.percentile(taken, (5.0, 95.0)).tolist()
+    saw = f"the same work takes {slow / fast - 1.0:.0%} more CPU time in its slowest twentieth than in its fastest"
+    remedy = "cores are shared or throttled: compare only what was measured in turns, and measure for longer"
+    return Finding("steady speed", slow <= fast * (1.0 + SPEED_SPREAD), saw, remedy)
 
 
 def _frequency_files(name: str) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -55,7 +55,7 @@ class Silent:
 
 def test_the_machine_is_described_whatever_it_is() -> None:
     found = {each.name: each for each in machine()}
-    assert {"cores", "load average", "clock", "timer", "CPU frequency", "other busy processes"} <= found.keys()
+    assert {"cores", "load average", "steady speed", "clock", "timer", "CPU frequency", "other busy processes"} <= found.keys()
     assert all(each.saw for each in found.values())
     assert all(each.remedy for each in found.values() if not each.fine)
 
@@ -65,6 +65,22 @@ def test_a_late_timer_is_told() -> None:
     late = {each.name: each for each in machine(nap=lambda seconds: None, clock=lambda: next(ticks) * 0.01)}["timer"]
     assert not late.fine
     assert "9000 us late" in late.saw
+
+
+@pytest.mark.parametrize(("slower", "fine"), [(1.0, True), (1.5, True), (2.5, False)])
+def test_a_core_whose_speed_varies_is_told(slower: float, fine: bool) -> None:
+    def ticks() -> Iterator[float]:
+        """Before and after each piece of work: every third takes so many times as long."""
+        now = 0.0
+        for piece in itertools.count():
+            yield now
+            now += 0.002 * (slower if piece % 3 == 0 else 1.0)
+            yield now
+
+    clock = ticks()
+    found = {each.name: each for each in machine(cpu_clock=lambda: next(clock))}["steady speed"]
+    assert found.fine is fine
+    assert f"takes {slower - 1.0:.0%} more CPU time" in found.saw
 
 
 def test_quiet_equal_arms_can_prove_little_things() -> None:
