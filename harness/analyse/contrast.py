@@ -136,9 +136,10 @@ def pair_up(a: Mapping[Key, Value], b: Mapping[Key, Value]) -> Pairs:
 
 def burst_medians(pairs: Pairs) -> tuple[NDArray[np.int64], Floats]:
     """Burst numbers in ascending order and the median log ratio of each."""
-    numbers = np.unique(pairs.bursts)
-    medians = [np.median(pairs.differences[pairs.bursts == number]) for number in numbers]
-    return numbers, np.array(medians, dtype=np.float64)
+    order = np.lexsort((pairs.differences, pairs.bursts))
+    differences = pairs.differences[order]
+    numbers, first, counts = np.unique(pairs.bursts[order], return_index=True, return_counts=True)
+    return numbers, (differences[first + (counts - 1) // 2] + differences[first + counts // 2]) / 2.0
 
 
 def estimate(pairs: Pairs, confidence: float, seed: int, sequential: bool = False) -> Estimate:

@@ -55,7 +55,15 @@ class Silent:
 
 def test_the_machine_is_described_whatever_it_is() -> None:
     found = {each.name: each for each in machine()}
-    assert {"cores", "load average", "steady speed", "clock", "timer", "CPU frequency", "other busy processes"} <= found.keys()
+    assert {
+        "cores",
+        "load average",
+        "steady speed",
+        "clock",
+        "timer",
+        "CPU frequency",
+        "other busy processes",
+    } <= found.keys()
     assert all(each.saw for each in found.values())
     assert all(each.remedy for each in found.values() if not each.fine)
 
