@@ -13,7 +13,7 @@ from reference_impl.errors import FrameError
 from reference_impl.frame import HEAD_BYTES, LENGTH_BYTES, MAX_FRAME, MAX_PLAINTEXT, MAX_SINGLE, parse_head
 from reference_impl.noise import TAG_BYTES, Bytes, CipherState
 
-_FRAMES_AHEAD = 4
+_FRAMES_AHEAD = 8
 READ_AHEAD = _FRAMES_AHEAD * MAX_FRAME
 """Bytes of a long message that are read at once."""
 
