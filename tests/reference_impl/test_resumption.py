@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import socket
 import threading
 import time
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from reference_impl.buffer_pool import Allocating, BufferSettings
@@ -29,7 +30,9 @@ from reference_impl.channel import (
 from reference_impl.errors import HandshakeError, IdentityError
 from reference_impl.frame import wire_size
 from reference_impl.identity import Identity
-from reference_impl.lease import PoolSettings
+from reference_impl.lease import Lease, PoolSettings
+from reference_impl.noise import Handshake
+from reference_impl.pooling import ConnectionPool
 from reference_impl.resumption import NAME_BYTES, FullHandshakes, Resumption, Ticket, Tickets
 from reference_impl.transports.base import Peer
 from reference_impl.transports.tcp import TcpSettings, TcpTransport
@@ -208,6 +211,54 @@ def test_a_connection_that_is_retired_on_time_proves_its_identities_afresh() -> 
     clock.now = 180
     assert (near.sweep(), far.sweep()) == (1, 2)  # the listener's of the first lifetime too, which nobody offered
     assert one.secret == two.secret == bytes(32)
+
+
+class Dated(Tickets):
+    """Tickets that know when the identities behind each were proved; `proved` is when those of the last one were."""
+
+    def __init__(self, settings: PoolSettings, clock: Clock) -> None:
+        super().__init__(settings, clock)
+        self._dates: dict[bytes, float] = {}
+        self._now = clock
+        self.proved = 0.0
+
+    def remember(
+        self, handshake: Handshake, peer_id: bytes, chain: Ticket | None = None, *, by_name: bool = False
+    ) -> None:
+        self.proved = self._now() if chain is None else self._dates[chain.name]
+        super().remember(handshake, peer_id, chain, by_name=by_name)
+
+    def keep(self, key: bytes, ticket: Ticket) -> None:
+        self._dates[ticket.name] = self.proved
+        super().keep(key, ticket)
+
+
+@given(
+    steps=st.lists(st.tuples(st.floats(0.0, 12.0), st.sampled_from(["borrow", "return", "break"])), max_size=40),
+    seed=st.integers(0, 9),
+)
+@example(steps=[(4.0, "borrow"), (0.0, "break")] * 20, seed=0)  # resumed wherever one ticket leads to the next
+@example(steps=[(8.5, "borrow"), (8.5, "return")] * 20, seed=0)
+def test_no_connection_that_is_lent_has_a_proof_older_than_two_lifetimes(
+    steps: list[tuple[float, str]], seed: int
+) -> None:
+    """Pool and tickets as a dialer has them, on one clock."""
+    clock, settings = Clock(), PoolSettings(max_lifetime=10.0, lifetime_jitter=0.1, max_idle_time=10.0)
+    near, far = Dated(settings, clock), Dated(settings, clock)
+
+    def dial(peer: bytes) -> float:
+        connect(near, far)
+        return near.proved
+
+    pool = ConnectionPool(settings, dial, lambda proved: None, lambda proved: True, clock, random.Random(seed))
+    lent: list[Lease[float]] = []
+    for gap, step in steps:
+        clock.now += gap
+        if step == "borrow" and len(lent) < settings.max_connections_per_peer:
+            lent.append(pool.checkout(BOB.peer_id))
+            assert clock.now - lent[-1].connection < 2 * settings.max_lifetime
+        elif step != "borrow" and lent:
+            (pool.checkin if step == "return" else pool.discard)(lent.pop(0))
 
 
 def test_who_keeps_no_tickets_offers_none() -> None:
