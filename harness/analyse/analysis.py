@@ -7,7 +7,7 @@ judged.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 
 import msgspec
 
@@ -75,8 +75,12 @@ class _Analyst:
         self.workloads = workloads(study)
         self.arms = tuple(arm.name for arm in self.layout.arms)
         self.shown = tuple(name for name in self.arms if name not in self.layout.hidden)
-        self.requests = {each.name: views.request_names(rows, each, self.arms) for each in self.workloads}
         self._readings: dict[tuple[str, str, Source, str, str], Readings] = {}
+
+    @cached_property
+    def requests(self) -> dict[str, tuple[str, ...]]:
+        """Names of all requests by workload."""
+        return {each.name: views.request_names(self.rows, each, self.arms) for each in self.workloads}
 
     def analysis(self, mishap: str) -> Analysis:
         contrasts = tuple(self._judged(each, self.study.confidence)[0] for each in self._contrasts())
