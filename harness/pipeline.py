@@ -153,7 +153,8 @@ def _calibrate(study: Study, layout: Layout, start: Start, display: Display) -> 
     rates: Rates = {}
     folded = {name for pair in layout.foldover for name in pair}
     on = {
-        each.name: folded | {name for pair in layout.on[each.name] for name in (pair.a, pair.b)} - {*layout.hidden}
+        each.name: (set() if each.arms else folded)
+        | {name for pair in layout.on[each.name] for name in (pair.a, pair.b)} - {*layout.hidden}
         for each in wanted
     }
     measured = set().union(*on.values())

@@ -35,10 +35,10 @@ class BufferSettings:
     """Size classes and caps of the pool.
 
     `small`, `medium`, `large`: payload bytes a class serves (4 KB, 64 KB, 1 MB as planned; each buffer is that plus
-    the framing overhead). `*_buffers`: most buffers of a class kept while free: together at most about 10.3 MiB,
-    enough for 8 bulk transfers at once. `pool_above`: bodies of up to this many bytes are allocated, not pooled;
-    16 KiB, because up to there a message is one record and allocating it costs less than taking a buffer and copying
-    its head in.
+    the framing overhead). Long messages are read into buffers of 512 KiB, which a smaller `large` would not keep.
+    `*_buffers`: most buffers of a class kept while free: together at most about 10.3 MiB, enough for 8 bulk transfers
+    at once. `pool_above`: bodies of up to this many bytes are allocated, not pooled; 16 KiB, because up to there a
+    message is one record and allocating it costs less than taking a buffer and copying its head in.
     """
 
     small: int = 4 * 1024

@@ -178,14 +178,15 @@ def _interleaved(
     own: Sequence[BurstKind], folded: Sequence[tuple[str, ...]], sliced: Sequence[Workload]
 ) -> Iterator[BurstKind]:
     """The comparisons' own sets of a round; before every CLOSE_EVERY folded ones again, so that the whole, measured
-    separately, is known as well as the sum of its parts.
+    separately, is known as well as the sum of its parts. Workloads that name their arms are not played on folded ones.
     """
+    everywhere = [each.name for each in sliced if not each.arms]
     if not folded:
         yield from own
     for index, arms in enumerate(folded):
         if index % CLOSE_EVERY == 0:
             yield from own
-        yield BurstKind(arms, tuple((each.name, arms) for each in sliced))
+        yield BurstKind(arms, tuple((name, arms) for name in everywhere))
 
 
 def _rounds(study: Study, kinds: Sequence[BurstKind]) -> Iterator[tuple[BurstKind, ...]]:

@@ -166,7 +166,7 @@ class Workload(_Record, frozen=True, kw_only=True):
     settings: dict[str, dict[str, Any]] = {}
     "settings tables of an episode, over those of the target"
     arms: tuple[str, ...] = ()
-    "the only arms of the design that are measured on it; empty = all"
+    "the only arms of the design that are measured on it; empty = all, and in a factorial design its cells"
 
     @property
     def is_episode(self) -> bool:

@@ -16,6 +16,7 @@ from reference_impl.buffer_pool import Buffers
 from reference_impl.channel import SECOND_BYTES, Channel, Initiation
 from reference_impl.errors import HandshakeError
 from reference_impl.identity import Identity
+from reference_impl.inbox import READ_AHEAD
 from reference_impl.noise import Bytes
 from reference_impl.resumption import NO_TICKETS, Resumption
 from reference_impl.transports.base import Accept, Address, MakeSession, Peer
@@ -23,8 +24,6 @@ from reference_impl.transports.tcp import TcpLink
 from reference_impl.transports.tcp_server import NoiseAcceptance
 
 _HOST = "memory"
-_READ_BYTES = 256 * 1024
-"""As much as a session's loop would read at once."""
 _ports: dict[int, MakeSession] = {}
 """Who listens: what the kernel's table of ports is to TCP."""
 _numbers = itertools.count(1)
@@ -93,8 +92,8 @@ class MemoryEnd:
     def deliver(self, data: memoryview) -> None:
         """Bytes from the dialer: the session answers before this returns."""
         session = self._session
-        for at in range(0, len(data), _READ_BYTES):
-            part = data[at : at + _READ_BYTES]
+        for at in range(0, len(data), READ_AHEAD):
+            part = data[at : at + READ_AHEAD]
             session.arena = part  # the bytes are received where they lie
             session.buffer_updated(len(part))
             if self.closed:

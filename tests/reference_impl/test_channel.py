@@ -199,7 +199,7 @@ def test_an_idle_inbox_holds_no_buffer() -> None:
     assert inbox.space() is None
 
 
-@given(st.integers(1, 100_000), st.integers(100_000, 1_000_000))
+@given(st.integers(1, 100_000), st.integers(2 * READ_AHEAD, 4 * READ_AHEAD))
 def test_full_reads_cut_no_record_after_the_first(first: int, size: int) -> None:
     """Who reads what `ahead` says never holds a piece of a record, however much came with the head."""
     sender, receiver = connect(make(Allocating), CryptoBufferPool(BufferSettings()))

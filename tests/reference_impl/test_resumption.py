@@ -237,7 +237,7 @@ class Dated(Tickets):
     steps=st.lists(st.tuples(st.floats(0.0, 12.0), st.sampled_from(["borrow", "return", "break"])), max_size=40),
     seed=st.integers(0, 9),
 )
-@example(steps=[(4.0, "borrow"), (0.0, "break")] * 20, seed=0)  # resumed wherever one ticket leads to the next
+@example(steps=[(4.0, "borrow"), (0.0, "break")] * 20, seed=0)  # ends only as tickets inherit their end
 @example(steps=[(8.5, "borrow"), (8.5, "return")] * 20, seed=0)
 def test_no_connection_that_is_lent_has_a_proof_older_than_two_lifetimes(
     steps: list[tuple[float, str]], seed: int

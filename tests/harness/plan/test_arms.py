@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import combinations
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -267,3 +268,15 @@ def test_a_factorial_round_measures_the_whole_four_times_and_each_part_once() ->
     assert [arms.count(each) for each in folded] == [1] * 16
     assert [arms.count(each) for each in own] == [4] * len(own)
     assert any({"none", "all"} <= set(each) for each in own)
+
+
+def test_a_workload_that_names_its_arms_is_not_played_on_the_other_cells() -> None:
+    named = Workload(name="steady", file="steady.py", arms=("none", "all"))
+    found = layout(msgspec.structs.replace(a_study(Design(kind="factorial")), workloads=(SURGE, named)))
+    folded = {*found.sets[found.foldover_from :]}
+    played = {(name, arms in folded) for kind in found.kinds for name, arms in kind.playing}
+    assert played == {("surge", True), ("surge", False), ("steady", False)}
+    assert {arm for kind in found.kinds for name, arms in kind.playing if name == "steady" for arm in arms} == {
+        "none",
+        "all",
+    }

@@ -69,7 +69,7 @@ def test_a_depth_names_what_exists() -> None:
         at(tables(), "wrong")
 
 
-@pytest.mark.parametrize("depth", [None, "quick", "episodes", "full"])
+@pytest.mark.parametrize("depth", [None, "quick", "episodes", "table", "full"])
 def test_the_plan_can_be_decided_at_every_depth(depth: str | None) -> None:
     study = study_file.load(study_file.find("plan"), depth)
     plan = layout(study)
