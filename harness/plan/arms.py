@@ -142,7 +142,8 @@ def layout(study: Study) -> Layout:
     sliced = [each for each in workloads(study) if not each.is_episode]
     in_sets = [each for each in comparisons if any(each in on[one.name] for one in sliced)]
     sets = pack(_pairs(_asked_first(study, sliced, in_sets)))
-    folded = tuple(_pairs_of_pairs(foldover)) if sliced else ()
+    everywhere = [each.name for each in sliced if not each.arms]
+    folded = tuple(_pairs_of_pairs(foldover)) if everywhere else ()
     hidden = hidden_name(study.design.baseline)
     names = dict.fromkeys(name for each in comparisons for name in (each.a, each.b))
     names.update(dict.fromkeys(name for pair in foldover for name in pair))
@@ -153,7 +154,7 @@ def layout(study: Study) -> Layout:
     if study.design.hidden:
         arms.append(msgspec.structs.replace(resolve_arm(study, study.design.baseline), name=hidden))
     kinds = (
-        *_interleaved([_of_slices(arms, sliced, on) for arms in sets], folded, sliced),
+        *_interleaved([_of_slices(arms, sliced, on) for arms in sets], folded, everywhere),
         *(
             BurstKind(arms, ((each.name, arms),))
             for each in workloads(study)
@@ -175,12 +176,11 @@ def layout(study: Study) -> Layout:
 
 
 def _interleaved(
-    own: Sequence[BurstKind], folded: Sequence[tuple[str, ...]], sliced: Sequence[Workload]
+    own: Sequence[BurstKind], folded: Sequence[tuple[str, ...]], everywhere: Sequence[str]
 ) -> Iterator[BurstKind]:
     """The comparisons' own sets of a round; before every CLOSE_EVERY folded ones again, so that the whole, measured
-    separately, is known as well as the sum of its parts. Workloads that name their arms are not played on folded ones.
+    separately, is known as well as the sum of its parts. On folded ones the workloads that name no arms are played.
     """
-    everywhere = [each.name for each in sliced if not each.arms]
     if not folded:
         yield from own
     for index, arms in enumerate(folded):

@@ -280,3 +280,5 @@ def test_a_workload_that_names_its_arms_is_not_played_on_the_other_cells() -> No
         "none",
         "all",
     }
+    alone = layout(msgspec.structs.replace(a_study(Design(kind="factorial")), workloads=(named,)))
+    assert {kind.playing for kind in alone.kinds} == {(("steady", ("none", "all")),)}
