@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from harness.analyse.contrast import Contrast, Readings, estimate, pair_up
+from harness.analyse.contrast import Contrast, Readings, burst_medians, estimate, pair_up
 from harness.analyse.records import Attribution, Estimate, FlagEffect
 from harness.measure.records import Burst
 from harness.plan.arms import Layout, parse_cell
@@ -59,8 +59,8 @@ def observations(cell: str, flags: Sequence[str], a: Readings, b: Readings) -> I
     pairs = pair_up(a.values, b.values)
     enabled = parse_cell(cell, flags) or ()
     levels = tuple(1.0 if flag in enabled else -1.0 for flag in flags)
-    for number in np.unique(pairs.bursts):
-        yield Foldover(int(number), levels, float(np.median(pairs.differences[pairs.bursts == number])))
+    for number, median in zip(*burst_medians(pairs), strict=True):
+        yield Foldover(int(number), levels, float(median))
 
 
 def main_effects(found: Sequence[Foldover]) -> Effects | None:
