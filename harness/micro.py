@@ -67,7 +67,7 @@ def start(wish: Wish, root: Path, command: str, console: Console, now: datetime.
     except (KeyboardInterrupt, BenchError) as error:
         ended_by = error
     if folder is not None:
-        results = analyse(rooms, found, wish.seed)
+        results = analyse(rooms, found)
         _write(folder, wish, rooms, results, command, now)
         _show(results, folder, console)
     if isinstance(ended_by, BenchError):

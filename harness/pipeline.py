@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from harness.analyse.analysis import analyse, interim
+from harness.analyse.metrics import CACHE_MISSES
 from harness.analyse.records import Analysis, Verdict
 from harness.errors import MeasurementVoid, TargetError
 from harness.execute import burst
@@ -198,4 +199,5 @@ def _processes(study: Study, names: tuple[str, ...], number: int, playing: Playi
         workloads=tuple(loaded),
         memory_requests=study.budget.memory_requests,
         memory_workload=work.name if work is not None and episode is None else "",
+        cache_misses=CACHE_MISSES in study.asks_for,
     )

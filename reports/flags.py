@@ -121,9 +121,7 @@ def told_by(study: Study, workload: Workload) -> tuple[tuple[str, str], ...]:
     asked = [
         (each.metric, each.request or (workload.request if METRICS[each.metric].per_request_name else ""))
         for each in study.expectations
-        if each.workload == workload.name
-        and METRICS[each.metric].sources
-        and (workload.is_episode or not METRICS[each.metric].after_work)
+        if each.workload == workload.name and (workload.is_episode or not METRICS[each.metric].after_work)
     ]
     usual = ("throughput", "") if workload.arrivals == "closed" else ("latency_p50", workload.request)
     return tuple(dict.fromkeys(asked)) or (usual,)
@@ -137,7 +135,13 @@ def _table(
     *,
     loses: bool,
 ) -> FlagTable:
-    chosen = [(each, metric) for each in workloads(study) for metric in told_by(study, each)]
+    unmeasurable = {(each.workload, each.metric) for each in analysis.verdicts if each.outcome == "NOT MEASURABLE"}
+    chosen = [
+        (each, metric)
+        for each in workloads(study)
+        for metric in told_by(study, each)
+        if (each.name, metric[0]) not in unmeasurable
+    ]
     rows = tuple(
         (
             name,

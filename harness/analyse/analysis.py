@@ -14,7 +14,7 @@ import msgspec
 from harness.analyse import views
 from harness.analyse.attribution import attribute
 from harness.analyse.centre import Floats
-from harness.analyse.contrast import Contrast, Readings, Row, judge_contrast, readings
+from harness.analyse.contrast import Contrast, Readings, Row, judge_contrast, readings, uncounted
 from harness.analyse.crossover import crossover
 from harness.analyse.metrics import METRICS, Metric, metric
 from harness.analyse.records import (
@@ -83,7 +83,8 @@ class _Analyst:
         return {each.name: views.request_names(self.rows, each, self.arms) for each in self.workloads}
 
     def analysis(self, mishap: str) -> Analysis:
-        contrasts = tuple(self._judged(each, self.study.confidence)[0] for each in self._contrasts())
+        found = (self._judged(each, self.study.confidence)[0] for each in self._contrasts())
+        contrasts = tuple(each for each in found if not uncounted(each))
         checks = check(Subject(self.study, self.workloads, self.arms, self.rows, contrasts, mishap))
         void = next((f"{each.name}: {each.saw} ({each.where})" for each in checks if each.status == "invalid"), "")
         verdicts = judge(tuple(self.questions()), self.study, void)

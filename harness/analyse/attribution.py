@@ -119,7 +119,7 @@ def attribute(
     singles, predicted = attribution_effects(effects, plan.optimizations, confidence)
     outside = {burst.number for burst in bursts} - inside
     pairs = pair_up(_within(read("none"), outside).values, _within(read("all"), outside).values)
-    measured = estimate(pairs, confidence, seed=0) if pairs.differences.size else None
+    measured = estimate(pairs, confidence) if pairs.differences.size else None
     return Attribution(
         workload=question.workload,
         metric=question.metric.name,

@@ -5,14 +5,12 @@ Walsh averages); interval and p-value are those of Wilcoxon's signed-rank test, 
 the same means. They hold exactly where values are symmetric about their centre, as the log ratio of two equal arms in
 random order is. Of the worst shapes simulated (tests/harness/analyse/test_centre.py) they cover 94 % where bursts are
 exponential and 91 % where they lie in two modes, three to seven. The sign test assumes less, and needs half as many
-normal values again to say the same. For a look at the assumption a bootstrap of the median, which needs no symmetry,
-stands beside every estimate.
+normal values again to say the same.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
 from functools import lru_cache
 from typing import Any
 
@@ -21,8 +19,6 @@ from numpy.typing import NDArray
 from scipy import stats
 
 Floats = NDArray[np.float64]
-RESAMPLES = 999
-"of the bootstrap that stands beside the interval"
 MANY = 1_000
 "values whose means of two are still written down; of more they are searched for"
 
@@ -57,33 +53,6 @@ def centre_p_value(values: Floats, against: float) -> float:
     means = values.size * (values.size + 1) // 2
     above, below = _above(values, against), _above(-values, -against)
     return min(1.0, 2.0 * _probability(values.size, means - max(above, below)))
-
-
-def bootstrap_interval(values: Floats, confidence: float, seed: int) -> tuple[float, float]:
-    """BCa bootstrap of the median; percentile bootstrap where BCa's acceleration is undefined (ties)."""
-    if values.size < 2 or np.ptp(values) == 0.0:
-        middle = float(np.median(values))
-        return middle, middle
-    low, high = _bootstrap(values, confidence, seed, "BCa")
-    return (
-        (low, high)
-        if math.isfinite(low) and math.isfinite(high)
-        else _bootstrap(values, confidence, seed, "percentile")
-    )
-
-
-def _bootstrap(values: Floats, confidence: float, seed: int, method: str) -> tuple[float, float]:
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        interval = stats.bootstrap(
-            (values,),
-            np.median,
-            n_resamples=RESAMPLES,
-            confidence_level=confidence,
-            method=method,
-            rng=np.random.default_rng(seed),
-        ).confidence_interval
-    return float(interval.low), float(interval.high)
 
 
 def _means_of_two(values: Floats, ranks: tuple[int, int]) -> tuple[float, float]:

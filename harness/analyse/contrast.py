@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.analyse.centre import Floats, bootstrap_interval, centre, centre_interval
+from harness.analyse.centre import Floats, centre, centre_interval
 from harness.analyse.episodes import AllOf, Episode, NoneOf, Unusable
-from harness.analyse.metrics import Metric
+from harness.analyse.metrics import NO_COUNTER, Metric
 from harness.analyse.records import ContrastResult, Estimate, Role, Source
 from harness.analyse.sequential import interval as interval_at_any_time
 from harness.measure.records import ArmReading, Slice
@@ -142,7 +142,7 @@ def burst_medians(pairs: Pairs) -> tuple[NDArray[np.int64], Floats]:
     return numbers, (differences[first + (counts - 1) // 2] + differences[first + counts // 2]) / 2.0
 
 
-def estimate(pairs: Pairs, confidence: float, seed: int, sequential: bool = False) -> Estimate:
+def estimate(pairs: Pairs, confidence: float, sequential: bool = False) -> Estimate:
     """Centre of the burst medians with its interval at `confidence`; `pairs` must not be empty.
 
     `sequential`: their median, with the interval that holds at any stopping time.
@@ -155,7 +155,6 @@ def estimate(pairs: Pairs, confidence: float, seed: int, sequential: bool = Fals
     bounded = math.isfinite(low) and math.isfinite(high)
     if not bounded:
         low, high = -math.inf, math.inf
-    bootstrap_low, bootstrap_high = bootstrap_interval(medians, confidence, seed)
     return Estimate(
         ratio=math.exp(middle),
         low=math.exp(low),
@@ -166,8 +165,6 @@ def estimate(pairs: Pairs, confidence: float, seed: int, sequential: bool = Fals
         pairs=pairs.differences.size,
         sd=_spread(medians),
         pair_sd=_spread(pairs.differences),
-        bootstrap_low=math.exp(bootstrap_low),
-        bootstrap_high=math.exp(bootstrap_high),
     )
 
 
@@ -176,13 +173,13 @@ def judge_contrast(
 ) -> tuple[ContrastResult, Floats]:
     """The result of one contrast, and the burst medians (log ratios) it rests on.
 
-    The study gives the seed of the bootstrap and whether it may have stopped early.
+    The study says whether it may have stopped early.
     """
     pairs = pair_up(a.values, b.values)
     numbers, medians = burst_medians(pairs)
     found = None
     if pairs.differences.size:
-        found = estimate(pairs, confidence, study.seed, study.budget.stop_early)
+        found = estimate(pairs, confidence, study.budget.stop_early)
     result = ContrastResult(
         a=question.a,
         b=question.b,
@@ -201,6 +198,11 @@ def judge_contrast(
         problem=_problem(question, a, b, pairs),
     )
     return result, medians
+
+
+def uncounted(found: ContrastResult) -> bool:
+    """Whether there is nothing to compare because this machine cannot count it."""
+    return found.estimate is None and found.reasons.keys() == {NO_COUNTER}
 
 
 def _problem(question: Contrast, a: Readings, b: Readings, pairs: Pairs) -> str:

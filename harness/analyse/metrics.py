@@ -19,6 +19,10 @@ from harness.analyse.records import Direction, MetricInfo, Source
 from harness.errors import StudyError
 from harness.measure.records import ArmReading, Slice
 
+CACHE_MISSES = "cache_misses_per_request"
+NO_COUNTER = "no counter"
+"why a stretch has no value of what this machine cannot count"
+
 
 def _no_slice(_stretch: Slice, _request: str) -> float:
     raise Unusable("not a metric of a stretch of load")
@@ -34,8 +38,7 @@ class Metric:
 
     `of_episode` is for what only an episode leaves; without it a reading after an episode is one like any other.
     `of_slice` takes the stretch and a request name (ignored unless `per_request_name`). `min_requests` and
-    `min_stretches` are what one arm needs before the metric is resolvable at all. No source: not measurable
-    here.
+    `min_stretches` are what one arm needs before the metric is resolvable at all.
     """
 
     name: str
@@ -94,7 +97,8 @@ def missing(stretch: Slice, request: str) -> int:
     """
     if not request:
         return stretch.failures + stretch.cancelled
-    return sum(each.failed for each in stretch.unanswered if each.name == request) + stretch.cancelled
+    nameless = stretch.failures - sum(each.failed for each in stretch.unanswered)
+    return sum(each.failed for each in stretch.unanswered if each.name == request) + nameless + stretch.cancelled
 
 
 def _quantile(fraction: float) -> Callable[[Slice, str], float]:
@@ -155,6 +159,13 @@ _at_least_one_fault = _per_answered(lambda stretch: float(max(1, stretch.page_fa
 def _page_faults(stretch: Slice, request: str) -> float:
     value = _at_least_one_fault(stretch, request)
     return value if stretch.page_faults else NoneOf(value)
+
+
+def _cache_misses(stretch: Slice, request: str) -> float:
+    misses = stretch.cache_misses
+    if misses is None:
+        raise Unusable(NO_COUNTER)
+    return _per_answered(lambda _: misses)(stretch, request)
 
 
 _STRETCHES: tuple[Source, ...] = ("slice", "segment", "episode")
@@ -426,12 +437,14 @@ _TABLE = (
         )
     ),
     Metric(
-        "cache_misses_per_request",
+        CACHE_MISSES,
         "cache misses per request",
         "misses",
         "lower",
-        "Last-level cache misses per request; needs a hardware counter that virtual machines do not expose.",
-        (),
+        "Last-level cache misses of target and load process per answered request, in user mode; counted where a study"
+        " asks for them and the machine has a counter, which virtual machines mostly hide.",
+        _STRETCHES,
+        _cache_misses,
     ),
 )
 

@@ -113,7 +113,7 @@ Column = Mapping[int, Reading]
 """The readings of one variant of one case, by round."""
 
 
-def analyse(rooms: Iterable[Room], readings: Sequence[Reading], seed: int) -> tuple[CaseResult, ...]:
+def analyse(rooms: Iterable[Room], readings: Sequence[Reading]) -> tuple[CaseResult, ...]:
     """Every case that was measured, in the order of its script."""
     columns: dict[tuple[str, str, str], dict[int, Reading]] = {}
     for each in readings:
@@ -125,8 +125,8 @@ def analyse(rooms: Iterable[Room], readings: Sequence[Reading], seed: int) -> tu
                 _cell(name, columns[key]) for name in case.variants if (key := (room.room, case.name, name)) in columns
             )
             if cells:
-                goals = tuple(_judge(columns, room, case, goal, seed) for goal in case.goals)
-                ratios = tuple(_ratios(columns, room.room, case, cells, seed))
+                goals = tuple(_judge(columns, room, case, goal) for goal in case.goals)
+                ratios = tuple(_ratios(columns, room.room, case, cells))
                 found.append(CaseResult(room.room, case.name, case.unit, cells, ratios, goals))
     return tuple(found)
 
@@ -139,28 +139,28 @@ def _cell(variant: str, column: Column) -> Cell:
 
 
 def _ratios(
-    columns: Mapping[tuple[str, str, str], Column], room: str, case: Case, cells: Sequence[Cell], seed: int
+    columns: Mapping[tuple[str, str, str], Column], room: str, case: Case, cells: Sequence[Cell]
 ) -> Iterable[Ratio]:
     ours = columns.get((room, case.name, ON), {})
     for cell in cells:
         if ours and cell.variant != ON:
-            yield Ratio(cell.variant, ratio(columns[room, case.name, cell.variant], ours, seed))
+            yield Ratio(cell.variant, ratio(columns[room, case.name, cell.variant], ours))
 
 
-def ratio(a: Column, b: Column, seed: int) -> Estimate | None:
+def ratio(a: Column, b: Column) -> Estimate | None:
     """b against a over the rounds both have; None without any."""
     logs = pair_up(
         {(number, 0): usable(each.value) for number, each in a.items()},
         {(number, 0): usable(each.value) for number, each in b.items()},
     )
-    return estimate(logs, CONFIDENCE, seed) if logs.differences.size else None
+    return estimate(logs, CONFIDENCE) if logs.differences.size else None
 
 
-def _judge(columns: Mapping[tuple[str, str, str], Column], room: Room, case: Case, goal: Goal, seed: int) -> GoalResult:
+def _judge(columns: Mapping[tuple[str, str, str], Column], room: Room, case: Case, goal: Goal) -> GoalResult:
     ours = columns.get((room.room, case.name, ON), {})
     if not goal.against:
         return _judge_value(ours, case, goal)
-    found = ratio(columns.get((room.room, goal.case or case.name, goal.against), {}), ours, seed)
+    found = ratio(columns.get((room.room, goal.case or case.name, goal.against), {}), ours)
     if found is None:
         return GoalResult(goal, "NOT MEASURED")
     low, high = found.low, found.high

@@ -39,10 +39,8 @@ class Estimate(msgspec.Struct, frozen=True):
 
     `ratio` is the exponential of the centre (Hodges and Lehmann) of burst medians of log(b) - log(a), of their median
     where `method` is "sequential". `low`, `high` is the interval at `confidence`; (0, inf) when the bursts are too few
-    to bound it (`method` "unbounded"). `bootstrap_low`, `bootstrap_high` is a BCa bootstrap of the median over bursts,
-    a second opinion that no verdict uses; the median itself when there is nothing to resample. `sd` is the standard
-    deviation of the burst medians, `pair_sd` of the pairs, both of log ratios (0.01 is about 1 %); 0 when there is only
-    one.
+    to bound it (`method` "unbounded"). `sd` is the standard deviation of the burst medians, `pair_sd` of the pairs,
+    both of log ratios (0.01 is about 1 %); 0 when there is only one.
     """
 
     ratio: float
@@ -54,8 +52,6 @@ class Estimate(msgspec.Struct, frozen=True):
     pairs: int
     sd: float
     pair_sd: float
-    bootstrap_low: float
-    bootstrap_high: float
 
     @property
     def bounded(self) -> bool:

@@ -61,7 +61,7 @@ def _test(
     a, b = (shares(each, workload.request, threshold) for each in segments)
     pairs = _pairs(a, b, EXPECTED / (1.0 - percentile / 100.0))
     _, medians = burst_medians(pairs)
-    found = estimate(pairs, study.confidence, study.seed, study.budget.stop_early) if medians.size else None
+    found = estimate(pairs, study.confidence, study.budget.stop_early) if medians.size else None
     return TailTest(
         workload=workload.name,
         request=workload.request,

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from harness.analyse.centre import Floats, centre_p_value, too_few
+from harness.analyse.contrast import uncounted
 from harness.analyse.metrics import Metric, metric
 from harness.analyse.records import ContrastResult, Estimate, Outcome, Verdict
 from harness.analyse.sequential import log_e_path, p_value
@@ -42,8 +43,8 @@ class Question:
 
 
 def questions_in(study: Study) -> int:
-    """How many measurable verdicts the study declares: expectations times what each is held against."""
-    return sum(len(each.against) for each in study.expectations if metric(each.metric).sources)
+    """How many verdicts the study declares: expectations times what each is held against."""
+    return sum(len(each.against) for each in study.expectations)
 
 
 def family_confidence(study: Study) -> float:
@@ -79,11 +80,9 @@ def judge(questions: Sequence[Question], study: Study, void: str = "") -> tuple[
     """
     alpha = 1.0 - study.confidence
     p_values = [_p_value(each, study.budget.stop_early) for each in questions]
-    counted = [index for index, each in enumerate(questions) if each.metric.sources]
-    adjusted = dict(zip(counted, holm([p_values[index] for index in counted]), strict=True))
     return tuple(
-        _verdict(each, alpha, (p_values[index], adjusted.get(index, 1.0)), void, sequential=study.budget.stop_early)
-        for index, each in enumerate(questions)
+        _verdict(each, alpha, values, void, sequential=study.budget.stop_early)
+        for each, values in zip(questions, zip(p_values, holm(p_values), strict=True), strict=True)
     )
 
 
@@ -146,10 +145,10 @@ def _verdict(
 
 def _outcome(question: Question, of: Metric, alpha: float, adjusted_p: float, sequential: bool) -> tuple[Outcome, str]:
     found = question.contrast
-    if not of.sources:
-        return "NOT MEASURABLE", f"this machine lacks the counter for {of.noun}"
     if found is None:
         return "INCONCLUSIVE", f"no pair of {question.expectation.arm} and {question.against} was measured"
+    if uncounted(found):
+        return "NOT MEASURABLE", "this machine shows us no counter of it"
     if found.estimate is None or found.problem:
         return "INCONCLUSIVE", found.problem
     if adjusted_p <= alpha:

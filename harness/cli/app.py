@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 
 from harness.cli import stored, verdicts
-from harness.cli.options import RUNS, RunsOption, command_line
+from harness.cli.options import RUNS, RunsOption, command_line, number
 from harness.errors import INTERRUPTED, BenchError, MeasurementVoid, UsageError
 
 app = typer.Typer(
@@ -96,7 +96,9 @@ def micro(
     rooms: Annotated[list[str] | None, typer.Argument(metavar="[ROOM]...", help="Which rooms; else all.")] = None,
     peers: Annotated[bool, typer.Option("--peers", help="Measure the installed peer libraries too.")] = False,
     threads: Annotated[int, typer.Option(min=1, max=256, help="Threads of the cases with threads.")] = 8,
-    seconds: Annotated[float | None, typer.Option(min=1.0, help="Seconds to measure: about 20 a room.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(min=1.0, callback=number, help="Seconds to measure: about 20 a room.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the order.")] = 1,
     runs_folder: RunsOption = RUNS,
 ) -> None:

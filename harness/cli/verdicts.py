@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from harness.analyse.records import Direction
-from harness.cli.options import RUNS, RunsOption, command_line
+from harness.cli.options import RUNS, RunsOption, command_line, number
 from harness.errors import StoreError
 
 MarkdownOption = Annotated[Path | None, typer.Option(help="Write a Markdown summary to this file.")]
@@ -43,7 +43,9 @@ def judge(
     sequential: Annotated[
         bool, typer.Option("--sequential", help="Whoever measured looked at the numbers before stopping.")
     ] = False,
-    confidence: Annotated[float, typer.Option(min=0.5, max=0.9999, help="Of all verdicts together.")] = 0.95,
+    confidence: Annotated[
+        float, typer.Option(min=0.5, max=0.9999, callback=number, help="Of all verdicts together.")
+    ] = 0.95,
     markdown: MarkdownOption = None,
     json: Annotated[Path | None, typer.Option(help="Write summary.json (docs/summary-schema.md) to this file.")] = None,
     junit: JunitOption = None,
@@ -66,7 +68,7 @@ def judge(
 def gate(
     base: Annotated[str, typer.Option(metavar="REV", help="The revision to hold against: branch, tag or commit.")],
     head: Annotated[str, typer.Option(metavar="REV", help="The revision to judge.")] = "HEAD",
-    minutes: Annotated[float, typer.Option(min=0.5, help="Measure for at most this long.")] = 5.0,
+    minutes: Annotated[float, typer.Option(min=0.5, callback=number, help="Measure for at most this long.")] = 5.0,
     build: Annotated[
         bool, typer.Option("--build/--no-build", help="An environment per lock, or the one at hand for both.")
     ] = True,
@@ -105,10 +107,14 @@ def ab(
         str, typer.Option(help="line (JSON), port, port:HOST:PORT, url:URL, url:/PATH or pattern:REGEX.")
     ] = "",
     users: Annotated[int, typer.Option(min=1, help="Locust users.")] = 16,
-    rate: Annotated[float, typer.Option(min=0.0, help="Arrivals per second; 0 = each user asks again at once.")] = 0.0,
-    seconds: Annotated[float, typer.Option(min=10.0, help="Measure for at most this long.")] = 300.0,
+    rate: Annotated[
+        float, typer.Option(min=0.0, callback=number, help="Arrivals per second; 0 = each user asks again at once.")
+    ] = 0.0,
+    seconds: Annotated[float, typer.Option(min=10.0, callback=number, help="Measure for at most this long.")] = 300.0,
     request: Annotated[str, typer.Option(help="The request name whose latency counts; by default all.")] = "",
-    errors: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of requests that may fail.")] = 0.0,
+    errors: Annotated[
+        float, typer.Option(min=0.0, max=1.0, callback=number, help="Share of requests that may fail.")
+    ] = 0.0,
     awake: Annotated[bool, typer.Option("--awake", help="Keep cores from sleeping: less noise.")] = False,
     markdown: MarkdownOption = None,
     junit: JunitOption = None,
@@ -123,7 +129,9 @@ def ab(
 
 
 def doctor(
-    minutes: Annotated[float, typer.Option(min=0.0, max=60.0, help="Measure equal arms for this long; 0 = not.")] = 1.0,
+    minutes: Annotated[
+        float, typer.Option(min=0.0, max=60.0, callback=number, help="Measure equal arms for this long; 0 = not.")
+    ] = 1.0,
 ) -> None:
     """Is this machine fit to measure on? What it looks like, what it can prove, how often it would cry wolf."""
     from harness import doctor as examining

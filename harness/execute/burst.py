@@ -61,6 +61,8 @@ class BurstSpec(msgspec.Struct, frozen=True):
     load_timeout: float = 120.0
     work_timeout: float = 60.0
     drain_timeout: float = 5.0
+    cache_misses: bool = False
+    "whether they are counted, where the machine can: that costs each switch between processes a little"
 
 
 class BlockSpec(msgspec.Struct, frozen=True):
@@ -213,7 +215,7 @@ class RunningBurst:
             target.wait_ready(self.plan.ready_timeout)
         # Before the load processes connect, and after all targets are up: a library page is unique to the first
         # process that maps it only until the second one does.
-        idle = {name: memory(target.pids()) for name, target in targets.items()}
+        idle = {name: _memory(target) for name, target in targets.items()}
         loads = {}
         for arm in self.plan.arms:
             self._progress(Step("starting load", arm.name))
@@ -258,7 +260,7 @@ class RunningBurst:
         }
         if isinstance(url := target.ready.get("url"), str):
             env.setdefault("LOCUST_HOST", url)  # how any Locust file learns its host
-        return LoadSpec(arm.name, files, env, arm.cwd, arm.interpreter)
+        return LoadSpec(arm.name, files, env, arm.cwd, arm.interpreter, self.plan.cache_misses)
 
     def _warm(self, arm: _RunningArm, block: BlockSpec) -> None:
         """Once per arm and workload: its `warm_tasks`, then a stretch like those measured, at least `warm_seconds` when
@@ -345,6 +347,7 @@ class RunningBurst:
                 Unanswered(each.name, each.rejected, each.failed, each.seconds) for each in result.unanswered
             ),
             surplus=result.surplus,
+            cache_misses=result.cache_misses,
         )
 
     def _sample(self, arm: _RunningArm, workload: str, at: float) -> Sample:
@@ -371,7 +374,7 @@ class RunningBurst:
         try:
             yield
             arm.target.check()
-        except (LoadError, ProcessLookupError) as error:
+        except (LoadError, ProcessLookupError, PermissionError) as error:
             arm.target.check()
             if isinstance(error, LoadError):
                 raise
@@ -394,6 +397,16 @@ def running(
         burst.start(ends)
         yield burst
         progress(Step("ending processes"))
+
+
+def _memory(target: Target) -> Memory:
+    try:
+        found = memory(target.pids())
+        target.check()  # a dead one has none, which is not 0
+        return found
+    except (ProcessLookupError, PermissionError) as error:
+        target.check()
+        raise TargetError(f"target {target.name}: {error}") from error
 
 
 def _told(ready: dict[str, Any], ends: ExitStack) -> str:

@@ -48,10 +48,14 @@ def pin(pids: Iterable[int], to: Sequence[int]) -> str:
     if len(cores()) < 2:
         return ONE_CORE
     for pid in pids:
-        with suppress(FileNotFoundError, ProcessLookupError):
+        try:
             for thread in os.listdir(f"/proc/{pid}/task"):
                 with suppress(ProcessLookupError):
                     os.sched_setaffinity(int(thread), to)
+        except PermissionError:
+            return f"process {pid} is another user's and was not pinned to a core"
+        except (FileNotFoundError, ProcessLookupError):
+            continue
     return ""
 
 

@@ -13,6 +13,7 @@ from harness.errors import StudyError
 from harness.execute.burst import ArmSpec
 from harness.execute.ports import placed
 from harness.execute.target import JSON_LINE, Readiness
+from harness.plan.arms import declared_name, workloads
 from harness.study.file import resolve
 from harness.study.records import Arm, Study, Target, Workload
 
@@ -24,9 +25,10 @@ def arm_spec(study: Study, arm: Arm, directory: Path, episode: Workload | None =
     faults and the choices of users differ from burst to burst and are the same on each arm. Hashes are seeded from it
     and the arm's name: another layout in every burst and arm, and yet the same run again from the same study.
     """
-    target, url = placed(arm.target or _switched(study, arm))
+    started = arm.target or _switched(study, arm)
+    target, url = placed(replace(started, env={**started.env, **arm.env}))
     settings = target.settings
-    env = {"PYTHONHASHSEED": str(zlib.crc32(f"{seed} {arm.name}".encode())), **target.env, **arm.env}
+    env = {"PYTHONHASHSEED": str(zlib.crc32(f"{seed} {arm.name}".encode())), **target.env}
     if episode is not None:
         settings = {
             room: {**settings.get(room, {}), **episode.settings.get(room, {})}
@@ -36,8 +38,8 @@ def arm_spec(study: Study, arm: Arm, directory: Path, episode: Workload | None =
     if "faults" in settings:
         settings = {**settings, "faults": {"seed": seed, **settings["faults"]}}
     files = {
-        each.name: str(resolve(arm.files.get(each.name) or arm.file or each.file, directory))
-        for each in study.workloads
+        each.name: str(resolve(arm.files.get(declared_name(study, each)) or arm.file or each.file, directory))
+        for each in workloads(study)
     }
     return ArmSpec(
         name=arm.name,

@@ -34,7 +34,7 @@ _Answer = TypeVar("_Answer", bound=wire.Answer)
 
 class LoadSpec(msgspec.Struct, frozen=True):
     """What a load process runs. `env` is its environment (beside ours), `interpreter` the Python it runs on (empty =
-    ours).
+    ours). `cache_misses`: whether it counts those of both ends.
     """
 
     name: str
@@ -42,6 +42,7 @@ class LoadSpec(msgspec.Struct, frozen=True):
     env: dict[str, str] = {}
     cwd: str | None = None
     interpreter: str = ""
+    cache_misses: bool = False
 
 
 class LoadProcess:
@@ -76,7 +77,7 @@ class LoadProcess:
         """Start booting; `wait_ready` must follow. Call it on a thread that outlives the process."""
         process = cls(spec)
         try:
-            process._send(wire.Setup(spec.workloads, ready_timeout))
+            process._send(wire.Setup(spec.workloads, ready_timeout, spec.cache_misses))
         except LoadError:
             process.stop()
             raise

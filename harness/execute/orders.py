@@ -20,6 +20,7 @@ from gevent.queue import Queue
 
 from harness.execute import wire
 from harness.execute.barrier import hold_users
+from harness.execute.cache_misses import Counter, counting
 from harness.execute.counters import cpu_seconds, minor_faults, tree
 from harness.execute.recorder import Recorder
 from harness.execute.workload import LoadedWorkload, WorkloadError, load_workloads
@@ -34,6 +35,8 @@ class Worker:
     def __init__(self) -> None:
         self._recorder = Recorder(time.monotonic)
         self._workloads: dict[str, LoadedWorkload] = {}
+        self._counts_misses = False
+        self._misses: Counter | None = None
 
     def answer(self, order: wire.Order) -> wire.Answer:
         """Do what `order` says; whatever goes wrong becomes Failed."""
@@ -61,6 +64,7 @@ class Worker:
 
     def _setup(self, order: wire.Setup) -> wire.Ready:
         hold_users()
+        self._counts_misses = order.cache_misses
         random.seed(os.environ.get("SYNAPSED_SEED"))  # Locust files choose alike on all arms of a burst
         self._workloads, notes = load_workloads(order.workloads, self._recorder)
         deadline = time.monotonic() + order.timeout
@@ -110,6 +114,7 @@ class Worker:
         clocks again.
         """
         recorder, barrier = self._recorder, workload.barrier
+        misses = self._cache_misses(targets)
         recorder.begin(lags=lags)
         faults, cpu_target, cpu_load = minor_faults(targets), cpu_seconds(targets), time.process_time()
         tasks, untaken = run()
@@ -122,6 +127,8 @@ class Worker:
             targets = tree(targets[0])  # it may have started others
         cpu_target = cpu_seconds(targets) - cpu_target
         faults = minor_faults(targets) - faults
+        if misses is not None and self._misses is not None:
+            misses = self._misses.read() - misses
         lag_max = barrier.lag_max
         workload.replace_stuck()
         reported = recorder.answered + sum(each.rejected + each.failed for each in recorder.unanswered())
@@ -140,7 +147,17 @@ class Worker:
             samples=recorder.samples(),
             unanswered=recorder.unanswered(),
             surplus=max(0, reported - most) if most else 0,
+            cache_misses=misses,
         )
+
+    def _cache_misses(self, targets: tuple[int, ...]) -> float | None:
+        """Those of both ends so far; the counter is opened when it is first asked for, and not again where there is
+        none.
+        """
+        if self._counts_misses and self._misses is None and targets:
+            self._misses = counting((*targets, os.getpid()))
+            self._counts_misses = self._misses is not None
+        return self._misses.read() if self._misses is not None else None
 
     def _gauges(self) -> wire.GaugesAnswer:
         """The target is one for all workloads; each of several has a dialer of its own, which its name tells apart."""

@@ -12,8 +12,8 @@ import socket
 import threading
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Mapping
+from http.client import HTTPException
 from types import TracebackType
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ import msgspec
 
 from harness.errors import TargetError
 from harness.execute.process import Child
+from harness.measure.probes import DIRECT
 
 _POLL_SECONDS = 0.02
 _PROBE_SECONDS = 1.0
@@ -204,10 +205,10 @@ def _accepts(host: str, port: int) -> bool:
 
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=_PROBE_SECONDS):
+        with DIRECT.open(url, timeout=_PROBE_SECONDS):
             return True
     except urllib.error.HTTPError as error:
         with error:
             return error.code < 500
-    except (OSError, ValueError):
+    except (OSError, ValueError, HTTPException):
         return False

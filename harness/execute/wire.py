@@ -31,11 +31,12 @@ class WorkloadFile(msgspec.Struct, frozen=True):
 
 class Setup(msgspec.Struct, frozen=True, tag=True):
     """First order: load these files and bring every user to the barrier within `timeout` seconds. Answered
-    by Ready.
+    by Ready. `cache_misses`: count those of both ends in every stretch, if this machine can.
     """
 
     workloads: tuple[WorkloadFile, ...]
     timeout: float
+    cache_misses: bool = False
 
 
 class OpenSlice(msgspec.Struct, frozen=True, tag=True):
@@ -129,6 +130,7 @@ class SliceResult(msgspec.Struct, frozen=True, tag=True):
     unanswered: tuple[Unanswered, ...] = ()
     surplus: int = 0
     "reports of requests beyond what the tasks can have made; 0 where the users do not say (requests_per_task)"
+    cache_misses: float | None = None
 
     @property
     def ended(self) -> int:

@@ -62,9 +62,12 @@ class LoadedWorkload:
             self._gather(deadline)
 
     def check_alive(self) -> None:
-        """Raise WorkloadError when no user is left to send anything."""
-        if not self._environment.runner.user_count:
-            raise WorkloadError(f"all users of workload {self.name!r} have stopped{self._because()}")
+        """Raise WorkloadError when a user has stopped: with fewer of them the load is another."""
+        if stopped := self.users - self._environment.runner.user_count:
+            raise WorkloadError(
+                f"{stopped} of {self.users} users of workload {self.name!r} have stopped; expected all to stay and do"
+                f" their tasks again{self._because()}"
+            )
 
     def replace_stuck(self) -> None:
         """End the users still in a task and start others in their place, so that nobody sends between

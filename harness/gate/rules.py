@@ -106,8 +106,10 @@ def decide(measured: Mapping[str, Pairs], policy: Policy, void: str = "") -> Gat
         return GateDecision("FAIL", metrics, final=True, reason=told)
     open_ones = [each.name for each in metrics if each.outcome != "PASS"]
     if open_ones:
-        reason = f"not decided: {', '.join(open_ones)}"
-        spent = min(each.bursts for each in metrics) >= policy.max_bursts
+        bursts = min(each.bursts for each in metrics)
+        few = f" ({bursts} of the {policy.min_bursts} bursts before any word)" if bursts < policy.min_bursts else ""
+        reason = f"not decided: {', '.join(open_ones)}{few}"
+        spent = bursts >= policy.max_bursts
         return GateDecision("INCONCLUSIVE", metrics, final=spent, reason=reason)
     return GateDecision("PASS", metrics, final=True, reason="no metric lost as much as its margin")
 

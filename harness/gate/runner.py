@@ -20,7 +20,7 @@ from harness.analyse.records import Verdict
 from harness.display import RunDisplay
 from harness.errors import INTERRUPTED, BenchError, MeasurementVoid, StoreError, UsageError
 from harness.gate.rules import EXIT_CODES, GateDecision, MetricDecision, Policy
-from harness.gate.two_arms import Duel, DuelSteering, decide, values
+from harness.gate.two_arms import Duel, DuelSteering, decide, refuse_too_short, values
 from harness.measure.records import Measured
 from harness.measure.store import Store
 
@@ -55,10 +55,12 @@ class Setting:
 def run(steering: DuelSteering, setting: Setting) -> int:
     """Measure until the word is final or the time is spent; returns the exit code.
 
-    Raises `TargetError` or `LoadError` when a process failed before anything was measured, `MeasurementVoid` after.
+    Raises `UsageError` when so little time cannot do, `TargetError` or `LoadError` when a process failed before
+    anything was measured, `MeasurementVoid` after.
     """
     study = steering.asked.study
     clear(setting.files)
+    refuse_too_short(steering.asked)
     with runs.create(setting.runs, study.name, setting.now) as store, runs.claimed(store.folder):
         session.record(store, study, setting.directory, setting.command, setting.now)
         store.put("made_by", f"synapsed-bench {study.name}")

@@ -17,10 +17,12 @@ from harness.analyse.contrast import Key, Pairs, Value, pair_up, readings
 from harness.analyse.metrics import Metric, metric
 from harness.analyse.records import Analysis
 from harness.analyse.rows import Rows, arrange
+from harness.errors import UsageError
 from harness.gate import rules
 from harness.gate.rules import GateDecision, Policy
 from harness.measure.records import Measured
-from harness.plan.arms import hidden_name
+from harness.plan.arms import hidden_name, layout
+from harness.plan.budget import Costs, burst_seconds
 from harness.study.records import Arm, Budget, Design, Study, Target, Workload
 
 BLOCKS = 16
@@ -99,7 +101,7 @@ def duel(
         budget=Budget(
             seconds=seconds,
             blocks=max(1, min(rules.MAX_PAIRS, BLOCKS // len(workloads))),
-            min_bursts=policy.min_bursts,
+            min_bursts=1,  # the time is a limit: the policy says nothing before its own
             max_bursts=policy.max_bursts,
             memory_requests=FIXED_WORK,
             stop_early=True,
@@ -108,6 +110,17 @@ def duel(
         workloads=workloads,
     )
     return Duel(study, judged, policy)
+
+
+def refuse_too_short(asked: Duel) -> None:
+    """`UsageError` when the bursts before any word cannot fit the time, however little all but the load costs."""
+    study, bursts = asked.study, asked.policy.min_bursts
+    least = bursts * burst_seconds(study, layout(study), Costs(0.0, 0.0, 0.0, 0.0))
+    if study.budget.seconds < least:
+        raise UsageError(
+            f"{study.budget.seconds:g} s to measure; expected at least {math.ceil(least)} s, the load alone of the"
+            f" {bursts} bursts before any word"
+        )
 
 
 def _judged(workloads: tuple[Workload, ...]) -> Iterator[Judged]:

@@ -52,7 +52,8 @@ class Slice(msgspec.Struct, frozen=True):
     `block` numbers the randomised group of adjacent slices (one per arm) inside the burst; two arms of one block
     form a pair. `seconds` runs from the barrier's opening to the last completion; `planned` is how long the barrier
     stood open.
-    `cpu_target` and `cpu_load` are CPU seconds of the process trees from opening to the end of the quiet gap.
+    `cpu_target` is CPU seconds of the target's process tree from opening to the end of the quiet gap, `cpu_load` those
+    of the load process: without what it started, such as a relay that stands for distance.
     `started` is counted where tasks begin (a task makes one request or more) and every request is counted once where it
     ends: unless one got lost or was told twice, started = answered + rejected + failed + cancelled.
     """
@@ -86,6 +87,8 @@ class Slice(msgspec.Struct, frozen=True):
     "rejected and failed requests by name; a task that failed outside any request has none"
     surplus: int = 0
     "reports of requests beyond what the tasks can have made, where the users say how many that is: told twice"
+    cache_misses: float | None = None
+    "of the target's processes and the load process, in user mode; None where nobody asked or the machine cannot tell"
 
     @property
     def failures(self) -> int:

@@ -150,8 +150,6 @@ def _proofs(study: Study, layout: Layout, bursts: int) -> Iterator[Proof]:
     needed = sequential_bursts_needed(1.0 - confidence) if sequential else bursts_needed(confidence)
     for each in study.expectations:
         of = metric(each.metric)
-        if not of.sources:
-            continue
         on = next(one for one in workloads(study) if one.name == each.workload)
         for against in each.against:
             share = _share(layout, each.workload, {against, each.arm})

@@ -57,13 +57,20 @@ _WORKLOAD: Sequence[Rule] = (
     ("max_error_ratio", lambda v: 0 <= v <= 1, "a share from 0 to 1"),
     ("max_rejection_ratio", lambda v: 0 <= v <= 1, "a share from 0 to 1"),
 )
+
+
+def _says_when_ready(ready: str) -> bool:
+    if ready.startswith("pattern:"):
+        try:
+            re.compile(ready.removeprefix("pattern:"))
+        except re.error:
+            return False
+    return re.fullmatch(r"line|port:.*:(\d+|\{port\})|url:.+|pattern:.+", ready) is not None
+
+
 _TARGET: Sequence[Rule] = (
     ("peers", lambda v: 1 <= v <= 2_000, "a whole number from 1 to 2000, all of whom the ready line can name"),
-    (
-        "ready",
-        lambda v: re.fullmatch(r"line|port:.*:(\d+|\{port\})|url:.+|pattern:.+", v),
-        "line, port:HOST:PORT, url:URL or pattern:REGEX",
-    ),
+    ("ready", _says_when_ready, "line, port:HOST:PORT, url:URL or pattern:REGEX"),
 )
 
 
@@ -183,6 +190,8 @@ def _arm(study: Study, arm: Arm, where: Where, resolve: Resolve) -> Iterator[Pro
         yield (*where, "name"), "is empty; expected a name"
     if [each.name for each in study.arms].count(arm.name) > 1:
         yield (*where, "name"), f"{arm.name!r} is used twice; expected a name of its own"
+    if study.design.hidden and arm.name == arms.hidden_name(study.design.baseline):
+        yield (*where, "name"), f"{arm.name!r} is the baseline's hidden twin; expected a name of its own"
     if arms.parse_cell(arm.name, study.optimizations) is not None:
         yield (*where, "name"), f"{arm.name!r} means a set of optimizations; expected a name of its own"
     if arm.target:
@@ -259,8 +268,8 @@ def _of_metric(name: str, played: Workload | None, where: Where) -> Iterator[Pro
 
 
 def _lacks(of: Metric, workload: Workload) -> str:
-    """What the workload would need to tell this metric; empty when it does, or when nothing here could."""
-    if not of.sources or of.after_work:
+    """What the workload would need to tell this metric; empty when it does."""
+    if of.after_work:
         return ""
     if workload.is_episode:
         return "" if {"episode", "reading"} & {*of.sources} else "a workload in slices"
@@ -271,17 +280,17 @@ def _lacks(of: Metric, workload: Workload) -> str:
 
 def _expectations(study: Study) -> Iterator[Problem]:
     try:
-        swept = arms.workloads(study)
+        measured = arms.workloads(study)
     except StudyError:  # told by _design
-        swept = ()
-    workloads = tuple(dict.fromkeys(each.name for each in (*study.workloads, *swept)))
+        measured = study.workloads
+    workloads = tuple(each.name for each in measured)
     for index, expectation in enumerate(study.expectations):
         where: Where = ("expectations", index)
         if [each.name for each in study.expectations].count(expectation.name) > 1:
             yield (*where, "name"), f"{expectation.name!r} is used twice; expected a name of its own"
         if expectation.workload not in workloads:
             yield (*where, "workload"), f"is {expectation.workload!r}; expected one of: {', '.join(workloads)}"
-        played = next((each for each in (*study.workloads, *swept) if each.name == expectation.workload), None)
+        played = next((each for each in measured if each.name == expectation.workload), None)
         yield from _of_metric(expectation.metric, played, where)
         yield from _unknown_arms(study, (expectation.arm,), (*where, "arm"))
         yield from _unknown_arms(study, expectation.against, (*where, "against"))

@@ -74,7 +74,7 @@ def adjust(
     """`study` with what the command line changes. Switches choose the treatment; expectations follow it.
 
     `only` and `on` start from nothing, `off` alone from all of them; all and none are understood. Raises `UsageError`
-    for an unknown optimization, a contradiction, or a value that makes no sense.
+    for an unknown optimization, a contradiction, or a value that makes no sense, by itself or in this study.
     """
     known = study.optimizations
     wanted = _switched(_words(on, known), _words(off, known), _words(only, known), known)
@@ -83,7 +83,8 @@ def adjust(
     if design is not None:
         if design not in get_args(DesignKind):
             raise UsageError(f"--design {design!r}; expected one of: {', '.join(get_args(DesignKind))}")
-        study = replace(study, design=replace(study.design, kind=design))
+        sweep = study.design.sweep if design == "sweep" else None
+        study = replace(study, design=replace(study.design, kind=design, sweep=sweep))
     if seconds is not None:
         if not 0 < seconds < math.inf:
             raise UsageError(f"--seconds {seconds:g}; expected a number of seconds > 0")
@@ -93,6 +94,8 @@ def adjust(
         if seed < 0:
             raise UsageError(f"--seed {seed}; expected a whole number >= 0")
         study = replace(study, seed=seed)
+    for where, message in problems(study, Path):  # its files were looked for when it was read
+        raise UsageError(f"with these flags {'.'.join(map(str, where))} {message}")
     return study
 
 

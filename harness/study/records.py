@@ -36,7 +36,7 @@ class Target(_Record, frozen=True, kw_only=True):
     peers: int = 256
     "ports of our node, each with an identity of its own"
     settings: dict[str, dict[str, Any]] = {}
-    "settings tables by room, which both ends get as JSON in `SYNAPSED_SETTINGS`"
+    "settings tables, which both ends get as JSON in `SYNAPSED_SETTINGS`; baselines.md has those of our node"
 
 
 class Side(_Record, frozen=True, kw_only=True):
@@ -104,7 +104,7 @@ class Design(_Record, frozen=True, kw_only=True):
     controls: tuple[str, ...] = ()
     "honest stand-ins beside the baseline, such as `first-day-reuse` of our node"
     hidden: bool = True
-    "whether a twin of the baseline runs along, which must show no difference (A/A)"
+    "whether a twin of the baseline runs along, which must not be found to differ (A/A); not on workloads with `arms`"
     fractions: int = 4
     "of a factorial design of six: how many of the four quarters of its 64 cells; of fewer, all cells are visited"
     phases: tuple[tuple[str, ...], ...] = ()
@@ -182,7 +182,7 @@ class Budget(_Record, frozen=True, kw_only=True):
     blocks: int = 3
     "adjacent groups of slices per burst, of each workload that does not say itself"
     min_bursts: int = 7
-    "without which a run is INVALID"
+    "measured even when `seconds` are over; a run that ends with fewer is INVALID; `--seconds` sets it to 1"
     max_bursts: int = 60
     "after which it ends before its time"
     table_every: int = 1
@@ -250,3 +250,9 @@ class Study(_Record, frozen=True, kw_only=True):
     def optimizations(self) -> tuple[str, ...]:
         """The names that can be on: `all` is all of these."""
         return tuple(each.name for each in self.switches) or OPTIMIZATIONS
+
+    @property
+    def asks_for(self) -> frozenset[str]:
+        """The metrics that expectations and a sweep are about."""
+        swept = (self.design.sweep.metric,) if self.design.sweep is not None else ()
+        return frozenset((*(each.metric for each in self.expectations), *swept))

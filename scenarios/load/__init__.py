@@ -1,1 +1,4 @@
-"""Locust users. Each file works unchanged from the harness, with `locust -f FILE --headless`, and in the web UI."""
+"""Locust users. Each workload works unchanged from the harness, with `locust -f FILE --headless`, and in the web UI.
+
+The shapes ramp, spike and stairs stand beside one: `locust -f surge.py,ramp.py`.
+"""

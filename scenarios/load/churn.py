@@ -1,7 +1,8 @@
-"""What leaks when peers come and go and things go wrong? A seeded share of uses is broken off in every way there is.
+"""What leaks when peers come and go and things go wrong? In a seeded 30 % of uses something does, on the users' side.
 
-The node's fault script (settings table `faults`) refuses, falls silent, resets, corrupts, delays and crashes; the
-users here cancel connects and requests, raise in the middle of a use, and leave handshakes unfinished.
+They cancel the connect or the request, raise in the middle of the use, or a stranger first leaves a handshake
+unfinished. Beside that the node's fault script (settings table `faults`) refuses, falls silent, resets, corrupts,
+delays and crashes.
 """
 
 from __future__ import annotations

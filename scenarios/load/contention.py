@@ -1,6 +1,6 @@
-"""What do metrics cost when eight threads record at once? Each task has 8 real threads record 2,000 requests each.
+"""What do metrics cost when eight threads record at once? Each task has 8 real threads record so many requests each.
 
-"record" is the time of one recording: the whole task's divided by 16,000.
+CONTENTION_RECORDINGS (2,000) says how many; "record" is the time of one: the whole task's divided by all of them.
 """
 
 from __future__ import annotations

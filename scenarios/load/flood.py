@@ -1,7 +1,8 @@
 """Can one abuser take what the others need? First one peer floods the node, then one that is somebody new each time.
 
-"request" are the well-behaved peers, "abuse" the single abuser, "sybil" the attacker with a fresh identity per
-connection, who comes from an address of its own (127.0.0.2; where there is none, from everybody's).
+"request" are the well-behaved peers, "abuse" the single abuser, "sybil" the attacker who begins a handshake per
+connection, as somebody new each time, and leaves before saying who: from an address of its own (127.0.0.2; where there
+is none, from everybody's).
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class Abuser(EpisodeUser):
             self.come_as_a_stranger()
 
     def come_as_a_stranger(self) -> None:
-        """A connection and its handshake, as somebody new; "sybil" is answered when the node lets it in."""
+        """A connection and the beginning of a handshake; "sybil" is answered when the node sends its part of it."""
         began = perf_counter()
         try:
             with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as connected:

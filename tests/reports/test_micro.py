@@ -34,7 +34,6 @@ RESULTS = analyse(
         )
         for number in range(8)
     ],
-    seed=1,
 )
 
 

@@ -11,7 +11,7 @@ from tests.reports.sample import STUDY, attributed, swept
 
 
 def shown(ratio: float, low: float, high: float, **fields: object) -> Estimate:
-    found = Estimate(ratio, low, high, 0.95, "signed rank", 12, 36, 0.01, 0.04, low, high)
+    found = Estimate(ratio, low, high, 0.95, "signed rank", 12, 36, 0.01, 0.04)
     return msgspec.structs.replace(found, **fields)
 
 

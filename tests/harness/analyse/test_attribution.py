@@ -93,7 +93,7 @@ def test_too_little_to_tell_flags_apart() -> None:
 
 def an_estimate(low: float, high: float, bounded: bool = True) -> Estimate:
     method: IntervalMethod = "signed rank" if bounded else "unbounded"
-    return Estimate(0.5, low, high, 0.95, method, 9, 9, 0.0, 0.0, 0.5, 0.5)
+    return Estimate(0.5, low, high, 0.95, method, 9, 9, 0.0, 0.0)
 
 
 def test_closure_is_overlap() -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from harness.analyse import centre as module
-from harness.analyse.centre import bootstrap_interval, centre, centre_interval, centre_p_value
+from harness.analyse.centre import centre, centre_interval, centre_p_value
 from tests.harness.analyse import reference
 from tests.harness.analyse.simulation import runs
 
@@ -78,17 +78,6 @@ def test_many_values() -> None:
     assert centre_p_value(values, high + 1e-9) <= 0.05 < centre_p_value(values, high - 1e-9)
     normal = 1.96 * math.sqrt(math.pi / 3.0) / math.sqrt(values.size)
     assert (high - low) / 2.0 == pytest.approx(normal, rel=0.1)
-
-
-def test_bootstrap_agrees_with_scipy_and_survives_ties() -> None:
-    values = np.random.default_rng(3).normal(size=25)
-    known = stats.bootstrap((values,), np.median, n_resamples=999, method="BCa", rng=np.random.default_rng(9))
-    found = bootstrap_interval(values, 0.95, seed=9)
-    assert found == (known.confidence_interval.low, known.confidence_interval.high)
-    assert bootstrap_interval(np.array([1.0]), 0.95, seed=1) == (1.0, 1.0)
-    assert bootstrap_interval(np.ones(9), 0.95, seed=1) == (1.0, 1.0)
-    low, high = bootstrap_interval(np.array([1.0, 1.0, 1.0, 1.0, 2.0]), 0.95, seed=1)
-    assert 1.0 <= low <= high <= 2.0
 
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], NDArray[np.float64]]

@@ -75,7 +75,7 @@ def test_burst_medians_match_the_reference(rows: list[tuple[int, float, float]])
 @pytest.mark.parametrize(("size", "bounded"), [(5, False), (6, True)])
 def test_too_few_bursts_bound_nothing(size: int, bounded: bool) -> None:
     pairs = Pairs(np.arange(size), np.linspace(-0.1, 0.1, size), {})
-    found = estimate(pairs, 0.95, seed=1)
+    found = estimate(pairs, 0.95)
     assert found.bounded is bounded
     assert ((found.low, found.high) == (0.0, math.inf)) is not bounded
 
@@ -85,20 +85,18 @@ def test_estimate_travels_with_all_it_says() -> None:
     d = rng.normal(0.1, 0.05, 40)
     pairs = Pairs(np.repeat(np.arange(10), 4), d, {})
     medians = np.median(d.reshape(10, 4), axis=1)
-    found = estimate(pairs, 0.95, seed=1)
+    found = estimate(pairs, 0.95)
     assert found.ratio == pytest.approx(math.exp(centre(medians)))
     assert found.change == found.ratio - 1.0
     assert found.low <= found.ratio <= found.high
     assert (found.bursts, found.pairs, found.method) == (10, 40, "signed rank")
     assert found.sd == pytest.approx(np.std(medians, ddof=1))
     assert found.pair_sd == pytest.approx(np.std(d, ddof=1))
-    assert found.bootstrap_low <= found.ratio <= found.bootstrap_high
-    assert estimate(pairs, 0.95, seed=1) == found
 
 
 def test_sequential_estimate_is_wider_and_says_so() -> None:
     pairs = Pairs(np.arange(30), np.random.default_rng(2).normal(0.0, 0.02, 30), {})
-    fixed, sequential = estimate(pairs, 0.95, seed=1), estimate(pairs, 0.95, seed=1, sequential=True)
+    fixed, sequential = estimate(pairs, 0.95), estimate(pairs, 0.95, sequential=True)
     assert sequential.method == "sequential"
     assert sequential.low < fixed.low < fixed.high < sequential.high
     assert sequential.ratio == pytest.approx(math.exp(np.median(pairs.differences)))

@@ -31,8 +31,6 @@ def at_value(value: float, ratio: float, half: float = 0.1, bounded: bool = True
             "pairs": 27,
             "sd": 0.0,
             "pair_sd": 0.0,
-            "bootstrap_low": low,
-            "bootstrap_high": high,
         },
         Estimate,
     )

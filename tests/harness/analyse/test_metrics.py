@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from harness.analyse.contrast import value_of
-from harness.analyse.metrics import METRICS, metric
+from harness.analyse.metrics import METRICS, metric, missing
 from harness.errors import StudyError
 from harness.measure.records import Latencies, Slice, Unanswered
 from tests.harness.analyse.synthetic import a_reading, a_stretch
@@ -38,13 +38,14 @@ STRETCH = Slice(
             np.array([0, 0, 1, 2], dtype="<f4").tobytes(),
         ),
     ),
+    cache_misses=100.0,
 )
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("latency_p50", 4.0),  # a fifth request was cancelled: slower than any
+        ("latency_p50", 12.0),  # of seven: two that failed and one that was cancelled are slower than any
         ("latency_mean", 4.75),
         ("service_p50", 2.5),  # of those that have one
         ("throughput", 8.0),
@@ -52,6 +53,7 @@ STRETCH = Slice(
         ("cpu_target_per_request", 0.075),
         ("cpu_load_per_request", 0.025),
         ("page_faults_per_request", 2.5),
+        ("cache_misses_per_request", 25.0),
         ("error_ratio", 3.5 / 9.0),  # two failed, one was never answered
         ("rejection_ratio", 1.5 / 9.0),
     ],
@@ -98,6 +100,8 @@ def test_every_metric_is_described_and_measured_where_it_says() -> None:
         ("cpu_per_request", {"answered": 0}, "no answered request"),
         ("cpu_per_request", {"cpu_target": -1.0}, "negative"),
         ("cpu_per_request", {"cpu_target": float("nan")}, "not a finite number"),
+        ("cache_misses_per_request", {"cache_misses": None}, "no counter"),
+        ("cache_misses_per_request", {"cache_misses": float("nan")}, "not a finite number"),
         ("error_ratio", {"started": 0}, "no request was started"),
     ],
 )
@@ -117,7 +121,10 @@ def test_percentiles_count_requests_without_an_answer_as_slower_than_any() -> No
         seconds = rng.exponential(1.0, 991).astype("<f4")
         lost = (Unanswered("request", rejected=5, failed=without, seconds=1.0), Unanswered("other", 0, 90, 1.0))
         stretch = msgspec.structs.replace(
-            a_stretch(requests=991), latencies=(Latencies("request", seconds.tobytes()),), unanswered=lost
+            a_stretch(requests=991),
+            latencies=(Latencies("request", seconds.tobytes()),),
+            unanswered=lost,
+            failed={"reset": without + 90},
         )
         whole = np.concatenate([seconds, np.full(without, 1e9)])
         expected = np.quantile(whole, 0.99)
@@ -133,3 +140,18 @@ def test_no_error_and_no_success_have_a_ratio_too() -> None:
     assert value_of(metric("error_ratio"), a_stretch(requests=99), "") == pytest.approx(0.005)
     none = msgspec.structs.replace(a_stretch(requests=9), latencies=(), unanswered=(Unanswered("request", 0, 9, 1.0),))
     assert value_of(metric("success_ratio"), none, "request") == pytest.approx(0.05)
+
+
+def test_failures_that_nobody_named_count_for_every_name() -> None:
+    """A task that raised outside any request may have been about to make one of that name."""
+    seconds = np.full(99, 0.5, "<f4")
+    stretch = msgspec.structs.replace(
+        a_stretch(requests=99),
+        latencies=(Latencies("request", seconds.tobytes()),),
+        unanswered=(Unanswered("other", 0, 3, 1.0),),
+        failed={"ValueError": 7},
+        seconds=2.0,
+    )
+    assert missing(stretch, "request") == 4
+    assert missing(stretch, "other") == missing(stretch, "") == 7
+    assert value_of(metric("latency_p99"), stretch, "request") == 2.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
@@ -12,9 +13,9 @@ from hypothesis import strategies as st
 from statsmodels.stats.multitest import multipletests
 
 from harness.analyse.contrast import Contrast, Readings, judge_contrast
-from harness.analyse.metrics import metric
+from harness.analyse.metrics import NO_COUNTER, metric
 from harness.analyse.records import Verdict
-from harness.analyse.verdict import Question, bound_of, describe_bound, family_confidence, holm, judge, questions_in
+from harness.analyse.verdict import Question, bound_of, describe_bound, family_confidence, holm, judge
 from harness.errors import StudyError
 from harness.study.records import Budget, Expectation, Study
 from tests.harness.analyse import reference
@@ -27,8 +28,8 @@ def expected(
     return Expectation(name=name, claim="the plan", workload="surge", metric=metric, at_most=at_most, at_least=at_least)
 
 
-def asked(expectation: Expectation, ratios: list[float], study: Study | None = None) -> Question:
-    """The question with one pair per burst at these ratios."""
+def asked(expectation: Expectation, ratios: Sequence[float | str], study: Study | None = None) -> Question:
+    """The question with one pair per burst at these ratios, or why it has none."""
     of = metric(expectation.metric)
     ask = Contrast("none", "all", "treatment", "surge", of, "request", "slice")
     a = Readings({(n, 0): 1.0 for n in range(len(ratios))}, 10**6)
@@ -36,7 +37,7 @@ def asked(expectation: Expectation, ratios: list[float], study: Study | None = N
     return Question(expectation, "none", *judge_contrast(ask, a, b, study or a_study(), 0.95))
 
 
-def judged(expectation: Expectation, ratios: list[float], void: str = "") -> Verdict:
+def judged(expectation: Expectation, ratios: Sequence[float | str], void: str = "") -> Verdict:
     return judge([asked(expectation, ratios)], a_study(expectation), void)[0]
 
 
@@ -94,14 +95,20 @@ def test_undecided_says_why() -> None:
     assert tail.p_value == 1.0
 
 
-def test_not_measurable_counts_for_no_family() -> None:
+def test_what_the_machine_cannot_count_is_not_measurable_and_what_it_can_is_judged() -> None:
     counter, other = expected("cache_misses_per_request", at_most=0.9, name="c"), expected(at_most=0.3)
     study = a_study(counter, other)
-    assert questions_in(study) == 1
-    verdicts = judge([Question(counter, "none"), asked(other, around(0.1))], study)
+    without = asked(counter, [NO_COUNTER] * 12)
+    verdicts = judge([without, asked(other, around(0.1))], study)
     assert [each.outcome for each in verdicts] == ["NOT MEASURABLE", "MET"]
-    assert verdicts[1].adjusted_p == verdicts[1].p_value
-    assert judge([Question(counter, "none")], study, "void")[0].outcome == "NOT MEASURABLE"
+    assert verdicts[0].sentence == (
+        "Cache misses per request on surge against none: NOT MEASURABLE (this machine shows us no counter of it;"
+        " claimed: at least 10 % less)"
+    )
+    assert judge([without], study, "void")[0].outcome == "NOT MEASURABLE"
+    assert judged(counter, around(0.5)).outcome == "MET"
+    partly = judged(counter, [*around(0.5), *[NO_COUNTER] * 12])
+    assert (partly.outcome, partly.reason) == ("INCONCLUSIVE", "12 of 24 pairs are unusable: 12 x no counter")
 
 
 def test_an_invalid_measurement_shows_nothing() -> None:

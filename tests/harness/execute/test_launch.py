@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.execute.launch import arm_spec
-from harness.study.records import Arm, Side, Study, Switch, Target, Workload
+from harness.study.records import Arm, Design, Side, Study, Sweep, Switch, Target, Workload
 
 
 def test_hash_seeds_vary_by_burst_and_arm_and_come_again_with_the_study(tmp_path: Path) -> None:
@@ -79,3 +79,31 @@ def test_faults_follow_the_seed_of_the_burst_unless_the_study_gives_one(tmp_path
 def test_who_sets_a_hash_seed_gets_it(tmp_path: Path) -> None:
     study = Study(name="any", title="any", workloads=(), target=Target(env={"PYTHONHASHSEED": "7"}))
     assert arm_spec(study, Arm(name="none"), tmp_path).env["PYTHONHASHSEED"] == "7"
+
+
+def test_variants_of_a_sweep_find_their_file_and_an_arm_s_own(tmp_path: Path) -> None:
+    for name in ("visit.py", "other.py"):
+        (tmp_path / name).touch()
+    study = Study(
+        name="any",
+        title="any",
+        workloads=(Workload(name="w", file="visit.py"), Workload(name="beside", file="visit.py")),
+        design=Design(kind="sweep", sweep=Sweep(workload="w", parameter="SIZE", values=(1, 2))),
+    )
+
+    def files(**own: Any) -> dict[str, str]:
+        found = arm_spec(study, Arm(name="none", **own), tmp_path).files
+        return {name: Path(file).name for name, file in found.items()}
+
+    variants = ("w[SIZE=1]", "w[SIZE=2]")
+    assert files() == {**dict.fromkeys(variants, "visit.py"), "beside": "visit.py"}
+    assert files(files={"w": "other.py"}) == {**dict.fromkeys(variants, "other.py"), "beside": "visit.py"}
+    assert set(files(file="other.py").values()) == {"other.py"}
+
+
+def test_an_arm_s_variables_learn_the_port_too(tmp_path: Path) -> None:
+    target = Target(kind="command", command=("./server",), env={"PORT": "{port}"})
+    study = Study(name="any", title="any", workloads=(), target=target)
+    env = arm_spec(study, Arm(name="none", env={"SEEN_AS": "http://localhost:{port}"}), tmp_path).env
+    assert env["PORT"].isdigit()
+    assert env["SEEN_AS"] == f"http://localhost:{env['PORT']}"

@@ -358,7 +358,7 @@ def test_a_bad_locust_file_is_one_clear_error(tmp_path: Path, text: str, expecte
         load_of(write(tmp_path, "bad.py", text))
 
 
-def test_users_that_all_stop_are_an_error_not_a_slow_slice(tmp_path: Path) -> None:
+def test_users_that_stop_are_an_error_not_a_slow_slice(tmp_path: Path) -> None:
     path = write(
         tmp_path,
         "quitter.py",
@@ -368,7 +368,21 @@ def test_users_that_all_stop_are_an_error_not_a_slow_slice(tmp_path: Path) -> No
     with load_of(path) as load:
         result = load.slice(opening(0.05))
         assert result.ended == 0
-        with pytest.raises(LoadError, match="all users of workload 'w' have stopped"):
+        with pytest.raises(LoadError, match=r"\d of \d users of workload 'w' have stopped; expected all to stay"):
+            load.slice(opening(0.05))
+
+
+def test_one_user_less_is_another_load(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        "leaver.py",
+        "from locust import User, task\nfrom locust.exception import StopUser\nclass U(User):\n    left = False\n"
+        "    @task\n    def t(self):\n"
+        "        if not U.left:\n            U.left = True\n            raise StopUser()\n",
+    )
+    with load_of(path, users=3) as load:
+        load.work(Work("w", 20, 0.0, 5.0, ()))
+        with pytest.raises(LoadError, match="1 of 3 users of workload 'w' have stopped"):
             load.slice(opening(0.05))
 
 

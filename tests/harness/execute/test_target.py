@@ -137,3 +137,26 @@ def test_much_output_does_not_stall_the_target() -> None:
             target.check()
     finally:
         target.stop()
+
+
+def test_what_answers_otherwise_than_http_is_not_ready(free_port: int) -> None:
+    code = (
+        "import socket, sys\nserver = socket.create_server(('127.0.0.1', int(sys.argv[1])))\n"
+        "while True:\n    peer, _ = server.accept()\n    peer.recv(9)\n    peer.send(b'-ERR\\r\\n')\n    peer.close()"
+    )
+    with pytest.raises(TargetError, match=r"not ready within 1 s .expected url"):
+        Target.start(
+            (*_python(code), str(free_port)), {}, ready_timeout=1.0,
+            readiness=Readiness("url", f"http://127.0.0.1:{free_port}/"),
+        )  # fmt: skip
+
+
+def test_no_proxy_of_the_environment_answers_for_the_target(
+    tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    command = (sys.executable, "-u", write(tmp_path, "listen.py", LISTEN), str(free_port), "200")
+    url = f"http://127.0.0.1:{free_port}/"
+    with Target.start(command, {}, ready_timeout=20, readiness=Readiness("url", url)) as target:
+        assert target.ready == {"url": url}

@@ -75,7 +75,7 @@ def test_a_slower_program_fails_with_its_size(file: Path, ready: str) -> None:
 
 
 def test_an_open_rate_and_one_request(file: Path) -> None:
-    asked = duel(Ask(file, "x", "y", rate=50.0, request="/one", seconds=20.0, max_error_ratio=0.5))
+    asked = duel(Ask(file, "x", "y", rate=50.0, request="/one", seconds=250.0, max_error_ratio=0.5))
     (workload,) = asked.study.workloads
     assert (workload.arrivals, workload.rate, workload.request, workload.max_error_ratio) == (
         "poisson",
@@ -83,7 +83,7 @@ def test_an_open_rate_and_one_request(file: Path) -> None:
         "/one",
         0.5,
     )
-    assert asked.study.budget.seconds == 20.0
+    assert asked.study.budget.seconds == 250.0
     assert [each.label for each in asked.judged] == ["latency_p50", "cpu_per_request"]
     assert asked.study.title == "y against x"
     assert workload.slice_seconds == 0.6  # 30 arrivals

@@ -59,6 +59,7 @@ def test_worse_is_lower_where_higher_is_better() -> None:
 def test_no_verdict_before_fifteen_bursts() -> None:
     early = decide({"latency_p50": some_pairs(0.5, bursts=14)}, POLICY)
     assert (early.outcome, early.final) == ("INCONCLUSIVE", False)
+    assert early.reason == "not decided: latency_p50 (14 of the 15 bursts before any word)"
     assert early.metrics[0].log_e_fail == 0.0
     assert decide({"latency_p50": some_pairs(0.5, bursts=15)}, POLICY).outcome == "FAIL"
 

@@ -10,9 +10,10 @@ import pytest
 from rich.console import Console
 
 from harness.analyse.analysis import analyse, interim
+from harness.errors import UsageError
 from harness.gate.rules import MAX_PAIRS, Policy
 from harness.gate.runner import DuelDisplay, evidence, line
-from harness.gate.two_arms import BLOCKS, Duel, DuelSteering, decide, duel, values
+from harness.gate.two_arms import BLOCKS, Duel, DuelSteering, decide, duel, refuse_too_short, values
 from harness.measure.records import Measured
 from harness.study.records import Arm, Workload
 from tests.harness.analyse.synthetic import a_run, changed
@@ -22,7 +23,7 @@ CLOSED = Workload(name="surge", file="surge.py")
 
 def asked(*workloads: Workload, policy: Policy | None = None) -> Duel:
     arms = Arm(name="base"), Arm(name="head")
-    return duel("gate", "head against base", arms, workloads or (CLOSED,), 60.0, policy or Policy())
+    return duel("gate", "head against base", arms, workloads or (CLOSED,), 90.0, policy or Policy())
 
 
 def measured(factors: dict[str, float], bursts: int = 30, seed: int = 1, sd: float = 0.02) -> Measured:
@@ -135,3 +136,17 @@ def test_the_display_shows_the_word_coming(terminal: bool) -> None:
     assert 0.0 <= fail < passed <= 1.0
     assert f"{passed:.0%}" in shown
     assert line(steering.decision.metrics[0], steering.decision, Policy()).startswith("latency_p50 ")
+
+
+def test_a_time_that_cannot_hold_the_bursts_before_any_word_is_refused() -> None:
+    refuse_too_short(asked())
+    with pytest.raises(UsageError, match=r"30 s to measure; expected at least \d+ s, the load alone of the 15 bursts"):
+        refuse_too_short(duel("gate", "t", (Arm(name="base"), Arm(name="head")), (CLOSED,), 30.0, Policy()))
+
+
+def test_the_time_is_a_limit() -> None:
+    """No burst is due when it is over, however few there are: the word is then INCONCLUSIVE."""
+    assert asked().study.budget.min_bursts == 1
+    few = decide(asked(), measured({"head": 1.5}, bursts=3))
+    assert (few.outcome, few.final) == ("INCONCLUSIVE", False)
+    assert few.reason.endswith("(3 of the 15 bursts before any word)")

@@ -115,6 +115,7 @@ def test_proofs_say_what_each_question_gets() -> None:
         ("latency", "first-day-reuse"),
         ("memory", "none"),
         ("tail", "none"),
+        ("cache", "none"),
     ]
     assert {each.needed for each in found.proofs} == {bursts_needed(1 - 0.05 / 4)}
     assert {each.bursts for each in found.proofs} == {found.bursts}

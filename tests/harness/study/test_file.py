@@ -107,6 +107,7 @@ REPLACED = [
     ("peers = 8", "peers = 0", "peers", "target.peers", "from 1 to 2000"),
     ("peers = 8", "pears = 8", "pears", "target.pears", "unknown key; expected one of: .*peers"),
     ("peers = 8", 'ready = "never"', "ready", "target.ready", "port:HOST:PORT"),
+    ("peers = 8", 'ready = "pattern:listening on (.*"', "ready", "target.ready", "pattern:REGEX"),
     ("peers = 8", 'kind = "command"', "[target]", "target.command", "is empty; expected the program"),
     ("peers = 8", 'command = ["x"]', "command", "target.command", 'expected kind = "command"'),
     ('kind = "on-off"', 'kind = "onoff"', "kind", "design.kind", "invalid enum value 'onoff'"),
@@ -117,6 +118,13 @@ REPLACED = [
         "sweep = {",
         "design.sweep",
         "metric is 'speed'; expected one of: latency_p50",
+    ),
+    (
+        'kind = "on-off"',
+        "kind = 'sweep'\nsweep = {workload = 'surge', parameter = 'users', values = [1, 2]}",
+        'workload = "surge"',
+        "expectation[1].workload",
+        r"is 'surge'; expected one of: surge\[users=1\], surge\[users=2\], steady",
     ),
     (
         "peers = 8",
@@ -154,6 +162,7 @@ REPLACED = [
     ("max_bursts = 5", "max_bursts = 1", "max_bursts", "budget.max_bursts", "less than min_bursts, 2"),
     ("max_bursts = 5", "memory_requests = 0", "memory_req", "budget.memory_requests", "a whole number >= 1"),
     ('["pooling"]', '["poling"]', "poling", "arm[1].optimizations", "names 'poling'; expected any of: pooling, "),
+    ('name = "mine"', 'name = "none-again"', "none-again", "arm[1].name", "the baseline's hidden twin"),
     ('["pooling"]', '["pooling"]\nfile = "no.py"', "no.py", "arm[1].file", "no Locust file 'no.py'"),
     ('["pooling"]', '["pooling"]\nfiles = {dial = "x.py"}', "files =", "arm[1].files", "one of: surge, steady"),
     ("users = 4", "users = 0", "users", "workload[1].users", "is 0; expected a whole number >= 1"),
@@ -358,8 +367,23 @@ def test_design_time_and_seed_of_the_command_line_replace_the_study_s(study: Stu
         ({"seconds": float("nan")}, r"--seconds nan"),
         ({"seconds": float("inf")}, r"--seconds inf"),
         ({"seed": -2}, r"--seed -2; expected a whole number >= 0"),
+        ({"design": "sweep"}, r"with these flags design.sweep a sweep needs \[design.sweep\]"),
     ],
 )
 def test_contradictions_of_the_command_line(study: Study, change: dict[str, object], expected: str) -> None:
     with pytest.raises(UsageError, match=expected):
         study_file.adjust(study, **change)  # type: ignore[arg-type]
+
+
+def test_flags_that_leave_an_expectation_without_sense_are_refused(tmp_path: Path) -> None:
+    beside = GOOD.replace("at_least = 2.5", 'at_least = 2.5\nagainst = ["none", "pooling"]')
+    study = study_file.load(write(tmp_path, beside))
+    with pytest.raises(UsageError, match=r"with these flags expectations\.0\.against .*expected arms other than 'pool"):
+        study_file.adjust(study, only=("pooling",))
+    swept = 'kind = "sweep"\nsweep = {workload = "surge", parameter = "users", values = [1, 2]}'
+    variant = GOOD.replace('kind = "on-off"', swept).replace(
+        'workload = "surge"\nmetric', 'workload = "surge[users=1]"\nmetric'
+    )
+    study = study_file.load(write(tmp_path, variant))
+    with pytest.raises(UsageError, match=r"with these flags expectations\.0\.workload is 'surge\[users=1\]'"):
+        study_file.adjust(study, design="on-off")
