@@ -1,5 +1,8 @@
 """One relayed connection: two ends, and two directions in which bytes arrive late, slow or spoilt.
 
+The dialer has connected to the relay at once, where over a distance TCP's own handshake would have taken a round trip:
+so the first that it sends sets out one later.
+
 Laws: bytes of a direction arrive in order; its end (half-close or reset) arrives behind its last byte; a direction
 that holds too much stops reading from its source, never drops.
 """
@@ -28,7 +31,7 @@ class Relayed:
     def __init__(self, relay: Relay, dialer: Any, hits: tuple[Hit, ...]) -> None:
         one_way = relay.one_way + sum(hit.fault.seconds for hit in hits if hit.fault.kind == "delay") / 2
         self.relay = relay
-        self.up = Direction(self, one_way, ())
+        self.up = Direction(self, one_way, (), sets_out=asyncio.get_running_loop().time() + 2 * one_way)
         self.down = Direction(self, one_way, hits)
         self.up.source = self.down.target = dialer
         self._ends = [dialer]
@@ -65,7 +68,7 @@ class Relayed:
 class Direction:
     """Bytes on their way from `source` to `target`. `full`: the target takes no more now; `over`: it has got all."""
 
-    def __init__(self, relayed: Relayed, one_way: float, hits: tuple[Hit, ...]) -> None:
+    def __init__(self, relayed: Relayed, one_way: float, hits: tuple[Hit, ...], sets_out: float = 0.0) -> None:
         self.source: Any = None
         self.target: Any = None
         self.full = self.over = False
@@ -75,7 +78,7 @@ class Direction:
         self._corrupt = sorted(hit.position(LINK_SPAN) for hit in hits if hit.fault.kind == "corrupt")
         self._reset = min((hit.position(LINK_SPAN) for hit in hits if hit.fault.kind == "reset"), default=None)
         self._carried = self._held = 0
-        self._free_at = 0.0
+        self._free_at = sets_out
         self._flying: deque[tuple[float, bytes | None]] = deque()
         self._early = b""
 

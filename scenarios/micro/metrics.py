@@ -11,7 +11,7 @@ from typing import Any
 
 from reference_impl.histogram import Histogram, Scheme
 from reference_impl.metrics import METRICS, MetricsSettings
-from scenarios.micro.suite import Builder, Case, Goal, Room, Setup, Timed, bytes_per, each, in_threads, main
+from scenarios.micro.suite import TURNS, Builder, Case, Goal, Room, Setup, Timed, bytes_per, each, in_threads, main
 
 PEER = bytes(32)
 SERIES = 7000
@@ -253,7 +253,7 @@ ROOM = Room(
                 "opentelemetry": _threads(_shared(_opentelemetry("counter"))),
             },
             (Goal(180 / 271, "prometheus", "180 ns where prometheus-client takes 271 on one thread", INC),),
-            weight=5.0,
+            weight=TURNS,
         ),
         Case(
             "observe",

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from reference_impl.pooling import POOLING, ConnectionPool, PoolSettings
-from scenarios.micro.suite import Builder, Case, Goal, Room, Setup, Timed, each, in_threads, main
+from scenarios.micro.suite import TURNS, Builder, Case, Goal, Room, Setup, Timed, each, in_threads, main
 
 PEERS = [random.Random(number).randbytes(32) for number in range(1000)]
 
@@ -237,7 +237,7 @@ ROOM = Room(
             f"{ONE}, threads",
             {key: _many_threads(make) for key, make in (TWINS | LIBRARIES | HTTPCORE).items()},
             (Goal(800 / 2716, "urllib3", "800 ns where urllib3 takes 2,716 on one thread", ONE),),
-            weight=5.0,
+            weight=TURNS,
         ),
     ),
     needs={"urllib3": "urllib3", "sqlalchemy": "sqlalchemy", "httpcore": "httpcore"},

@@ -15,7 +15,7 @@ from typing import Any
 
 from reference_impl.locked_buckets import LockedBuckets
 from reference_impl.rate_limit import GcraLimiter, RateLimitSettings, Unlimited
-from scenarios.micro.suite import Builder, Case, Goal, Room, Setup, Timed, bytes_per, each, in_threads, main
+from scenarios.micro.suite import TURNS, Builder, Case, Goal, Room, Setup, Timed, bytes_per, each, in_threads, main
 
 MANY = 100_000
 ROOMY = RateLimitSettings(max_requests_per_second=1e6, burst_size=10**9, max_keys=MANY)
@@ -151,7 +151,7 @@ def _case(
             **(aside or {}),
         },
         goals,
-        weight=5.0 if how is _threads else 1.0,
+        weight=TURNS if how is _threads else 1.0,
     )
 
 

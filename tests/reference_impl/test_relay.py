@@ -241,3 +241,21 @@ def test_the_command_leads_a_ready_line_through_and_states_its_cpu(running: Star
     assert last["cpu_seconds"] > 0
     assert last["bytes_carried"] > 2 * 1000
     assert relay.returncode == 0
+
+
+@pytest.mark.parametrize("transport", ["tcp", "tls"])
+def test_a_new_connection_costs_a_round_trip_for_tcp_and_one_for_its_handshake(
+    running: Start, dialing: Make, linked: Linked, transport: str
+) -> None:
+    """What the relay promises is a least time: later is the machine's affair."""
+    rtt = 0.05
+    node, dialer = running(transports="tcp,tls"), dialing()
+    _, peer = linked(node, rtt=rtt)
+    only = Peer(bytes(peer), {transport: peer.addresses[transport]})
+    began = time.monotonic()
+    with dialer.connect(only) as connection:
+        connected = time.monotonic()
+        connection.request(b"x")
+        answered = time.monotonic()
+    assert connected - began >= 2 * rtt - 0.002
+    assert answered - connected >= rtt - 0.002
