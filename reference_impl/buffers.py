@@ -17,7 +17,8 @@ class BufferReleased(RuntimeError):
 class PooledBuffer:
     """Exclusive use of `view`, exactly the size asked for, until `release`; after it anything raises `BufferReleased`.
 
-    Each loan is a new object over a reused storage, so a handle kept too long can never reach the next owner's bytes.
+    Each loan is a new object over a reused storage, so a handle or a `view` kept too long can never reach the next
+    owner's bytes. A slice of the view can: nobody can tell that there is one, so whoever makes one lets go of it first.
     """
 
     # Filled in by `lend`: an __init__ would cost a third of the whole loan.

@@ -54,6 +54,11 @@ class Channel:
         """The messages that `data` completes (see `Inbox.feed`)."""
         return self.inbox.feed(data)
 
+    @property
+    def heard(self) -> bool:
+        """Whether the peer has sent a record: only who made the handshake can, not who replays its beginning."""
+        return self._receiving.nonce > 0
+
     def trim(self) -> None:
         """Drop the AEAD contexts of an idle channel; they are rebuilt from the keys on use."""
         self._sending.trim()

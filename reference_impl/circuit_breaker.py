@@ -59,7 +59,7 @@ class Attempts(Protocol):
         """
 
     def succeeded(self, key: Hashable) -> None:
-        """A request over an established connection worked (called once per lease)."""
+        """A request over an established connection worked (called once per lease that made one)."""
 
     def failed(self, key: Hashable) -> None:
         """A request over an established connection broke (not an application error)."""
@@ -183,6 +183,10 @@ class CircuitBreakers:
             connection = attempt(key)
         except BaseException as error:
             breaker.raised(permit, error)
+            if isinstance(error, self._failures) and not isinstance(error, self._answers):
+                with self._lock:
+                    if key in self._breakers:
+                        self._breakers.move_to_end(key)
             raise
         if permit.trial:
             breaker.succeeded(permit)

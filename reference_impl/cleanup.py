@@ -78,8 +78,7 @@ class ExplicitClose:
     """Off: what a competent developer writes on the first day.
 
     A dict of open connections, close() at the end and after an `OSError`. It leaks where such code does: on
-    cancellation and other BaseExceptions, on errors that are not I/O errors (a failed handshake stays in the
-    registry), and when a hook raises.
+    cancellation and other BaseExceptions, on errors that are not I/O errors, and when a hook raises.
     """
 
     def __init__(self, on_close: Hook, on_connection_closed: Hook) -> None:

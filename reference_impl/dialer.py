@@ -21,7 +21,7 @@ from reference_impl.lease import Lease, LeaseError, Pool
 from reference_impl.metrics import Metrics, Recorder
 from reference_impl.noise import Bytes
 from reference_impl.resumption import Resumption
-from reference_impl.service import ECHO, OK, SINK, SIZE, SOURCE, STATS, refuse
+from reference_impl.service import ECHO, OK, SINK, SIZE, SNAPSHOT, SOURCE, STATS, refuse
 from reference_impl.transports.base import Link, Peer, Transport
 
 Key = tuple[bytes, str]
@@ -57,10 +57,11 @@ class Connection:
     raises `LeaseError`, so that a connection kept too long cannot speak on what has become somebody else's.
     """
 
-    __slots__ = ("_dialer", "_lease")
+    __slots__ = ("_answered", "_dialer", "_lease")
     # Filled in by `Dialer.connect`: an __init__ would cost a tenth of lending and taking back.
     _dialer: Dialer
     _lease: Lease[Established]
+    _answered: bool
 
     @property
     def _established(self) -> Established:
@@ -114,6 +115,11 @@ class Connection:
         with self.exchange(STATS, b"") as message:
             return cast("dict[str, Any]", json.loads(bytes(message.body)))
 
+    def snapshot(self) -> int:
+        """Have the node take a snapshot of its metrics; returns how many series it holds."""
+        with self.exchange(STATS, SNAPSHOT) as message:
+            return cast(int, json.loads(bytes(message.body))["series"])
+
     def exchange(self, kind: int, payload: Bytes) -> Message:
         """One request and its answer; the message's body is valid until its `release` (or the end of its `with`)."""
         check_body(len(payload))  # here, where it is the caller's mistake and costs no connection
@@ -123,6 +129,7 @@ class Connection:
             raise LeaseError(_GIVEN_BACK) from None
         began = _clock()
         message = established.link.exchange(kind, payload)
+        self._answered = True
         established.recorder.request(_clock() - began, len(payload), len(message.body))
         if message.kind != OK:
             with message:
@@ -142,7 +149,8 @@ class Connection:
         dialer = self._dialer
         if established.link.usable:
             try:
-                dialer.attempts.succeeded(established.key)
+                if self._answered:
+                    dialer.attempts.succeeded(established.key)
             finally:
                 dialer.pool.checkin(self._lease)
             return
@@ -197,6 +205,7 @@ class Dialer:
         connection = Connection()
         connection._lease = self.pool.checkout(peer)
         connection._dialer = self
+        connection._answered = False
         return connection
 
     def _establish(self, peer: Peer) -> Established:

@@ -93,7 +93,7 @@ class Node:
         self.rooms = rooms
         self.cleanup = rooms.make_cleanup(self.on_close, self.on_connection_closed)
         self.settings = settings
-        self.service = Service(self.stats)
+        self.service = Service(self.stats, self.snapshot)
         self.arena = memoryview(bytearray(READ_AHEAD))
         self.recorders: dict[int, Recorder] = {}
         self.unfinished: dict[Session, float] = {}
@@ -145,13 +145,15 @@ class Node:
             if timer is not None:
                 timer.cancel()
         self._doors.clear()
-        self._away.clear()
+        self._away = []
         self._go_away()
         self.rooms.tickets.close()
 
     def crash(self, seconds: float) -> None:
         """All connections die and nobody listens for `seconds`; then the same addresses do again."""
         self._go_away()
+        if self._reopening is not None:
+            self._reopening.cancel()  # of an earlier crash
         self._away = list(self._doors)
         self._return_in(seconds)
 
@@ -171,18 +173,20 @@ class Node:
         self.rooms.tickets.forget()  # as a process that crashed would have
 
     async def _come_back(self) -> None:
-        while self._away:
-            door = self._away[-1]
+        away = self._away
+        while away:
+            door = away[-1]
             try:
                 server, _ = await door.listener.listen(door.make_session, *door.address, self.settings.backlog)
             except OSError:  # somebody has the port for the moment
-                self._return_in(_RETRY_SECONDS)
+                if away is self._away:
+                    self._return_in(_RETRY_SECONDS)
                 return
-            if not self._away:  # closed meanwhile
+            if away is not self._away:  # closed, or crashed again, meanwhile
                 server.close()
                 return
             self._servers.append(server)
-            self._away.pop()
+            away.pop()
 
     def on_close(self, number: int) -> None:
         """The metrics' hook of the guards: connection `number` is being released."""
@@ -210,6 +214,10 @@ class Node:
             "metrics": rooms.metrics.gauges(),
             **{name: gauges() for name, gauges in self.more_gauges.items()},
         }
+
+    def snapshot(self) -> dict[str, Any]:
+        """Take a snapshot of the metrics, as a scrape does; how many series were in it."""
+        return {"series": len(self.rooms.metrics.snapshot().series)}
 
     def _keep_house(self) -> None:
         # First: whatever a session or a room raises below, the next round comes.

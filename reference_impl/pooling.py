@@ -13,7 +13,8 @@ import random
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
 from reference_impl import forks
@@ -271,16 +272,16 @@ class ConnectionPool(Generic[C]):
         return len(seats)
 
     def _reap(self) -> int:
-        """Retire the seats whose leases were dropped."""
+        """Retire the seats whose leases were dropped, and those that nobody may keep."""
         reaped = 0
-        while True:
-            try:
-                seat = self._seating.orphans.popleft()
-            except IndexError:
-                return reaped
+        for seat in _popped(self._seating.surplus):
+            self._retire(seat, "evicted")
+            reaped += 1
+        for seat in _popped(self._seating.orphans):
             _log.warning("a lease was dropped without checkin%s", _borrower(seat))
             self._retire(seat, "leaked")
             reaped += 1
+        return reaped
 
     def _sweep_step(self, now: float) -> int:
         closed = self._reap() + self._retire_each(self._seating.examine(now))
@@ -303,6 +304,16 @@ class ConnectionPool(Generic[C]):
         closed = self._seating.closed
         self._begin()
         self._seating.closed = closed
+
+
+def _popped(seats: deque[Seat[C]]) -> Iterator[Seat[C]]:
+    """One after another until none is left; a finalizer may add some meanwhile."""
+    while seats:
+        try:
+            seat = seats.popleft()
+        except IndexError:  # another thread's sweep was first
+            return
+        yield seat
 
 
 def _borrower(seat: Seat[C]) -> str:

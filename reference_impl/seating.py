@@ -97,6 +97,7 @@ class Seating(Generic[C]):
         self.peers: OrderedDict[bytes, Slot[C]] = OrderedDict()  # the longest unexamined first
         self.room: list[None] = [None] * settings.max_idle_total  # a token for each idle connection allowed
         self.orphans: deque[Seat[C]] = deque()
+        self.surplus: deque[Seat[C]] = deque()  # nobody's, and one more than may be idle
         self.unexamined = 0  # peers left in this round of the sweep
         self._tally: Counter[str] = Counter()
 
@@ -140,7 +141,7 @@ class Seating(Generic[C]):
             try:
                 self.room.pop()
             except IndexError:
-                self.orphans.append(seat)
+                self.surplus.append(seat)
                 return
             seat.slot.idle.append(seat)
             self._serve(seat.slot)
@@ -221,9 +222,10 @@ class Seating(Generic[C]):
                 seat.taken = False
                 seat.expires_at = AT_ONCE
             slot.idle.clear()
-        for seat in self.orphans:
+        for seat in (*self.orphans, *self.surplus):
             seat.taken = False
         self.orphans.clear()
+        self.surplus.clear()
 
     def leaks(self, now: float) -> list[tuple[Seat[C], Leak]]:
         """Seats lent longer than `leak_after`."""

@@ -16,6 +16,8 @@ from reference_impl.noise import Bytes
 
 ECHO, SINK, SOURCE, STATS = 1, 2, 3, 4
 OK, REJECTED, ERROR = 128, 129, 130
+SNAPSHOT = b"snapshot"
+"the body of a stats request that asks for a cut through every series"
 
 SIZE = struct.Struct(">I")
 SECONDS = struct.Struct(">d")
@@ -25,12 +27,15 @@ Stats = Callable[[], Mapping[str, Any]]
 
 
 class Service:
-    """Answers requests. `stats` gives the gauges that a stats request returns as JSON."""
+    """Answers requests. `stats` gives the gauges that a stats request returns as JSON; `snapshot` what it does if its
+    body is SNAPSHOT.
+    """
 
-    __slots__ = ("_stats",)
+    __slots__ = ("_snapshot", "_stats")
 
-    def __init__(self, stats: Stats) -> None:
+    def __init__(self, stats: Stats, snapshot: Stats) -> None:
         self._stats = stats
+        self._snapshot = snapshot
 
     def answer(self, kind: int, body: Bytes) -> tuple[int, Bytes]:
         """(kind, body) of the answer; a request that makes no sense gets ERROR and a reason, never an exception."""
@@ -41,7 +46,8 @@ class Service:
         if kind == SOURCE:
             return self._source(body)
         if kind == STATS:
-            return OK, json.dumps(self._stats()).encode()
+            asked = self._snapshot if body == SNAPSHOT else self._stats
+            return OK, json.dumps(asked()).encode()
         return ERROR, b"unknown request kind %d" % kind
 
     @staticmethod

@@ -112,17 +112,23 @@ class Session(asyncio.BufferedProtocol):
         if channel is None:
             return
         self._channel, self._acceptance = channel, None
+        if acceptance.confirmed:
+            self._welcome(channel)
+            self._settle()
+        self._node.touched[self] = None
+        self._feed(channel, acceptance.rest)
+
+    def _welcome(self, channel: Channel) -> None:
+        """The peer has shown that it is here: until then it could be somebody who replays what another one sent."""
         node = self._node
         self._recorder = recorder = node.rooms.metrics.recorder(channel.peer_id, self._entrance.transport)
         recorder.opened(time.monotonic() - self._began)
-        if acceptance.confirmed:
-            self._settle()
         node.recorders[self._guard.id] = recorder
-        node.touched[self] = None
-        self._feed(channel, acceptance.rest)
 
     def _feed(self, channel: Channel, data: Bytes) -> None:
         messages = channel.feed(data)
+        if self._began and self._recorder is self._entrance.arrivals and channel.heard:
+            self._welcome(channel)
         if messages:
             if self._began:
                 self._settle()
@@ -130,7 +136,8 @@ class Session(asyncio.BufferedProtocol):
                 release_all(messages)
                 raise FrameError(_TOO_EARLY)
             self._answer(messages[0])
-        elif not channel.inbox.between and (not self._began or self._node.unfinished.pop(self, 0.0)):
+        elif not channel.inbox.between and (not self._began or (channel.heard and self in self._node.unfinished)):
+            self._node.unfinished.pop(self, None)
             self._expect()
 
     def _expect(self) -> None:
@@ -214,8 +221,9 @@ class Session(asyncio.BufferedProtocol):
         """The peer broke the protocol: the connection dies, by way of its guard."""
         guard = self._guard
         self._node.unfinished.pop(self, None)
-        if self._channel is None:
+        if self._recorder is self._entrance.arrivals:
             self._recorder.failed()
+        if self._channel is None:
             self._guard = None  # nothing was established, so there is nothing to close a second time
         if guard is not None:
             guard.__exit__(type(error), error, None)

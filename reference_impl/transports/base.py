@@ -86,6 +86,10 @@ class Channel(Protocol):
     @property
     def inbox(self) -> Inbox: ...
 
+    @property
+    def heard(self) -> bool:
+        """Whether what the peer has sent proves that it made this handshake, and did not replay one."""
+
     def seal(self, kind: int, body: Bytes) -> bytes | Iterator[PooledBuffer]:
         """The message ready for the wire (see `Buffers.seal`). Raises `ChannelError`."""
 

@@ -31,12 +31,15 @@ _STEP = 64 * 1024
 _RECORD = 16 * 1024
 _HANDSHAKE_MOST = 32 * 1024
 """Bytes that an unauthenticated peer may make us take; its real flights are about 1 KiB."""
+_FLIGHT = 4 * 1024
+"""Of these, looked at one after another, so that what follows the handshake does not make its BIO grow."""
 
 
 class TlsChannel:
     """An established TLS connection between two BIOs. Not thread-safe."""
 
     __slots__ = ("_left", "_outgoing", "_tls", "inbox", "peer_id")
+    heard = True
 
     def __init__(self, peer_id: bytes, ends: _Ends, buffers: Buffers) -> None:
         self.peer_id = peer_id
@@ -213,16 +216,20 @@ class TlsAcceptance:
         self._received = 0
         self.channel: TlsChannel | None = None
         self.rest = b""
-        """Always empty: what came behind the handshake waits in the BIO."""
+        """What came behind the handshake; its beginning may wait in the BIO."""
 
     def receive(self, data: bytes) -> bytes:
-        if self._received > _HANDSHAKE_MOST:
-            raise HandshakeError(f"more than {_HANDSHAKE_MOST} bytes and no handshake")
-        self._received += len(data)
         ends = self._ends
-        ends.incoming.write(data)
-        if ends.advance():
-            self.channel = TlsChannel(peer_id_of(ends.tls.getpeercert(True)), ends, self._buffers)
+        for at in range(0, len(data), _FLIGHT):
+            flight = data[at : at + _FLIGHT]
+            self._received += len(flight)
+            if self._received > _HANDSHAKE_MOST:
+                raise HandshakeError(f"more than {_HANDSHAKE_MOST} bytes and no handshake")
+            ends.incoming.write(flight)
+            if ends.advance():
+                self.channel = TlsChannel(peer_id_of(ends.tls.getpeercert(True)), ends, self._buffers)
+                self.rest = data[at + _FLIGHT :]
+                break
         return ends.outgoing.read()
 
 

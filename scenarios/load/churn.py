@@ -1,8 +1,8 @@
 """What leaks when peers come and go and things go wrong? In a seeded 30 % of uses something does, on the users' side.
 
 They cancel the connect or the request, raise in the middle of the use, or a stranger first leaves a handshake
-unfinished. Beside that the node's fault script (settings table `faults`) refuses, falls silent, resets, corrupts,
-delays and crashes.
+unfinished. Only the first two can leak; the others are there to show that they do not. Beside that the node's fault
+script (settings table `faults`) refuses, falls silent, resets, corrupts, delays and crashes.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A study whose workload has fewer tasks leaves the rest of them at home.
 
 "request" is connecting and the answer together; the clients are the same on every arm, as the question is the node. A
-statistics request at the end tells how long the node pauses to count all of them.
+snapshot of its metrics at the end tells how long the node pauses for it.
 """
 
 from __future__ import annotations
@@ -64,11 +64,11 @@ class MeshUser(EpisodeUser):
             self.report("request", perf_counter() - began, size)
 
     def count_them(self) -> None:
-        """Ask for statistics over a connection that stands, and time the answer."""
+        """Ask for a snapshot over a connection that stands, and time the answer."""
         current = session(self.environment)
         with current.dialer.connect(current.peers[0]) as connection:
             connection.request(PAYLOAD)
             began = perf_counter()
-            connection.stats()
+            connection.snapshot()
             told(self.environment)["mesh.snapshot"] = perf_counter() - began
         told(self.environment)["mesh.clients"] = float(CLIENTS - len(IDENTITIES))

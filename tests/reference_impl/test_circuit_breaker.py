@@ -986,6 +986,14 @@ def test_a_full_map_forgets_first_who_failed_longest_ago() -> None:
     assert breakers.state("old") is OPEN
 
 
+def test_who_fails_to_connect_has_failed_lately_too() -> None:
+    breakers, _ = wired(CircuitBreakers, failure_threshold=3, max_keys=2, retries=0)
+    for key in ("old", "new", "old", "newest", "old"):
+        with pytest.raises(OSError, match="refused, attempt"):
+            breakers.connect([key], Network("old", "new", "newest"))
+    assert breakers.state("old") is OPEN
+
+
 def test_listeners_hear_of_every_key() -> None:
     heard: list[Transition] = []
     breakers, _ = wired(CircuitBreakers, listeners=(heard.append,), failure_threshold=1)

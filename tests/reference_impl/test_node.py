@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import threading
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from reference_impl.breaker import CircuitState
 from reference_impl.buffer_pool import BufferSettings, CryptoBufferPool
 from reference_impl.buffers import PooledBuffer
 from reference_impl.channel import SECOND_BYTES, Channel, Initiation
@@ -54,6 +56,7 @@ def test_every_request_on_every_arm(running: Start, dialing: Make, arm: str) -> 
                     assert bytes(message.body) == (bytes(range(256)) * (size // 256 + 1))[:size]
     with dialer.connect(node.peers[0]) as connection:
         stats = connection.stats()
+        assert connection.snapshot() == stats["metrics"]["series"]
     assert stats["metrics"]["requests"] == 4 * 6 * 3
     assert stats["node"]["unfinished_handshakes"] == 0
 
@@ -483,3 +486,33 @@ def test_a_peer_that_moved_is_dialed_where_it_is_now(running: Start, dialing: Ma
             dialer.connect(moved)
         with dialer.connect(node.peers[0]) as connection:  # and back again
             assert held.request(b"x") + connection.request(b"y") == b"xy"
+
+
+def test_a_second_crash_while_ports_come_back_ends_with_all_of_them_back(running: Start) -> None:
+    node = running("all", "tcp,tls")
+    ports = {address for peer in node.peers for address in peer.addresses.values()}
+
+    async def crash_twice() -> None:
+        node.node.crash(0.0)
+        while not node.node._servers:
+            await asyncio.sleep(0)
+        assert node.node._away
+        node.node.crash(0.2)
+
+    node.call(crash_twice)
+    assert not node.node._servers
+    assert wait_until(lambda: len(node.node._servers) == len(ports) and not node.node._away)
+    for address in ports:
+        socket.create_connection(address, 5.0).close()
+
+
+def test_a_lease_without_a_request_says_nothing_about_the_peer(running: Start, dialing: Make) -> None:
+    node, dialer = running(), dialing(circuit_breaker={"failure_threshold": 3, "retries": 0})
+    with dialer.connect(node.peers[0]) as connection:
+        key = connection.key
+    for _ in range(2):
+        dialer.attempts.failed(key)
+    with dialer.connect(node.peers[0]):
+        pass
+    dialer.attempts.failed(key)
+    assert dialer.attempts.state(key) is CircuitState.OPEN  # type: ignore[attr-defined]

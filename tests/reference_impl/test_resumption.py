@@ -422,23 +422,56 @@ def test_frames_may_come_byte_by_byte_and_the_first_request_with_an_offer_answer
         request = bytes(channel.seal(1, b"early"))  # type: ignore[arg-type]
         for byte in request[:-1]:
             hasty.sendall(bytes([byte]))
-        assert wait_until(lambda: session in node.node.owing)
-        assert not node.node.unfinished
+        assert session in node.node.unfinished  # nothing of it is authenticated yet
+        assert session not in node.node.owing
         hasty.sendall(request[-1:])
         (message,) = channel.feed(hasty.recv(wire_size(5)))
         assert bytes(message.body) == b"early"
         assert not node.node.owing
+        assert not node.node.unfinished
 
 
-def test_a_replayed_offer_does_not_outlive_the_handshake_timeout(running: Callable[..., RunningNode]) -> None:
-    node = running("all", node={"handshake_timeout": 1.0, "tick": 0.05})  # long enough for the full one before it
+def test_a_long_first_request_has_the_time_of_a_message_once_its_head_is_authenticated(
+    running: Callable[..., RunningNode],
+) -> None:
+    node = running("all", node={"handshake_timeout": 1.0, "message_timeout": 20.0, "tick": 0.05})
+    initiation = offering(node, tickets(time.monotonic))
+    with socket.create_connection(node.address) as slow:
+        slow.settimeout(20)
+        slow.sendall(initiation.first)
+        _, channel = initiation.finish(slow.recv(SECOND_BYTES), BUFFERS)
+        body = os.urandom(200_000)
+        sealed = channel.seal(1, body)
+        wire = sealed if isinstance(sealed, bytes) else b"".join(bytes(piece.view) for piece in sealed)
+        (session,) = node.node.unfinished
+        slow.sendall(wire[:70_000])
+        assert wait_until(lambda: session in node.node.owing and session not in node.node.unfinished)
+        slow.sendall(wire[70_000:])
+        received: list[Any] = []
+        while not received:
+            received = channel.feed(slow.recv(65_536))
+        assert bytes(received[0].body) == body
+
+
+@pytest.mark.parametrize("more", [b"", b"\x00", bytes(40)])
+def test_a_replayed_offer_does_not_outlive_the_handshake_timeout(
+    running: Callable[..., RunningNode], more: bytes
+) -> None:
+    """Nor does it with some bytes behind it, which nobody has authenticated; and it is nobody's connection."""
+    node = running("all", node={"handshake_timeout": 1.0, "message_timeout": 1e6, "tick": 0.05})  # 1 s for the full one
     overheard = offering(node, tickets(time.monotonic)).first
+    opened = node.node.rooms.metrics.gauges()["successful_connections"]
     with socket.create_connection(node.address) as attacker:
         attacker.settimeout(20)
         attacker.sendall(overheard)
         assert len(attacker.recv(SECOND_BYTES)) == RESUMED_BYTES
-        assert attacker.recv(100) == b""
+        attacker.sendall(more)
+        (session,) = node.node.unfinished
+        assert session not in node.node.owing
+        with contextlib.suppress(ConnectionResetError):
+            assert attacker.recv(100) == b""
     assert wait_until(lambda: not node.node.unfinished and node.node.cleanup.open_connections() == 0)
+    assert node.node.rooms.metrics.gauges()["successful_connections"] == opened
 
 
 def test_the_dialer_reads_a_second_frame_in_pieces() -> None:

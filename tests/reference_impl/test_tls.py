@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Callable
 
@@ -69,9 +70,32 @@ def test_garbage_and_endless_handshakes_are_refused() -> None:
     endless = TlsAcceptance(context, buffers)
     endless.receive(b"\x16\x03\x01\x40\x00\x01\x00\xff\xff" + bytes(16_370))
     endless.receive(b"")
-    endless._received = 32 * 1024 + 1  # OpenSSL's own limits strike earlier today; ours must not depend on them
+    endless._received = 32 * 1024  # OpenSSL's own limits strike earlier today; ours must not depend on them
     with pytest.raises(HandshakeError, match="more than 32768 bytes"):
         endless.receive(b"\x00")
+    at_once = TlsAcceptance(context, buffers)
+    with pytest.raises(HandshakeError):
+        at_once.receive((b"\x16\x03\x01\x40\x00\x01\x01\xff\xff" + bytes(16_380)) * 7)
+    assert at_once._ends.incoming.pending <= 32 * 1024
+
+
+def test_what_follows_the_handshake_at_once_does_not_make_its_bio_grow() -> None:
+    """The client's last flight and a long request in one read."""
+    buffers = CryptoBufferPool(BufferSettings())
+    acceptance = TlsAcceptance(AUTHORITY.context(NODE, server_side=True), buffers)
+    ends = _Ends(AUTHORITY.context(CLIENT, server_side=False), server_side=False)
+    ends.advance()
+    flight = acceptance.receive(ends.outgoing.read())
+    ends.incoming.write(flight)
+    assert ends.advance()
+    last = ends.outgoing.read()
+    client = TlsChannel(NODE.peer_id, ends, buffers)
+    body = os.urandom(400_000)
+    acceptance.receive(last + client.seal(1, body))
+    assert acceptance.channel is not None
+    assert acceptance._ends.incoming.pending <= 8 * 1024
+    (message,) = acceptance.channel.feed(acceptance.rest)
+    assert bytes(message.body) == body
 
 
 def test_an_older_tls_is_refused() -> None:
