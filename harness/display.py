@@ -53,8 +53,8 @@ class RunDisplay:
             self._live.stop()
 
     def forecast(self, expected: Forecast) -> None:
-        """Say what is ahead: the budget, or more if the fewest bursts need it."""
-        self._seconds = max(self._seconds, expected.seconds)
+        """Say what is ahead."""
+        self._seconds = expected.lasts
         self._progress.update(self._task, total=self._seconds)
         left = max(0.0, self._seconds - self._spent)
         self._console.print(
@@ -67,10 +67,10 @@ class RunDisplay:
             self._since = self._clock()
         self._step = Text(" ".join(filter(None, (step.doing, step.workload, f"on {step.arm}" if step.arm else ""))))
 
-    def burst_done(self, number: int, spent: float, left: float, so_far: Sequence[Verdict]) -> None:
+    def burst_done(self, number: int, spent: float, so_far: Sequence[Verdict]) -> None:
         """The verdicts so far: estimates with their intervals, once there are bursts enough for one."""
         self._spent, self._since = spent, self._clock()
-        left = max(left, self._seconds - spent)  # the fewest bursts may need more than the budget
+        left = max(0.0, self._seconds - spent)
         if self._console.is_terminal:
             self._estimates = _table(so_far)
             return

@@ -95,12 +95,14 @@ def smallest_effect(burst_sd: float, bursts: float, power: float = POWER) -> flo
 def findings(found: Equal) -> Iterator[Finding]:
     """Equal arms as findings beside those of the machine."""
     for each in found.metrics:
+        margin = Policy().margins.passing
+        shown = 1.0 - margin <= each.low and each.high <= 1.0 + margin
         told = f"equal arms differ by {100 * (each.low - 1):+.1f} to {100 * (each.high - 1):+.1f} %"
         if not math.isfinite(each.high):
             told = f"{too_few(found.bursts)} for an interval"
-        margin = Policy().margins.passing
-        fine = each.low <= 1.0 + margin and each.high >= 1.0 - margin
-        yield Finding(f"A/A: {each.label}", fine, told, "measure on a quieter machine")
+        elif not shown and each.low <= 1.0 + margin and each.high >= 1.0 - margin:
+            told += f": too wide to show that they are equal within {100 * margin:g} %"
+        yield Finding(f"A/A: {each.label}", shown, told, "measure longer (--minutes), or on a quieter machine")
 
 
 def fit(found: Sequence[Finding]) -> bool:

@@ -68,8 +68,9 @@ def start(wish: Wish, root: Path, command: str, console: Console, now: datetime.
         ended_by = error
     if folder is not None:
         results = analyse(rooms, found)
-        _write(folder, wish, rooms, results, command, now)
         _show(results, folder, console)
+        _write(folder, wish, rooms, results, command, now)
+        console.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True, markup=False)
     if isinstance(ended_by, BenchError):
         if folder is None:
             raise ended_by
@@ -181,6 +182,5 @@ def _show(results: Sequence[CaseResult], folder: Path, console: Console) -> None
     from reports import micro as views
 
     console.print(views.terminal(results))
-    console.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True, markup=False)
     names = f"{folder / 'pyperf'}{os.sep}ROOM-{OFF}.json ROOM-{ON}.json"
     console.print(f"compare: pyperf compare_to {names}", highlight=False, soft_wrap=True, markup=False)

@@ -39,7 +39,7 @@ class Display(Protocol):
 
     def forecast(self, expected: budget.Forecast) -> None: ...
     def step(self, step: burst.Step) -> None: ...
-    def burst_done(self, number: int, spent: float, left: float, so_far: Sequence[Verdict]) -> None: ...
+    def burst_done(self, number: int, spent: float, so_far: Sequence[Verdict]) -> None: ...
 
 
 class Steering:
@@ -85,10 +85,9 @@ def run(study: Study, store: Store, directory: Path, display: Display, steering:
         _measure(study, plan, rates, store, start, display)
         done, spent = done + 1, spent + time.monotonic() - began
         store.put("spent", spent)
-        left = max(0.0, study.budget.seconds - spent)
         measured += store.measured(since=plan.number)  # reading all of them anew would take longer with each burst
         decided = steering.decided(measured) and done >= study.budget.min_bursts  # it is asked always: it shows
-        display.burst_done(plan.number, spent, left, interim(study, measured))
+        display.burst_done(plan.number, spent, interim(study, measured))
         if decided:
             break
     return analyse(study, store.measured())

@@ -7,6 +7,7 @@ resumed; the error that ended it has the last word.
 from __future__ import annotations
 
 import datetime
+import shlex
 import time
 from collections import Counter
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from harness import pipeline, runs
 from harness.analyse.analysis import analyse
@@ -137,7 +139,7 @@ def show_plan(study: Study, console: Console) -> None:
     table = Table("question", "against", "bursts", "needed", "interval expected")
     for proof in expected.proofs:
         cells = (proof.expectation, proof.against, str(proof.bursts), str(proof.needed))
-        table.add_row(*cells, f"± {proof.resolution:.1%} of the ratio")
+        table.add_row(*map(Text, cells), f"± {proof.resolution:.1%} of the ratio")
     console.print(table)
 
 
@@ -176,7 +178,8 @@ def _ended_early(study: Study, store: Store, console: Console, error: BaseExcept
         _write(study, store, measured, analyse(study, measured, mishap=mishap(store)), console)
     except StoreError as second:  # the disk is still full, say: the rows are there, and the first error counts
         console.print(str(second), highlight=False, soft_wrap=True, markup=False)
-    console.print(f"go on with: synapsed-bench run --resume {shown(store.folder)}", highlight=False, soft_wrap=True)
+    go_on = f"go on with: synapsed-bench run --resume {shlex.quote(shown(store.folder))}"
+    console.print(go_on, highlight=False, soft_wrap=True, markup=False)
     if not isinstance(error, BenchError):
         return INTERRUPTED
     raise MeasurementVoid(f"{error}; what was measured is kept in {shown(store.folder)}", error.fault) from error
@@ -189,16 +192,15 @@ def mishap(store: Store) -> str:
 
 
 def _write(study: Study, store: Store, measured: Measured, analysis: Analysis, console: Console) -> None:
+    """Say the result before it is written: a full disk must not take it away."""
     from reports import terminal
 
-    info, page = write_report(study, store, measured, analysis)
-    console.print(terminal.result(study, analysis, info))
+    console.print(terminal.result(study, analysis, _info(study, store, measured)))
+    page = write_report(study, store, measured, analysis)
     console.print(f"report: {shown(page)}", highlight=False, soft_wrap=True, markup=False)
 
 
-def write_report(study: Study, store: Store, measured: Measured, analysis: Analysis) -> tuple[RunInfo, Path]:
-    """Write report.html and summary.json of a run that has slices. Raises `StoreError`."""
-    import reports
+def _info(study: Study, store: Store, measured: Measured) -> RunInfo:
     from reports.info import RunInfo
 
     last = measured.slices[-1]
@@ -206,8 +208,12 @@ def write_report(study: Study, store: Store, measured: Measured, analysis: Analy
     notes = store.find("notes", tuple[str, ...]) or ()
     if not complete:
         ended_by = store.find("ended_by", str) or "its process, which was killed"
-        notes = (*notes, f"The run was ended by: {ended_by}. Its intervals hold whenever one stops, so they are wider")
-    info = RunInfo(
+        notes = (
+            *notes,
+            f"The run was ended by: {ended_by}. Intervals of comparisons hold whenever one stops, so they are wider;"
+            " those of flags in an attribution and of slopes are as if it had ended by itself",
+        )
+    return RunInfo(
         run=store.folder.name,
         started=store.get("started", float),
         ended=store.find("ended", float) or last.began + last.seconds,  # a killed run could not write its end
@@ -216,11 +222,17 @@ def write_report(study: Study, store: Store, measured: Measured, analysis: Analy
         complete=complete,
         notes=notes,
     )
+
+
+def write_report(study: Study, store: Store, measured: Measured, analysis: Analysis) -> Path:
+    """Write report.html and summary.json of a run that has slices; returns the page. Raises `StoreError`."""
+    import reports
+
+    environment, info = store.get("environment", Environment), _info(study, store, measured)
     try:
-        written = reports.write(store.folder, study, analysis, store.get("environment", Environment), info)
+        return reports.write(store.folder, study, analysis, environment, info).html
     except OSError as error:
         raise StoreError(f"the report cannot be written to {shown(store.folder)}: {error.strerror or error}") from error
-    return info, written.html
 
 
 def shown(path: Path) -> str:

@@ -45,7 +45,7 @@ def arms(study: Study, analysis: Analysis) -> Table:
     part = {analysis.baseline: "baseline", analysis.treatment: "treatment"}
     part |= dict.fromkeys(analysis.controls, "control: an honest stand-in for the baseline")
     rows = [(name, part.get(name, ""), words.arm_words(study, name)) for name in analysis.arms]
-    twin = f"twin of {analysis.baseline}: must show no difference"
+    twin = f"twin of {analysis.baseline}: must not be found to differ"
     rows += [(name, "hidden", twin) for name in analysis.hidden]
     return Table("Arms", ("arm", "part", "what it is"), tuple(rows))
 
@@ -57,18 +57,28 @@ def workloads(study: Study) -> Table:
             each.name,
             each.question or words.ABSENT,
             _arrivals(each),
-            words.quantity(each.slice_seconds, "s"),
+            "none" if each.is_episode else words.quantity(each.slice_seconds, "s"),
             words.quantity(each.segment_seconds, "s") if each.segment_seconds else "none",
+            _episode(each),
         )
         for each in study.workloads
     )
-    return Table("Workloads", ("workload", "question", "arrivals", "slice", "segment"), rows, (3, 4))
+    return Table("Workloads", ("workload", "question", "arrivals", "slice", "segment", "episode"), rows, (3, 4, 5))
+
+
+def _episode(workload: Workload) -> str:
+    if workload.tasks:
+        return words.plural(workload.tasks, "task")
+    return words.quantity(workload.episode_seconds, "s") if workload.is_episode else "none"
 
 
 def _arrivals(workload: Workload) -> str:
     awake = ", cores kept awake" if workload.awake else ""
     if workload.arrivals == "closed":
         return f"closed, {workload.users} {'user' if workload.users == 1 else 'users'}{awake}"
+    if workload.shape:
+        knots = ", ".join(f"{words.number(rate)}/s at {words.quantity(at, 's')}" for at, rate in workload.shape)
+        return f"open, {workload.arrivals}, {knots}{awake}"
     rate = f"{words.number(workload.rate)}/s" if workload.rate else "half the slower arm's capacity"
     return f"open, {workload.arrivals}, {rate}{awake}"
 

@@ -102,7 +102,7 @@ def ranking(study: Study, analysis: Analysis) -> Ranking | None:
     worth: dict[str, list[float]] = {flag: [] for flag in flags}
     compared = []
     for workload in workloads(study):
-        metric = told_by(study, workload)[0]
+        metric = told_by(study, analysis, workload)[0]
         lower = words.metric_info(analysis, metric[0]).direction == "lower"
         found = [_found(analysis, ("none", flag), workload.name, metric) for flag in flags]
         shown = [each.estimate for each in found if each is not None and each.estimate is not None and not each.problem]
@@ -116,12 +116,15 @@ def ranking(study: Study, analysis: Analysis) -> Ranking | None:
     return Ranking(tuple(order), level, tuple(compared)) if order else None
 
 
-def told_by(study: Study, workload: Workload) -> tuple[tuple[str, str], ...]:
-    """Every (metric, request) by which the table tells of a workload, at least one."""
+def told_by(study: Study, analysis: Analysis, workload: Workload) -> tuple[tuple[str, str], ...]:
+    """Every (metric, request) by which the table tells of a workload, at least one; none that cannot be measured."""
+    unmeasurable = {(each.workload, each.metric) for each in analysis.verdicts if each.outcome == "NOT MEASURABLE"}
     asked = [
         (each.metric, each.request or (workload.request if METRICS[each.metric].per_request_name else ""))
         for each in study.expectations
-        if each.workload == workload.name and (workload.is_episode or not METRICS[each.metric].after_work)
+        if each.workload == workload.name
+        and (each.workload, each.metric) not in unmeasurable
+        and (workload.is_episode or not METRICS[each.metric].after_work)
     ]
     usual = ("throughput", "") if workload.arrivals == "closed" else ("latency_p50", workload.request)
     return tuple(dict.fromkeys(asked)) or (usual,)
@@ -135,13 +138,7 @@ def _table(
     *,
     loses: bool,
 ) -> FlagTable:
-    unmeasurable = {(each.workload, each.metric) for each in analysis.verdicts if each.outcome == "NOT MEASURABLE"}
-    chosen = [
-        (each, metric)
-        for each in workloads(study)
-        for metric in told_by(study, each)
-        if (each.name, metric[0]) not in unmeasurable
-    ]
+    chosen = [(each, metric) for each in workloads(study) for metric in told_by(study, analysis, each)]
     rows = tuple(
         (
             name,

@@ -21,12 +21,12 @@ KINDS: tuple[Stretch, ...] = ("slice", "segment", "episode")
 WHO = ["role", "workload", "metric", "request", "source", "b", "a"]
 
 
-def values(study: Study, measured: Measured, workload: str = "") -> pd.DataFrame:
+def values(study: Study, measured: Measured, workload: str = "", segments: bool = False) -> pd.DataFrame:
     """One row per value, columns VALUES, hidden arms among them; what has no value there has no row.
 
-    `pair` is the block, `source` where the value comes from (slice, segment, episode, reading); `workload` leaves the
-    others out. Of the metrics that belong to a request name, those of the workload's own request. The values of one
-    workload and source are what `synapsed-bench judge` reads.
+    `pair` is the block, `source` where the value comes from (slice, segment, episode, reading). Of the metrics that
+    belong to a request name, those of the workload's own request. `workload` leaves the others out, and its segments,
+    which are no pairs like its slices: what is left is what `synapsed-bench judge` reads. `segments`: only those.
     """
     rows, arms = arrange(measured), [arm.name for arm in layout(study).arms]
     found = [
@@ -38,7 +38,10 @@ def values(study: Study, measured: Measured, workload: str = "") -> pd.DataFrame
     ]
     if not workload:
         found += [value for arm in arms for value in _of(rows.readings.get(arm, ()), ("", "reading", arm), "")]
-    return pd.DataFrame(found, columns=list(VALUES))
+    table = pd.DataFrame(found, columns=list(VALUES))
+    if segments:
+        return table[table["source"] == "segment"]
+    return table[table["source"] != "segment"] if workload else table
 
 
 def _of_workload(rows: Rows, workload: Workload, arm: str) -> Iterator[tuple[Any, ...]]:

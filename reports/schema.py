@@ -10,7 +10,6 @@ import msgspec
 
 from harness.analyse.records import (
     ArmSummary,
-    Attribution,
     Check,
     CpuShare,
     FlagEffect,
@@ -21,7 +20,7 @@ from harness.analyse.records import (
     SummaryValue,
 )
 from harness.measure.records import Environment
-from reports.summary import SUMMARY_VERSION, Contrast, Crossover, Estimate, Summary, Tail, Verdict
+from reports.summary import SUMMARY_VERSION, Attribution, Contrast, Crossover, Estimate, Summary, Tail, Verdict
 
 RECORDS: tuple[type[msgspec.Struct], ...] = (
     *(Summary, Verdict, Contrast, Estimate, Check, Crossover, Tail, Attribution, FlagEffect),

@@ -13,16 +13,17 @@ import msgspec
 from harness.analyse.records import (
     Analysis,
     ArmSummary,
-    Attribution,
     Check,
     ContrastResult,
     CpuShare,
+    FlagEffect,
     GaugeSeries,
     LatencyCurve,
     LeakSlope,
     MemoryRow,
     TailTest,
 )
+from harness.analyse.records import Attribution as Attributed
 from harness.analyse.records import Crossover as Crossing
 from harness.analyse.records import Estimate as Measured
 from harness.analyse.records import Verdict as Judged
@@ -31,7 +32,7 @@ from harness.study.records import Study
 from reports import words
 from reports.info import RunInfo
 
-SUMMARY_VERSION = 3
+SUMMARY_VERSION = 4
 
 
 class Estimate(msgspec.Struct, frozen=True):
@@ -137,6 +138,26 @@ class Tail(msgspec.Struct, frozen=True):
     reasons: dict[str, int]
 
 
+class Attribution(msgspec.Struct, frozen=True):
+    """Which flag pays: factorial attribution of none -> all on one workload and metric.
+
+    `predicted` is the product of all flags' ratios, `measured` the separately measured ratio of all to none (null when
+    it was not run); `closes` says whether their intervals agree. `bursts` is the number of clusters, `pairs` of
+    fold-over pairs.
+    """
+
+    workload: str
+    metric: str
+    request: str
+    confidence: float
+    effects: tuple[FlagEffect, ...]
+    predicted: FlagEffect
+    measured: Estimate | None
+    closes: bool | None
+    bursts: int
+    pairs: int
+
+
 class Summary(msgspec.Struct, frozen=True):
     """The whole file. `version` is the version of this schema.
 
@@ -214,7 +235,7 @@ def summarise(study: Study, analysis: Analysis, environment: Environment, info: 
         verdicts=tuple(_verdict(each) for each in analysis.verdicts),
         checks=analysis.checks,
         contrasts=tuple(_contrast(analysis, each) for each in analysis.contrasts),
-        attributions=analysis.attributions,
+        attributions=tuple(map(_attribution, analysis.attributions)),
         crossovers=tuple(_crossover(each) for each in analysis.crossovers),
         tails=tuple(_tail(each) for each in analysis.tails),
         leaks=analysis.leaks,
@@ -298,6 +319,21 @@ def _tail(found: TailTest) -> Tail:
         estimate=_estimate(found.estimate),
         p_value=found.p_value,
         reasons=found.reasons,
+    )
+
+
+def _attribution(found: Attributed) -> Attribution:
+    return Attribution(
+        workload=found.workload,
+        metric=found.metric,
+        request=found.request,
+        confidence=found.confidence,
+        effects=found.effects,
+        predicted=found.predicted,
+        measured=_estimate(found.measured),
+        closes=found.closes,
+        bursts=found.bursts,
+        pairs=found.pairs,
     )
 
 

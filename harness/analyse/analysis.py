@@ -134,7 +134,12 @@ class _Analyst:
                 request = workload.request if of.per_request_name else ""
                 asked = Contrast("none", "all", "treatment", workload.name, of, request, "slice")
                 found = attribute(
-                    asked, self.layout, self.rows.bursts, partial(self._read, asked), self.study.confidence
+                    asked,
+                    self.layout,
+                    self.rows.bursts,
+                    partial(self._read, asked),
+                    self.study.confidence,
+                    self.study.budget.stop_early,
                 )
                 if found is not None:
                     yield found

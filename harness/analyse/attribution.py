@@ -97,12 +97,18 @@ def attribution_effects(
 
 
 def attribute(
-    question: Contrast, plan: Layout, bursts: Sequence[Burst], read: Callable[[str], Readings], confidence: float
+    question: Contrast,
+    plan: Layout,
+    bursts: Sequence[Burst],
+    read: Callable[[str], Readings],
+    confidence: float,
+    sequential: bool = False,
 ) -> Attribution | None:
     """The attribution of one workload and metric (those of `question`); None when the rows do not suffice.
 
     `read` gives an arm's readings. Bursts of the fold-over sets feed the effects; all others, in which none
-    and all ran side by side, give the separate measurement that closure is checked against.
+    and all ran side by side, give the separate measurement that closure is checked against: `sequential` when the run
+    may have stopped early.
     """
     folded = {frozenset(arms) for arms in plan.sets[plan.foldover_from :]}
     inside = {burst.number for burst in bursts if frozenset(burst.arms) in folded}
@@ -119,7 +125,7 @@ def attribute(
     singles, predicted = attribution_effects(effects, plan.optimizations, confidence)
     outside = {burst.number for burst in bursts} - inside
     pairs = pair_up(_within(read("none"), outside).values, _within(read("all"), outside).values)
-    measured = estimate(pairs, confidence) if pairs.differences.size else None
+    measured = estimate(pairs, confidence, sequential) if pairs.differences.size else None
     return Attribution(
         workload=question.workload,
         metric=question.metric.name,

@@ -431,7 +431,7 @@ _TABLE = (
                 "snapshot_time",
                 "snapshot pause",
                 "s",
-                "Time of a statistics request to a node that has met every client of the mesh.",
+                "Time of a request for a snapshot of the metrics of a node that has met every client of the mesh.",
                 episodes.told("mesh.snapshot"),
             ),
         )

@@ -144,29 +144,29 @@ def _ratios(
     ours = columns.get((room, case.name, ON), {})
     for cell in cells:
         if ours and cell.variant != ON:
-            yield Ratio(cell.variant, ratio(columns[room, case.name, cell.variant], ours))
+            yield Ratio(cell.variant, ratio(columns[room, case.name, cell.variant], ours, case))
 
 
-def ratio(a: Column, b: Column) -> Estimate | None:
-    """b against a over the rounds both have; None without any."""
+def ratio(a: Column, b: Column, case: Case) -> Estimate | None:
+    """b against a over the rounds both have; None without any. Bytes are counted, not timed: one round is exact."""
     logs = pair_up(
         {(number, 0): usable(each.value) for number, each in a.items()},
         {(number, 0): usable(each.value) for number, each in b.items()},
     )
-    return estimate(logs, CONFIDENCE) if logs.differences.size else None
+    found = estimate(logs, CONFIDENCE) if logs.differences.size else None
+    if found is not None and case.unit == "byte" and found.bursts == 1:
+        return msgspec.structs.replace(found, low=found.ratio, high=found.ratio, method="counted")
+    return found
 
 
 def _judge(columns: Mapping[tuple[str, str, str], Column], room: Room, case: Case, goal: Goal) -> GoalResult:
     ours = columns.get((room.room, case.name, ON), {})
     if not goal.against:
         return _judge_value(ours, case, goal)
-    found = ratio(columns.get((room.room, goal.case or case.name, goal.against), {}), ours)
+    found = ratio(columns.get((room.room, goal.case or case.name, goal.against), {}), ours, case)
     if found is None:
         return GoalResult(goal, "NOT MEASURED")
-    low, high = found.low, found.high
-    if case.unit == "byte" and found.bursts == 1:
-        low = high = found.ratio  # counted, not timed
-    return GoalResult(goal, outcome(low, high, goal.bound), found.ratio, low, high)
+    return GoalResult(goal, outcome(found.low, found.high, goal.bound), found.ratio, found.low, found.high)
 
 
 def _judge_value(ours: Column, case: Case, goal: Goal) -> GoalResult:

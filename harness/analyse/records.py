@@ -17,7 +17,7 @@ Source = Literal["slice", "segment", "episode", "reading"]
 Role = Literal["treatment", "control", "a/a", "single", "without", "step", "other"]
 Outcome = Literal["MET", "MISSED", "INCONCLUSIVE", "NOT MEASURABLE"]
 CheckStatus = Literal["ok", "invalid", "note"]
-IntervalMethod = Literal["signed rank", "sequential", "unbounded"]
+IntervalMethod = Literal["signed rank", "sequential", "unbounded", "counted"]
 
 
 class MetricInfo(msgspec.Struct, frozen=True):
@@ -39,8 +39,9 @@ class Estimate(msgspec.Struct, frozen=True):
 
     `ratio` is the exponential of the centre (Hodges and Lehmann) of burst medians of log(b) - log(a), of their median
     where `method` is "sequential". `low`, `high` is the interval at `confidence`; (0, inf) when the bursts are too few
-    to bound it (`method` "unbounded"). `sd` is the standard deviation of the burst medians, `pair_sd` of the pairs,
-    both of log ratios (0.01 is about 1 %); 0 when there is only one.
+    to bound it (`method` "unbounded"), `ratio` itself where nothing was timed ("counted"). `sd` is the standard
+    deviation of the burst medians, `pair_sd` of the pairs, both of log ratios (0.01 is about 1 %); 0 when there is only
+    one.
     """
 
     ratio: float

@@ -15,7 +15,7 @@ import numpy as np
 
 from harness.analyse.centre import Floats, centre_p_value
 from harness.analyse.contrast import Key, Pairs, burst_medians, estimate
-from harness.analyse.metrics import latency_seconds
+from harness.analyse.metrics import latency_seconds, missing
 from harness.analyse.records import TailTest
 from harness.analyse.rows import Rows
 from harness.analyse.sequential import log_e_path, p_value
@@ -33,23 +33,30 @@ def tails(rows: Rows, study: Study, workload: Workload, comparison: Comparison) 
     a, b = (rows.of(workload.name, arm, "segment") for arm in (comparison.a, comparison.b))
     if not a or not b:
         return
-    warm_up = _warm_up(rows, workload, comparison.a, a[0].burst)
+    before = warm_up(rows, workload, comparison.a, a[0].burst)
     for percentile in PERCENTILES:
-        if warm_up.size * (1.0 - percentile / 100.0) >= EXPECTED:
-            threshold = float(np.percentile(warm_up, percentile))
+        if fixes(percentile, before.size):
+            threshold = float(np.percentile(before, percentile))
             yield _test(study, workload, comparison, percentile, threshold, (a, b))
 
 
 def shares(segments: tuple[Slice, ...], request: str, threshold: float) -> dict[Key, tuple[int, int]]:
-    """(exceedances, requests) of each segment by burst and block."""
+    """(exceedances, requests) of each segment by burst and block; a request without an answer exceeds."""
     found = {}
     for segment in segments:
-        latencies = latency_seconds(segment, request)
-        found[segment.burst, segment.block] = int(np.count_nonzero(latencies > threshold)), latencies.size
+        latencies, without = latency_seconds(segment, request), missing(segment, request)
+        exceeding = int(np.count_nonzero(latencies > threshold)) + without
+        found[segment.burst, segment.block] = exceeding, latencies.size + without
     return found
 
 
-def _warm_up(rows: Rows, workload: Workload, arm: str, burst: int) -> Floats:
+def fixes(percentile: float, requests: int) -> bool:
+    """Whether so many requests of the warm-up fix the threshold of a percentile."""
+    return requests * (1.0 - percentile / 100.0) >= EXPECTED
+
+
+def warm_up(rows: Rows, workload: Workload, arm: str, burst: int) -> Floats:
+    """Latencies of the arm's answered requests in the slices of that burst, whose percentiles are the thresholds."""
     slices = [row for row in rows.of(workload.name, arm) if row.burst == burst]
     return np.concatenate([np.empty(0), *(latency_seconds(row, workload.request) for row in slices)])
 

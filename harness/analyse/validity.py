@@ -17,6 +17,7 @@ from harness.analyse.contrast import readings
 from harness.analyse.metrics import metric
 from harness.analyse.records import Check, CheckStatus, ContrastResult
 from harness.analyse.rows import Rows
+from harness.analyse.tails import EXPECTED, PERCENTILES, fixes, warm_up
 from harness.measure.records import Slice
 from harness.study.records import Study, Workload
 
@@ -30,6 +31,8 @@ LAG_SHARE = 0.10
 AA_MARGIN = 0.03
 "equal arms must not differ by more"
 AA_METRICS = ("latency_p50", "throughput", "cpu_per_request")
+DEFERRED_METRICS = (*AA_METRICS, "latency_mean")
+"what waits until the load pauses shows in these; shares and counts per request depend on how many requests there were"
 DEFERRED_MARGIN = 0.03
 "apart by less, segments and slices agree: near-constant metrics have intervals of no width"
 SLICE_MEDIANS = 50
@@ -302,8 +305,9 @@ def _deferred(subject: Subject) -> Iterator[Check]:
     def key(each: ContrastResult) -> tuple[str, str, str, str, str]:
         return each.a, each.b, each.workload, each.metric, each.request
 
-    sliced = {key(each): each for each in subject.contrasts if each.source == "slice"}
-    for segment in subject.contrasts:
+    compared = [each for each in subject.contrasts if each.metric in DEFERRED_METRICS]
+    sliced = {key(each): each for each in compared if each.source == "slice"}
+    for segment in compared:
         other = sliced.get(key(segment))
         if segment.source != "segment" or other is None or not segment.estimate or not other.estimate:
             continue
@@ -319,6 +323,26 @@ def _deferred(subject: Subject) -> Iterator[Check]:
             f"intervals at most {DEFERRED_MARGIN:.0%} apart",
             "costs fall between the slices (sweeps, garbage collection): trust the segments",
         )
+
+
+def _tails(subject: Subject) -> Iterator[Check]:
+    """Whether the first burst's slices have requests enough to fix the thresholds of tail tests."""
+    for workload in subject.workloads:
+        segments = subject.rows.of(workload.name, subject.study.design.baseline, "segment")
+        if not segments:
+            continue
+        found = warm_up(subject.rows, workload, subject.study.design.baseline, segments[0].burst).size
+        lacking = [each for each in PERCENTILES if not fixes(each, found)]
+        if lacking:
+            yield Check(
+                "tail thresholds",
+                "note",
+                workload.name,
+                f"{found:,} requests in the baseline's slices of the first burst: no test beyond percentile"
+                f" {' or '.join(f'{each:g}' for each in lacking)}",
+                f"at least {EXPECTED / (1.0 - lacking[0] / 100.0):,.0f} for {lacking[0]:g}",
+                "more blocks a burst, or longer slices",
+            )
 
 
 def _autocorrelation(subject: Subject) -> Iterator[Check]:
@@ -369,5 +393,6 @@ CHECKS: tuple[Callable[[Subject], Iterator[Check]], ...] = (
     _steady,
     _equivalence,
     _deferred,
+    _tails,
     _autocorrelation,
 )

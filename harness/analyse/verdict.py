@@ -87,15 +87,13 @@ def judge(questions: Sequence[Question], study: Study, void: str = "") -> tuple[
 
 
 def _p_value(question: Question, sequential: bool) -> float:
-    """Against the claimed bound. Sequentially the smaller one-sided one: only one side can be wrongly
-    shown.
-    """
+    """Against the claimed bound, two-sided like the intervals."""
     found = question.contrast
     if found is None or found.estimate is None or found.problem:
         return 1.0
     if not sequential:
         return centre_p_value(question.medians, math.log(bound_of(question.expectation)[1]))
-    return min(map(p_value, _evidence(question)))
+    return min(1.0, 2.0 * min(map(p_value, _evidence(question))))
 
 
 def _evidence(question: Question) -> tuple[Floats, Floats]:

@@ -46,7 +46,10 @@ def report(
 def export(
     run_name: RunArgument = "latest",
     format_: Annotated[str, typer.Option("--format", help=f"One of: {', '.join(FORMATS)}.")] = "csv",
-    workload: Annotated[str, typer.Option(help="Only this workload; `judge` reads one at a time.")] = "",
+    workload: Annotated[
+        str, typer.Option(help="Only this workload, without its segments; `judge` reads one at a time.")
+    ] = "",
+    segments: Annotated[bool, typer.Option("--segments", help="Only segments.")] = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write; by default standard output.")] = None,
     runs_folder: RunsOption = RUNS,
 ) -> None:
@@ -61,7 +64,7 @@ def export(
     names = [each.name for each in workloads(study)]
     if workload and workload not in names:
         raise UsageError(f"--workload {workload!r}; expected one of: {', '.join(names)}")
-    table = frames.values(study, measured, workload)
+    table = frames.values(study, measured, workload, segments)
     text = table.to_csv(index=False) if format_ == "csv" else table.to_json(orient="records", lines=True)
     if out is None:
         sys.stdout.write(text)

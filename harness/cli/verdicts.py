@@ -52,16 +52,23 @@ def judge(
 ) -> None:
     """Verdicts on data measured with any other tool."""
     from harness import judge as judging
+    from harness.gate import runner
     from reports import judged_view
 
+    views = (
+        ("markdown", markdown, judged_view.as_markdown),
+        ("json", json, judged_view.as_json),
+        ("junit", junit, judged_view.as_junit),
+    )
+    runner.clear(tuple((kind, path) for kind, path, _ in views if path is not None))  # before anything can fail
     directions: dict[str, Direction] = dict.fromkeys(lower or (), "lower")
     directions |= dict.fromkeys(higher or (), "higher")
     ask = judging.Ask(a, b, tuple(expect or ()), directions, confidence, sequential, gate)
     found = judging.judged(judging.read(pairs), ask)
-    for path, view in ((markdown, judged_view.as_markdown), (json, judged_view.as_json), (junit, judged_view.as_junit)):
+    console.print(judged_view.on_terminal(found, pairs, command_line()))
+    for _, path, view in views:
         if path is not None:
             write(path, view(found, pairs, command_line()))
-    console.print(judged_view.on_terminal(found, pairs, command_line()))
     raise typer.Exit(found.exit_code)
 
 
@@ -122,7 +129,9 @@ def ab(
 ) -> None:
     """Is program b slower than program a? Any Locust file, any server, no study file."""
     from harness.gate import ab as comparing
+    from harness.gate import runner
 
+    runner.clear(_files(markdown, junit))  # before anything can fail
     ask = comparing.Ask(file, a, b, ready, users, rate, seconds, request, errors, awake)
     setting = _setting("a", "b", Path(), runs_folder, (markdown, junit))
     raise typer.Exit(comparing.run(ask, setting))

@@ -156,8 +156,8 @@ def _tell(decision: GateDecision, found: Sequence[Reading], title: str, setting:
     info = gate_view.GateInfo(
         title, setting.base, setting.head, setting.command, started, seconds, values, "s", setting.notes
     )
-    runner.write_views(decision, info, setting.files)
     setting.console.print(gate_view.on_terminal(decision, info))
+    runner.write_views(decision, info, setting.files)
 
 
 def _median(found: Sequence[Reading], arm: str) -> float:

@@ -97,11 +97,11 @@ def _conclude(steering: DuelSteering, store: Store, setting: Setting) -> int:
     decision = decide(asked, measured, analysis)
     info = _info(asked, measured, setting, store.find("spent", float) or 0.0)
     word = gate_view.sentence(decision, info)
-    store.put("answer", word)
-    _, page = session.write_report(asked.study, store, measured, session.answered(analysis, word))
-    write_views(decision, info, setting.files)
-    setting.console.print(f"report: {session.shown(page)}", highlight=False, soft_wrap=True, markup=False)
     setting.console.print(gate_view.on_terminal(decision, info))
+    write_views(decision, info, setting.files)  # a full disk may be another one
+    store.put("answer", word)
+    page = session.write_report(asked.study, store, measured, session.answered(analysis, word))
+    setting.console.print(f"report: {session.shown(page)}", highlight=False, soft_wrap=True, markup=False)
     return EXIT_CODES[decision.outcome]
 
 
@@ -162,10 +162,10 @@ class DuelDisplay(RunDisplay):
         super().__init__(console, steering.asked.study.budget.seconds)
         self._steering = steering
 
-    def burst_done(self, number: int, spent: float, left: float, so_far: Sequence[Verdict]) -> None:
+    def burst_done(self, number: int, spent: float, so_far: Sequence[Verdict]) -> None:
         """Show where the decision stands."""
         decision = self._steering.decision
-        super().burst_done(number, spent, left, so_far)
+        super().burst_done(number, spent, so_far)
         if decision is None:
             return
         if self._console.is_terminal:

@@ -68,13 +68,15 @@ class Proof:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """The time of a study: `seconds` in all, `burst_seconds` for one burst (the mean over all rounds), and what it
-    can prove.
+    """The time of a study: `seconds` for so many bursts, `burst_seconds` for one (the mean over all rounds), and what
+    it can prove. `lasts` is how long measuring goes on: as the budget says, less where `max_bursts` end it before, more
+    where the fewest bursts need more.
     """
 
     bursts: int
     burst_seconds: float
     seconds: float
+    lasts: float
     proofs: tuple[Proof, ...]
 
 
@@ -83,7 +85,9 @@ def forecast(study: Study, layout: Layout, costs: Costs | None = None) -> Foreca
     each = burst_seconds(study, layout, costs or Costs())
     fitting = math.floor(study.budget.seconds / each)
     bursts = min(study.budget.max_bursts, max(study.budget.min_bursts, fitting))
-    result = Forecast(bursts, each, bursts * each, tuple(_proofs(study, layout, bursts)))
+    planned = bursts * each
+    lasts = planned if bursts == study.budget.max_bursts else max(study.budget.seconds, planned)
+    result = Forecast(bursts, each, planned, lasts, tuple(_proofs(study, layout, bursts)))
     refuse_undecidable(study, result)
     return result
 
@@ -147,7 +151,7 @@ def resolution(pair_sd: float, blocks: int, bursts: int, confidence: float) -> f
 def _proofs(study: Study, layout: Layout, bursts: int) -> Iterator[Proof]:
     confidence = family_confidence(study)
     sequential = study.budget.stop_early
-    needed = sequential_bursts_needed(1.0 - confidence) if sequential else bursts_needed(confidence)
+    needed = sequential_bursts_needed((1.0 - confidence) / 2.0) if sequential else bursts_needed(confidence)
     for each in study.expectations:
         of = metric(each.metric)
         on = next(one for one in workloads(study) if one.name == each.workload)

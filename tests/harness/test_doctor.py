@@ -49,7 +49,7 @@ class Silent:
 
     def step(self, step: Step) -> None: ...
 
-    def burst_done(self, number: int, spent: float, left: float, so_far: Sequence[Verdict]) -> None:
+    def burst_done(self, number: int, spent: float, so_far: Sequence[Verdict]) -> None:
         self.bursts += 1
 
 
@@ -118,7 +118,13 @@ def test_arms_that_differ_make_the_machine_unfit() -> None:
     assert not fit(found)
     assert all("equal arms differ by +" in each.saw and each.remedy for each in found)
     few = judge(some_pairs(bursts=3), 5.0, Policy())
-    assert all("too few" in each.saw and each.fine for each in findings(few))
+    assert all("too few" in each.saw and not each.fine for each in findings(few))
+
+
+def test_equal_arms_that_were_not_shown_equal_do_not_make_it_fit() -> None:
+    noisy = list(findings(judge(some_pairs(bursts=6, sd=0.4), 5.0, Policy())))
+    assert not fit(noisy)
+    assert all("too wide to show that they are equal within 3 %" in each.saw for each in noisy)
 
 
 def test_the_view_says_what_was_found() -> None:

@@ -223,7 +223,7 @@ def test_views_agree_and_nothing_in_the_file_breaks_out(tmp_path: Path) -> None:
 
 def test_a_report_that_cannot_be_written(tmp_path: Path) -> None:
     code, told = run(str(a_file(tmp_path, *lines(1.0))), "--markdown", str(tmp_path / "no" / "such"))
-    assert (code, told[:6]) == (2, "store:")
+    assert (code, told[:6]) == (2, "usage:")
 
 
 def test_more_pairs_in_a_burst_than_the_margins_allow_are_judged_by_burst(tmp_path: Path) -> None:
@@ -257,3 +257,14 @@ def test_the_junit_of_a_gate_has_the_verdicts_too(tmp_path: Path) -> None:
         "throughput>=2 against x",
     ]
     assert suite.get("failures") == "1"
+
+
+def test_reports_of_an_earlier_judgement_do_not_speak_for_one_that_failed(tmp_path: Path) -> None:
+    names = {flag: tmp_path / f"old.{flag}" for flag in ("markdown", "json", "junit")}
+    for path in names.values():
+        path.write_text("all fine, yesterday")
+    code, said = run(
+        str(tmp_path / "none.csv"), *(word for flag, path in names.items() for word in (f"--{flag}", str(path)))
+    )
+    assert code == 2, said
+    assert not any(path.exists() for path in names.values())

@@ -57,15 +57,21 @@ def test_the_steps_of_the_plan_are_a_table_of_their_own() -> None:
     assert steps.rows[-1][2][0].tone == "better"
 
 
-def test_a_workload_is_told_by_all_that_is_expected_of_it(study: Study) -> None:
-    assert told_by(study, SURGE) == (("throughput", ""),)
-    assert told_by(study, STEADY) == (("latency_p50", "request"),)
+def test_a_workload_is_told_by_all_that_is_expected_of_it(study: Study, analysis: Analysis) -> None:
+    assert told_by(study, analysis, SURGE) == (("throughput", ""),)
+    assert told_by(study, analysis, STEADY) == (("latency_p50", "request"),)
     asked = Expectation(name="q", claim="c", workload="surge", metric="goodput", request="r", at_least=2.0)
     more = Expectation(name="p", claim="c", workload="surge", metric="latency_p50", at_most=1.0)
     again = msgspec.structs.replace(more, name="again", at_most=0.5)
     memory = Expectation(name="m", claim="c", workload="surge", metric="memory", at_most=1.0)
     several = a_study(asked, more, again, memory)
-    assert told_by(several, SURGE) == (("goodput", "r"), ("latency_p50", "request"))
+    assert told_by(several, analysis, SURGE) == (("goodput", "r"), ("latency_p50", "request"))
+
+
+def test_what_this_machine_cannot_count_tells_nothing() -> None:
+    misses = Expectation(name="q", claim="c", workload="surge", metric="cache_misses_per_request", at_most=1.0)
+    study = a_study(misses)
+    assert told_by(study, analyse(study, a_run(study, {}, 12)), SURGE) == (("throughput", ""),)
 
 
 def test_flags_are_ranked_only_where_all_of_them_were_measured_alone() -> None:

@@ -12,7 +12,7 @@ from harness.analyse.analysis import analyse
 from harness.analyse.records import TailTest
 from harness.analyse.rows import arrange
 from harness.analyse.tails import shares, tails
-from harness.measure.records import Burst, Latencies, Measured, Slice
+from harness.measure.records import Burst, Latencies, Measured, Slice, Unanswered
 from harness.plan.arms import Comparison
 from harness.study.records import Budget, Design, Study, Workload
 from tests.harness.analyse.synthetic import a_stretch, a_study
@@ -115,3 +115,30 @@ def test_the_analysis_carries_them() -> None:
     found = analyse(STUDY, run({"none": 0.015, "all": 0.045})).tails
     assert [(each.a, each.b, each.percentile) for each in found] == [("none", "all", 99.0)]
     assert analyse(STUDY, Measured((), (), ())).tails == ()
+
+
+def test_a_request_without_an_answer_is_slower_than_the_threshold() -> None:
+    """Who lets its slowest requests fail has no better tail for it."""
+    measured = run({"none": 0.008, "all": 0.008})  # all of these are beyond the threshold
+    failing = []
+    for row in measured.slices:
+        if (row.arm, row.kind) != ("all", "segment"):
+            failing.append(row)
+            continue
+        seconds = row.latencies[0].latency_seconds()
+        quick = seconds[seconds < 0.04].astype("<f4")
+        lost = Unanswered("request", 0, seconds.size - quick.size, 1.0)
+        failed = {"TimeoutError": lost.failed}
+        answered = (Latencies("request", quick.tobytes()),)
+        failing.append(msgspec.structs.replace(row, latencies=answered, unanswered=(lost,), failed=failed))
+    before, after = judged(measured)[99.0], judged(msgspec.structs.replace(measured, slices=tuple(failing)))[99.0]
+    assert (after.share_a, after.share_b) == (before.share_a, before.share_b)
+    assert after.p_value == before.p_value
+
+
+def test_a_warm_up_too_short_for_a_threshold_is_told() -> None:
+    measured = run({"none": 0.01, "all": 0.01})
+    told = [each for each in analyse(STUDY, measured).checks if each.name == "tail thresholds"]
+    assert [(each.status, each.where) for each in told] == [("note", "steady")]
+    assert told[0].saw == "6,000 requests in the baseline's slices of the first burst: no test beyond percentile 99.9"
+    assert told[0].bound == "at least 10,000 for 99.9"

@@ -38,7 +38,7 @@ def test_a_good_run_is_valid() -> None:
     analysis = analyse(both(), quiet_run(both()))
     assert analysis.valid
     assert {each.status for each in analysis.checks} <= {"ok", "note"}
-    assert len({each.name for each in analysis.checks}) == len(CHECKS) - 1  # no segments here
+    assert len({each.name for each in analysis.checks}) == len(CHECKS) - 2  # no segments here
     assert all(each.saw and each.bound and each.remedy and each.where for each in analysis.checks)
 
 
@@ -169,6 +169,12 @@ def test_segments_must_agree_with_slices() -> None:
         if each.status == "invalid"
     ]
     assert "cpu_per_request on surge, all against none" in bad
+    rare = tuple(
+        msgspec.structs.replace(row, page_faults=0 if row.arm == "all" else row.answered // 20 + 1)
+        for row in measured.slices
+    )
+    told = found(study, msgspec.structs.replace(measured, slices=rare), "segments agree with slices")
+    assert {each.status for each in told} == {"ok"}, "what has a floor has another ratio where there are more requests"
 
 
 def test_autocorrelation_is_only_reported() -> None:

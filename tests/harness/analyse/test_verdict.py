@@ -141,9 +141,12 @@ def test_holm_may_decide_beyond_the_family_interval_and_says_so() -> None:
 
 def test_sequential_p_values_are_those_of_the_e_process() -> None:
     study = msgspec.structs.replace(a_study(expected(at_most=0.3)), budget=Budget(stop_early=True))
-    verdict = judge([asked(expected(at_most=0.3), [0.2] * 7, study)], study)[0]
-    assert verdict.p_value == pytest.approx(8 / 255)
-    assert verdict.outcome == "MET"
+    few, enough = (judge([asked(expected(at_most=0.3), [0.2] * bursts, study)], study)[0] for bursts in (7, 8))
+    assert few.p_value == pytest.approx(2 * 8 / 255)
+    assert (few.outcome, few.reason) == ("INCONCLUSIVE", "7 bursts are too few for an interval")
+    assert enough.p_value == pytest.approx(2 * 9 / 511)
+    assert enough.outcome == "MET"
+    assert "Holm" not in enough.sentence
 
 
 def test_holm_matches_statsmodels() -> None:

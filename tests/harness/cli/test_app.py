@@ -25,7 +25,7 @@ from harness.errors import LoadError, StoreError, TargetError
 from harness.execute import host
 from harness.measure.store import FILE, Store
 from harness.plan import arms
-from harness.study.file import ROOT
+from harness.study.file import ROOT, STUDIES
 from harness.study.records import OPTIMIZATIONS, Budget, Expectation, Study
 from tests.harness.analyse.synthetic import a_run, a_study
 
@@ -74,10 +74,13 @@ def refused(answer: Answer, fault: str) -> str:
     return line.removeprefix(start)
 
 
-def made_up(root: Path, *expectations: Expectation, bursts: int = 12, complete: bool = True) -> Path:
+def made_up(
+    root: Path, *expectations: Expectation, bursts: int = 12, complete: bool = True, segment_seconds: float = 0.0
+) -> Path:
     """A run under `root` whose rows say that `all` is four times as fast."""
     study = a_study(*expectations)
-    study = msgspec.structs.replace(study, budget=Budget(min_bursts=7, max_bursts=bursts))
+    workload = msgspec.structs.replace(study.workloads[0], segment_seconds=segment_seconds)
+    study = msgspec.structs.replace(study, workloads=(workload,), budget=Budget(min_bursts=7, max_bursts=bursts))
     with runs.create(root, study.name, datetime.datetime(2026, 11, 22, tzinfo=datetime.UTC)) as store:
         for key, value in (
             ("study", study),
@@ -188,6 +191,16 @@ def test_dry_run_shows_the_plan_and_measures_nothing(bench: Bench, tmp_path: Pat
     assert "interval expected" in answer.out
     assert " 1: surge, steady, dial on all, first-day-reuse, none, none-again" in answer.out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_is_shown_as_it_is(bench: Bench, tmp_path: Path) -> None:
+    text = (STUDIES / "quick.toml").read_text()
+    (tmp_path / "mine.toml").write_text(
+        text.replace('name = "connection latency"', 'name = "p50 [cold/warm] of [/api]"')
+    )
+    answer = bench("run", "mine.toml", "--dry-run")
+    assert (answer.code, answer.err) == (0, "")
+    assert "[cold/warm]" in answer.out
 
 
 def test_dry_run_follows_the_switches(bench: Bench) -> None:

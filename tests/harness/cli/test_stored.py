@@ -100,3 +100,14 @@ def test_estimates_apart_are_told() -> None:
     assert set(both["role"]) >= {"treatment", "a/a"}
     assert "throughput" in set(apart["metric"])
     assert "a/a" not in set(apart["role"])
+
+
+def test_segments_are_exported_apart_from_what_can_be_judged(bench: Bench, tmp_path: Path) -> None:
+    made_up(tmp_path / "runs", MET, segment_seconds=1.0)
+
+    def sources(*flags: str) -> set[str]:
+        return {json.loads(line)["source"] for line in bench("export", "--format", "json", *flags).out.splitlines()}
+
+    assert {"slice", "segment"} <= sources()
+    assert "segment" not in sources("--workload", "surge")
+    assert sources("--workload", "surge", "--segments") == {"segment"}

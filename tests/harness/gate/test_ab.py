@@ -174,3 +174,18 @@ def test_the_command_line_asks_for_a_file_that_exists(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["ab", "-f", str(tmp_path / "none.py"), "--a", "x", "--b", "y"])
     assert isinstance(result.exception, UsageError)
     assert "there is no such Locust file" in str(result.exception)
+
+
+def test_a_report_of_an_earlier_comparison_does_not_speak_for_one_that_failed(tmp_path: Path) -> None:
+    old = tmp_path / "old.xml"
+    old.write_text("PASS, yesterday")
+    arguments = ["ab", "-f", str(tmp_path / "none.py"), "--a", "x", "--b", "y", "--junit", str(old)]
+    assert isinstance(CliRunner().invoke(app, arguments).exception, UsageError)
+    assert not old.exists()
+
+
+@pytest.mark.parametrize("flag", ["--seconds", "--rate", "--errors"])
+def test_no_option_takes_what_is_no_finite_number(file: Path, flag: str) -> None:
+    for value in ("inf", "nan"):
+        result = CliRunner().invoke(app, ["ab", "-f", str(file), "--a", "x", "--b", "y", flag, value])
+        assert result.exit_code == 2 or isinstance(result.exception, UsageError), result.output

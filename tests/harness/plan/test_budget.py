@@ -151,7 +151,7 @@ def test_an_undecidable_question_is_refused_with_what_it_needs() -> None:
     few = Budget(seconds=10.0, min_bursts=2, max_bursts=5)
     with pytest.raises(StudyError, match=r"'latency' against 'none' gets 2 bursts, but 6 are the fewest"):
         planned(a_study(asked("latency"), budget=few))
-    with pytest.raises(StudyError, match=r"gets 2 bursts, but 7 are"):
+    with pytest.raises(StudyError, match=r"gets 2 bursts, but 8 are"):
         planned(a_study(asked("latency"), budget=msgspec.structs.replace(few, stop_early=True)))
     starved = Budget(seconds=10.0, min_bursts=1, max_bursts=1)
     with pytest.raises(StudyError, match=r"gets 0 bursts, .* allow \d+ bursts"):
