@@ -71,6 +71,15 @@ def claimed(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def is_claimed(folder: Path) -> bool:
+    """Whether some process holds the run for writing just now; the caller must not."""
+    try:
+        with claimed(folder):
+            return False
+    except StoreError:
+        return True
+
+
 def _point_latest(root: Path, name: str) -> None:
     with suppress(OSError):  # a convenience; some file systems know no links
         temporary = root / f".{LATEST}-{os.getpid()}"

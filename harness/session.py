@@ -207,11 +207,15 @@ def _info(study: Study, store: Store, measured: Measured) -> RunInfo:
     complete = store.find("complete", bool) or False
     notes = store.find("notes", tuple[str, ...]) or ()
     if not complete:
-        ended_by = store.find("ended_by", str) or "its process, which was killed"
+        ended_by = store.find("ended_by", str)
+        if not ended_by and runs.is_claimed(store.folder):
+            told = "The run was still being measured when this was written"
+        else:
+            told = f"The run was ended by: {ended_by or 'its process, which was killed'}"
         notes = (
             *notes,
-            f"The run was ended by: {ended_by}. Intervals of comparisons hold whenever one stops, so they are wider;"
-            " those of flags in an attribution and of slopes are as if it had ended by itself",
+            f"{told}. Intervals of comparisons hold whenever one stops, so they are wider; those of flags in an"
+            " attribution and of slopes are as if it had ended by itself",
         )
     return RunInfo(
         run=store.folder.name,

@@ -98,9 +98,9 @@ def each(items: Iterable[Any], work: Callable[[Iterator[Any]], object]) -> Timed
     return timed
 
 
-TURNS = 100.0
-"""Weight of a case in threads: each of eight then runs for some 12 ms, two turns of the interpreter and more. In the
-time of other cases every one would be done before the next has its turn, and they would never meet."""
+TURNS = 60.0
+"""Weight of a case in threads: each of eight then runs for more than the interpreter's turn of 5 ms. In the time of
+other cases every one would be done before the next has its turn, and they would never meet."""
 
 
 def in_threads(count: int, make: Callable[[int], Callable[[int], object]]) -> Timed:

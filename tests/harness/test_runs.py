@@ -76,9 +76,11 @@ def test_only_one_process_measures_into_a_run(tmp_path: Path) -> None:
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "mine\n"
+        assert runs.is_claimed(folder)
         with pytest.raises(StoreError, match=r"is being measured by another process"), runs.claimed(folder):
             pytest.fail("two processes hold one run")
         holder.kill()
+    assert not runs.is_claimed(folder)
     with runs.claimed(folder):  # the kernel took the dead process's claim back
         pass
 

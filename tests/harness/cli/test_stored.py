@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from harness import runs
 from harness.analyse.analysis import analyse
 from harness.measure.store import Store
 from harness.study.records import Expectation
@@ -111,3 +112,14 @@ def test_segments_are_exported_apart_from_what_can_be_judged(bench: Bench, tmp_p
     assert {"slice", "segment"} <= sources()
     assert "segment" not in sources("--workload", "surge")
     assert sources("--workload", "surge", "--segments") == {"segment"}
+
+
+def test_a_report_of_a_run_in_progress_does_not_say_that_it_was_killed(bench: Bench, tmp_path: Path) -> None:
+    folder = made_up(tmp_path / "runs", MET, complete=False)
+    with runs.claimed(folder):
+        assert bench("report").code == 0
+        assert "still being measured when this was written" in (folder / "report.html").read_text()
+    assert bench("report").code == 0
+    page = (folder / "report.html").read_text()
+    assert "its process, which was killed" in page
+    assert "still being measured" not in page
