@@ -136,6 +136,8 @@ class RunningBurst:
             with self._blaming(arm):
                 result = arm.load.work(order)
                 arm.requests = result.answered
+        for arm in self._arms.values():  # when all have worked: a page of a library is one process's own until then
+            with self._blaming(arm):
                 arm.target_after, arm.load_after = memory(arm.target.pids()), memory(arm.load.pids())
 
     def slices(self, blocks: Sequence[BlockSpec]) -> Iterator[Slice]:

@@ -16,13 +16,15 @@ from reference_impl.buffer_pool import Buffers
 from reference_impl.buffers import Message, release_all
 from reference_impl.channel import SECOND_BYTES, Initiation, second_bytes
 from reference_impl.errors import FrameError, HandshakeError
+from reference_impl.frame import MAX_FRAME
 from reference_impl.identity import Identity
 from reference_impl.noise import Bytes
 from reference_impl.resumption import NO_TICKETS, Resumption
 from reference_impl.transports.base import Address, Channel, Peer
 from reference_impl.transports.waiting import Receiver, receiver
 
-_READ_BYTES = 65_536
+_READ_BYTES = MAX_FRAME
+"""One byte less, the usual 64 KiB, would cut every record of a long message in two."""
 
 
 def _unpatched_poll() -> Any:

@@ -8,6 +8,8 @@ recordings each thread would have made all of its own before the next one had it
 from __future__ import annotations
 
 import os
+import random
+from itertools import cycle, islice
 from threading import Barrier
 from time import perf_counter
 
@@ -20,6 +22,8 @@ from scenarios.load.users import PeerUser
 
 THREADS = 8
 RECORDINGS = int(os.environ.get("CONTENTION_RECORDINGS", "10000"))
+DURATIONS = tuple(random.Random(1).lognormvariate(-7.0, 0.8) for _ in range(500))
+"around a millisecond, as requests take: one duration alone would fill one bucket of a histogram"
 _pool = ThreadPool(THREADS)
 
 
@@ -41,5 +45,5 @@ class ContentionUser(PeerUser):
 def record_many(ready: Barrier, recorder: Recorder) -> None:
     """What one thread does, once all of them stand ready."""
     ready.wait()
-    for _ in range(RECORDINGS):
-        recorder.request(0.001, 1024, 1024)
+    for duration in islice(cycle(DURATIONS), RECORDINGS):
+        recorder.request(duration, 1024, 1024)

@@ -20,7 +20,7 @@ from reference_impl.identity import Identity
 from reference_impl.service import ECHO
 from reference_impl.transports.tcp import TcpSettings, TcpTransport
 from scenarios.load.episode import EpisodeUser, told
-from scenarios.load.session import playing, session
+from scenarios.load.session import dialer_gauges, playing, session
 from scenarios.load.users import FAILURES
 
 CLIENTS = int(os.environ.get("MESH_CLIENTS", "25000"))
@@ -43,7 +43,7 @@ class MeshUser(EpisodeUser):
     def on_start(self) -> None:
         super().on_start()
         self.buffers = Allocating(BufferSettings())
-        self.environment.synapsed_housekeeping = self.count_them
+        self.environment.synapsed_gauges = self.gauges
 
     @task
     def visit(self) -> None:
@@ -63,12 +63,13 @@ class MeshUser(EpisodeUser):
         else:
             self.report("request", perf_counter() - began, size)
 
-    def count_them(self) -> None:
-        """Ask for a snapshot over a connection that stands, and time the answer."""
-        current = session(self.environment)
+    def gauges(self) -> dict[str, float]:
+        """Time a snapshot over a connection that stands: asked for last, when memory has been read."""
+        current, found = session(self.environment), told(self.environment)
         with current.dialer.connect(current.peers[0]) as connection:
             connection.request(PAYLOAD)
             began = perf_counter()
             connection.snapshot()
-            told(self.environment)["mesh.snapshot"] = perf_counter() - began
-        told(self.environment)["mesh.clients"] = float(CLIENTS - len(IDENTITIES))
+            found["mesh.snapshot"] = perf_counter() - began
+        found["mesh.clients"] = float(CLIENTS - len(IDENTITIES))
+        return {**dialer_gauges(self.environment), **found}
