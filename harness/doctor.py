@@ -42,7 +42,7 @@ def machine(
     cpu_clock: Callable[[], float] = time.thread_time,
 ) -> list[Finding]:
     """What can be seen from outside in about a second."""
-    return [*_processor(), *_clock(), *_time(nap, clock, cpu_clock), *_others()]
+    return [*_processor(), *_clock(), *_time(nap, clock, cpu_clock), *_others(nap)]
 
 
 def _processor() -> Iterator[Finding]:
@@ -108,11 +108,11 @@ def _work() -> None:
     sum(number * number for number in range(15_000))
 
 
-def _others(watched: float = 0.5) -> Iterator[Finding]:
+def _others(nap: Callable[[float], None], watched: float = 0.5) -> Iterator[Finding]:
     """Other processes that keep a core from the measurement."""
     own = os.getpid()
     before = _cpu_times(own)
-    time.sleep(watched)
+    nap(watched)
     busy = [(seconds - before[pid][1], name) for pid, (name, seconds) in _cpu_times(own).items() if pid in before]
     found = sorted((each for each in busy if each[0] > BUSY_SHARE * watched), reverse=True)
     saw = ", ".join(f"{name} {spent / watched:.0%}" for spent, name in found[:4]) or "none above a fifth of a core"

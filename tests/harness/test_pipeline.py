@@ -1,16 +1,37 @@
-"""When a study may stop before its budget is spent: only if it says so, asks something, and all of it is answered."""
+"""How a run goes: rates before the first burst, fixed work or an episode, what is kept, and when it ends.
+
+Bursts are played by a script in place of processes; real ones run in tests/end_to_end.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+
+import msgspec
 import pytest
 from msgspec.structs import replace
 
-from harness.execute.burst import BurstSpec
-from harness.pipeline import Steering
+from harness import pipeline
+from harness.analyse.records import Verdict
+from harness.errors import MeasurementVoid
+from harness.execute import burst as processes
+from harness.execute.burst import BlockSpec, BurstSpec, Step
+from harness.measure.records import ArmReading, Memory, Sample, Slice
+from harness.measure.store import Store
+from harness.pipeline import Rates, Steering, _goes_on
 from harness.plan.arms import layout
+from harness.plan.budget import Forecast, Proof
 from harness.plan.schedule import burst
-from harness.study.records import Budget, Expectation, Study
-from tests.harness.analyse.synthetic import a_run, a_study
+from harness.study.records import Budget, Expectation, Study, Workload
+from tests.harness.analyse.synthetic import a_reading, a_run, a_stretch, a_study
+
+OPEN = Workload(name="steady", file="scenarios/load/steady.py", arrivals="poisson")
+CLOSED = Workload(name="surge", file="scenarios/load/surge.py")
+STORY = Workload(name="outage", file="scenarios/load/outage.py", episode_seconds=2.0)
+HELD = Memory(1, 1, 1, 1)
 
 
 def expected(at_most: float) -> Expectation:
@@ -39,3 +60,166 @@ def test_the_processes_of_a_study_are_left_as_they_are() -> None:
     study = a_study()
     plan = BurstSpec(0, (), ())
     assert Steering(study).processes(burst(study, layout(study), 0), plan) is plan
+
+
+class Script:
+    """Plays bursts: `capacities` by arm, one reading after another; `asked` is what was asked, in order."""
+
+    def __init__(self, capacities: Mapping[str, Sequence[float]] | None = None) -> None:
+        self.capacities = {arm: iter(readings) for arm, readings in (capacities or {}).items()}
+        self.asked: list[tuple[str, ...]] = []
+        self.blocks: list[BlockSpec] = []
+        self.arms: list[tuple[str, ...]] = []
+
+    @contextmanager
+    def running(self, spec: BurstSpec, progress: Callable[[Step], None]) -> Iterator[Playing]:
+        self.arms.append(tuple(arm.name for arm in spec.arms))
+        yield Playing(self, spec)
+
+
+class Playing:
+    """One burst of a script."""
+
+    notes = ()
+
+    def __init__(self, script: Script, spec: BurstSpec) -> None:
+        self._script, self._spec = script, spec
+        self._episode = ""
+
+    def capacity(self, arm: str, workload: str) -> float:
+        self._script.asked.append(("capacity", arm))
+        return next(self._script.capacities[arm])
+
+    def work(self) -> None:
+        self._script.asked.append(("work", self._spec.memory_workload))
+
+    def slices(self, blocks: Sequence[BlockSpec]) -> Iterator[Slice]:
+        self._script.blocks += blocks
+        for block in blocks:
+            for position, arm in enumerate(block.arms):
+                yield self._row(block, arm, position)
+
+    def episodes(self, block: BlockSpec, keep: Callable[[Sample], None]) -> Iterator[Slice]:
+        self._script.asked.append(("episode", block.workload))
+        self._episode = block.workload
+        for position, arm in enumerate(block.arms):
+            keep(Sample(self._spec.number, arm, block.workload, 0.5, HELD, HELD, {}))
+            yield self._row(block, arm, position)
+
+    def readings(self) -> Iterator[ArmReading]:
+        for arm in self._spec.arms:
+            yield msgspec.structs.replace(a_reading(arm.name, burst=self._spec.number), workload=self._episode)
+
+    def _row(self, block: BlockSpec, arm: str, position: int) -> Slice:
+        return a_stretch(
+            arm, burst=self._spec.number, block=block.number, workload=block.workload, kind=block.kind,
+            rate=block.rate, position=position,
+        )  # fmt: skip
+
+
+class Silent:
+    """A display nobody looks at."""
+
+    def forecast(self, expected: Forecast) -> None: ...
+    def step(self, step: Step) -> None: ...
+    def burst_done(self, number: int, spent: float, so_far: Sequence[Verdict]) -> None: ...
+
+
+def play(study: Study, store: Store, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "running", script.running)
+    pipeline.run(study, store, Path(), Silent())
+
+
+def short(*workloads: Workload, bursts: int = 1) -> Study:
+    """A study of so many bursts."""
+    return replace(a_study(workloads=workloads), budget=Budget(seconds=1e-9, min_bursts=bursts, max_bursts=bursts + 5))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store.create(tmp_path / "run") as created:
+        yield created
+
+
+def test_an_open_workload_runs_at_half_of_what_the_slower_arm_can(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The median of three readings an arm, taken in turns; the hidden twin is not asked."""
+    slow, quick = [120.0, 9_000.0, 110.0], [400.0] * 3
+    script = Script({"none": slow, "first-day-reuse": quick, "all": quick})
+    play(short(OPEN), store, script, monkeypatch)
+    turns = [arm for what, arm in script.asked if what == "capacity"]
+    assert sorted(turns[:3]) == sorted({"none", "first-day-reuse", "all"})
+    assert turns[:3] == turns[3:6] == turns[6:]
+    assert store.get("rates", Rates) == {"steady": median(slow) / 2}
+    assert {block.rate for block in script.blocks} == {60.0}
+    assert all(block.arrivals for block in script.blocks)
+    assert [row.rate for row in store.measured().slices] == [60.0] * len(script.blocks) * 4
+
+
+def test_a_rate_once_found_is_kept_over_a_resumption(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = short(OPEN)
+    play(study, store, Script(dict.fromkeys(("none", "first-day-reuse", "all"), [100.0] * 3)), monkeypatch)
+    again = Script()
+    play(replace(study, budget=replace(study.budget, min_bursts=3)), store, again, monkeypatch)
+    assert not [each for each in again.asked if each[0] == "capacity"]
+    assert {block.rate for block in again.blocks} == {50.0}
+    assert [each.number for each in store.measured().bursts] == [0, 1, 2]
+
+
+def test_an_arm_that_answers_nothing_has_no_rate(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = {"none": [100.0] * 3, "first-day-reuse": [100.0] * 3, "all": [0.0] * 3}
+    with pytest.raises(MeasurementVoid, match="all answered no request of workload 'steady' while its rate"):
+        play(short(OPEN), store, Script(readings), monkeypatch)
+    assert not store.measured().bursts
+
+
+def test_a_closed_workload_has_no_arrivals_and_slices_come_after_the_fixed_work(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = Script()
+    play(short(CLOSED), store, script, monkeypatch)
+    assert script.asked == [("work", "surge")]
+    assert {block.arrivals for block in script.blocks} == {None}
+    measured = store.measured()
+    assert {each.workload for each in measured.readings} == {""}
+    assert not measured.samples
+    assert [each.complete for each in measured.bursts] == [True]
+
+
+def test_an_episode_comes_without_fixed_work_and_its_moments_are_kept(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = Script()
+    play(short(STORY), store, script, monkeypatch)
+    assert script.asked == [("episode", "outage")]
+    measured = store.measured()
+    assert {each.workload for each in measured.readings} == {each.workload for each in measured.samples} == {"outage"}
+    assert {each.arm for each in measured.samples} == {*script.arms[0]}
+    assert {row.kind for row in measured.slices} == {"episode"}
+
+
+PROOF = Proof("x", "none", 9, 8, run=20, resolution=0.1)
+
+
+@pytest.mark.parametrize(
+    ("done", "spent", "goes_on"),
+    [
+        (0, 0.0, True),
+        (6, 1e6, True),  # fewer than min_bursts
+        (7, 95.0, False),  # another of 13.6 s does not fit
+        (7, 70.0, True),
+        (7, 91.0, False),  # nor one as the forecast has it
+        (50, 0.0, False),  # max_bursts
+    ],
+)
+def test_bursts_go_on_while_they_fit_and_never_end_before_the_fewest(done: int, spent: float, goes_on: bool) -> None:
+    study = replace(a_study(), budget=Budget(seconds=100.0, min_bursts=7, max_bursts=50))
+    assert _goes_on(study, Forecast(9, 10.0, 90.0, 100.0, ()), done, spent) is goes_on
+
+
+def test_what_the_questions_need_is_measured_as_far_as_it_was_forecast() -> None:
+    study = replace(a_study(), budget=Budget(seconds=100.0, min_bursts=7, max_bursts=50))
+    assert _goes_on(study, Forecast(20, 5.0, 100.0, 100.0, (PROOF,)), 19, 1e6)
+    assert not _goes_on(study, Forecast(20, 5.0, 100.0, 100.0, (PROOF,)), 20, 1e6)
+    assert not _goes_on(study, Forecast(12, 8.0, 96.0, 100.0, (PROOF,)), 12, 1e6)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ class RunningNode:
     def __init__(self, enabled: str, transports: str, tables: dict[str, dict[str, Any]]) -> None:
         self._loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
         self.node: Node = assemble.node(parse(enabled.split(",")), NODES, {"tls": TLS, **tables}, transports.split(","))
-        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         addresses = self.call(self.node.start)
         resumes = self.node.rooms.tickets.resuming
@@ -59,15 +60,14 @@ class RunningNode:
 @pytest.fixture
 def running() -> Iterator[Callable[..., RunningNode]]:
     """Starts nodes with the given optimizations, transports and settings tables, and ends them."""
-    nodes: list[RunningNode] = []
+    with ExitStack() as ends:
 
-    def start(enabled: str = "all", transports: str = "tcp", **tables: dict[str, Any]) -> RunningNode:
-        nodes.append(RunningNode(enabled, transports, tables))
-        return nodes[-1]
+        def start(enabled: str = "all", transports: str = "tcp", **tables: dict[str, Any]) -> RunningNode:
+            node = RunningNode(enabled, transports, tables)
+            ends.callback(node.close)
+            return node
 
-    yield start
-    for node in nodes:
-        node.close()
+        yield start
 
 
 @pytest.fixture

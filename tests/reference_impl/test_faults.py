@@ -200,13 +200,14 @@ def test_every_kind_strikes_over_tcp_and_goes_by(running: Start, dialing: Make) 
 
 
 def test_a_node_crashes_and_comes_back_on_the_same_ports(running: Start, dialing: Make) -> None:
-    node = running("all", "tcp,tls", faults={"rules": [{"kind": "crash", "first": 3, "count": 1, "seconds": 0.2}]})
+    node = running("all", "tcp,tls", faults={"rules": [{"kind": "crash", "first": 3, "count": 1, "seconds": 600.0}]})
     dialer = dialing("all", circuit_breaker={"retries": 0, "failure_threshold": 1000})
     with dialer.connect(node.peers[1]) as bystander:
         assert [outcome(dialer, node.peers[0], b"x") for _ in range(3)] == ["ok"] * 3
         assert outcome(dialer, node.peers[0], b"x") == "ConnectionResetError"
         assert outcome(dialer, node.peers[0], b"x") == "ConnectionRefusedError"
         assert not bystander.is_alive()
+    node.call(lambda: node.node.crash(0.0))  # the same, and back at once
     pause = threading.Event()
     while outcome(dialer, node.peers[0], b"x") != "ok":
         pause.wait(0.02)

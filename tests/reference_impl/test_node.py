@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from reference_impl import assemble
 from reference_impl.breaker import CircuitState
 from reference_impl.buffer_pool import BufferSettings, CryptoBufferPool
 from reference_impl.buffers import PooledBuffer
@@ -21,11 +22,12 @@ from reference_impl.errors import FrameError, IdentityError, Rejected, RemoteErr
 from reference_impl.frame import MAX_BODY, wire_size
 from reference_impl.identity import Identity
 from reference_impl.lease import LeaseError
-from reference_impl.optimizations import OPTIMIZATIONS
+from reference_impl.optimizations import OPTIMIZATIONS, parse
 from reference_impl.service import OK, SIZE, SOURCE
 from reference_impl.session import Session
 from reference_impl.transports.base import Peer
 from tests.reference_impl.conftest import CLIENT, NODES, RunningNode
+from tests.reference_impl.test_forks import forked, run
 
 Start = Callable[..., RunningNode]
 Make = Callable[..., Dialer]
@@ -131,11 +133,12 @@ def test_garbage_and_silence_do_not_outlive_the_handshake_timeout(running: Start
 
 
 def test_unfinished_handshakes_are_capped_and_honest_peers_served_after(running: Start, dialing: Make) -> None:
-    node = running("all", node={"max_handshakes": 5, "handshake_timeout": 0.3, "tick": 0.05})
+    node = running("all", node={"max_handshakes": 5, "handshake_timeout": 600.0, "tick": 0.05})
     flood = [socket.create_connection(node.address) for _ in range(20)]
     try:
         assert wait_until(lambda: node.node.refused == 15)
         assert len(node.node.unfinished) == 5
+        node.call(lambda: node.node.unfinished.update(dict.fromkeys(node.node.unfinished, 0.0)))  # their time is up
         assert wait_until(lambda: not node.node.unfinished)
         with dialing().connect(node.peers[0]) as connection:
             assert connection.request(b"hello") == b"hello"
@@ -257,11 +260,14 @@ def test_the_first_request_may_travel_with_the_last_handshake_frame(running: Sta
 
 
 def test_idle_channels_are_trimmed_and_work_again(running: Start, dialing: Make) -> None:
-    node, dialer = running("all", node={"tick": 0.2}), dialing()
+    node, dialer = running("all", node={"tick": 1e6}), dialing()
     with dialer.connect(node.peers[0]) as connection:
         connection.request(b"x")
-        (session,) = {*node.node.touched, *node.node._cooling}
-        assert wait_until(lambda: not node.node.touched and not node.node._cooling)
+        (session,) = node.node.touched
+        for _ in range(2):  # one tick to see that it was idle in, one to trim
+            node.call(node.node._keep_house)
+        assert not node.node.touched
+        assert not node.node._cooling
         assert isinstance(channel := session._channel, Channel)
         assert channel._sending._aead is channel._receiving._aead is None, "only the keys are left"
         assert connection.request(b"again") == b"again"
@@ -378,19 +384,26 @@ def test_each_limiter_is_swept_in_its_own_interval(running: Start, dialing: Make
         assert len(rooms.peer_limit) == 1
 
 
-def test_a_forked_child_can_use_no_inherited_connection(running: Start, dialing: Make) -> None:
-    node, dialer = running(), dialing()
-    with dialer.connect(node.peers[0]) as connection:
-        connection.request(b"before")
-        child = os.fork()
-        if child == 0:
-            try:
-                connection.request(b"same nonce again")
-            except RuntimeError:
-                os._exit(7)
-            os._exit(0)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
-        assert connection.request(b"after") == b"after"
+def a_child_inherits_a_connection() -> None:
+    node = RunningNode("all", "tcp", {})
+    dialer = assemble.dialer(parse(["all"]), CLIENT, {})
+
+    def use_it_too() -> None:
+        with pytest.raises(RuntimeError):
+            connection.request(b"same nonce again")
+
+    try:
+        with dialer.connect(node.peers[0]) as connection:
+            connection.request(b"before")
+            assert forked(use_it_too) == 0
+            assert connection.request(b"after") == b"after"
+    finally:
+        dialer.close()
+        node.close()
+
+
+def test_a_forked_child_can_use_no_inherited_connection() -> None:
+    run(__name__, "a_child_inherits_a_connection")
 
 
 @pytest.mark.parametrize("arm", ["none", "all"])
@@ -431,7 +444,7 @@ def test_nor_is_one_that_begins_behind_a_whole_one(running: Start, arm: str) -> 
 
 @pytest.mark.parametrize("arm", ["none", "all"])
 def test_an_answer_that_is_never_taken_is_not_kept(running: Start, arm: str) -> None:
-    node = running(arm, node={"tick": 0.02, "message_timeout": 0.2})
+    node = running(arm, node={"tick": 0.02, "message_timeout": 600.0})
     lazy = RawPeer(node, CryptoBufferPool(BufferSettings()))
     for _ in range(20):  # until it is more than the kernel's buffers at both ends take
         asked = lazy.channel.seal(SOURCE, SIZE.pack(MAX_BODY))
@@ -441,6 +454,7 @@ def test_an_answer_that_is_never_taken_is_not_kept(running: Start, arm: str) -> 
             break
     else:
         pytest.fail("the node waits for nobody")
+    node.call(lambda: node.node.owing.update(dict.fromkeys(node.node.owing, 0.0)))  # its time is up
     assert wait_until(lambda: node.node.cleanup.open_connections() == 0)
     assert wait_until(lambda: not node.node.owing), "its buffers are gone, too"
     lazy.socket.close()
@@ -459,7 +473,7 @@ def test_a_payload_that_is_too_long_costs_the_caller_alone(running: Start, diali
 
 @pytest.mark.parametrize("on", ["none", "first-day-reuse", "all"])
 def test_an_error_dealt_with_inside_the_block_gives_the_seat_back(running: Start, dialing: Make, on: str) -> None:
-    node, dialer = running(), dialing(on, tcp={"request_timeout": 0.05})
+    node, dialer = running(), dialing(on)
     blocked, freed = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -467,11 +481,14 @@ def test_an_error_dealt_with_inside_the_block_gives_the_seat_back(running: Start
         freed.wait()
 
     with dialer.connect(node.peers[0]) as connection:
+        connection._established.link._socket.settimeout(0.05)  # type: ignore[attr-defined]
         node._loop.call_soon_threadsafe(hold)
         blocked.wait()
-        with pytest.raises(TimeoutError):
-            connection.request(b"x")
-        freed.set()
+        try:
+            with pytest.raises(TimeoutError):
+                connection.request(b"x")
+        finally:
+            freed.set()
     with dialer.connect(node.peers[0]) as connection:
         assert connection.request(b"anew") == b"anew"
     assert dialer.cleanup.open_connections() == (0 if on == "none" else 1)
@@ -498,9 +515,9 @@ def test_a_second_crash_while_ports_come_back_ends_with_all_of_them_back(running
             await asyncio.sleep(0)
         assert node.node._away
         node.node.crash(0.2)
+        assert not node.node._servers
 
     node.call(crash_twice)
-    assert not node.node._servers
     assert wait_until(lambda: len(node.node._servers) == len(ports) and not node.node._away)
     for address in ports:
         socket.create_connection(address, 5.0).close()

@@ -13,6 +13,7 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from hypothesis import given, settings
@@ -397,7 +398,10 @@ def _section(function: Callable[..., Any]) -> list[dis.Instruction]:
 def test_without_the_gil_every_check_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rate_limit, "_ATOMIC", frozenset())
     limiter = GcraLimiter(limits(rate=1.0, burst=2), Clock())
+    lock = MagicMock()
+    monkeypatch.setattr(limiter, "_lock", lock)
     assert [limiter.check(b"peer") == 0.0 for _ in range(3)] == [True, True, False]
+    assert lock.__enter__.call_count == lock.__exit__.call_count == 3
 
 
 def test_a_million_one_shot_keys_stay_bounded_and_go_again() -> None:

@@ -83,12 +83,15 @@ def test_cores_sleep_as_they_like_unless_asked(plan: BurstSpec) -> None:
 def test_loops_are_held_while_a_workload_is_measured_that_did_not_ask_for_them(plan: BurstSpec) -> None:
     asleep = msgspec.structs.replace(plan.workloads[0], name="asleep", awake=False)
     both = msgspec.structs.replace(plan, workloads=(*plan.workloads, asleep))
-    states = []
     with bursts.running(both) as burst:
         for name in ("closed", "asleep", "closed"):
             list(burst.slices((BlockSpec(name, 0, ("all",)),)))
-            states.append({loop.status() == psutil.STATUS_STOPPED for loop in _loops(burst)})
-    assert states == [{False}, {True}, {False}]
+            held = name == "asleep"
+            # A signal takes effect when its process is next given a core, and these have the lowest claim to one.
+            wait_for(
+                lambda held=held: all((each.status() == psutil.STATUS_STOPPED) == held for each in _loops(burst)),  # type: ignore[misc]
+                lambda name=name: f"loops in {name}: {[each.status() for each in _loops(burst)]}",  # type: ignore[misc]
+            )
 
 
 @LINUX

@@ -260,7 +260,7 @@ class B(User):
 def test_a_locust_file_with_everything_runs_unchanged(tmp_path: Path) -> None:
     """Nested and sequential task sets, think time, custom arguments, own listeners, the global event hook."""
     with load_of(write(tmp_path, "rich.py", UNCHANGED), users=4) as load:
-        first = load.slice(opening(0.15))
+        first = load.work(Work("w", 400, 0.0, 30.0, ()))
         second = load.slice(opening(0.05, arrivals=tuple(0.0005 * each for each in range(60))))
         child = load._child
     names = {each.name: len(each.service) // 4 for each in first.samples}
@@ -414,11 +414,9 @@ def test_a_busy_load_process_is_not_waited_for(tmp_path: Path) -> None:
     """An order given up (Ctrl-C) leaves a slice running; stopping ends the process in the middle of it."""
     path = write(tmp_path, "stop.py", STOPPING)
     load = load_of(path)
-    load._send(opening(60.0))
-    began = time.monotonic()
+    load._send(opening(1e6))
     load.stop()
     assert not load.alive()
-    assert time.monotonic() - began < 30
 
 
 def test_users_are_stopped_by_locust(tmp_path: Path) -> None:

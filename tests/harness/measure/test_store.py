@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import StoreError
-from harness.measure.records import ArmReading, Burst, Latencies, Measured, Memory, Slice
+from harness.measure.records import ArmReading, Burst, Latencies, Measured, Memory, Sample, Slice, Unanswered
 from harness.measure.store import FILE, Store
 from harness.study.records import Study
 
@@ -49,6 +49,21 @@ SLICES = st.builds(
     lag_max=SECONDS,
     latencies=st.lists(st.builds(Latencies, NAMES, SAMPLES, SAMPLES), max_size=3).map(tuple),
     rate=SECONDS,
+    arrivals=COUNTS,
+    tasks=COUNTS,
+    unanswered=st.lists(st.builds(Unanswered, NAMES, COUNTS, COUNTS, SECONDS), max_size=3).map(tuple),
+    surplus=COUNTS,
+    cache_misses=st.none() | SECONDS,
+)
+MOMENTS = st.builds(
+    Sample,
+    burst=st.integers(0, 1000),
+    arm=NAMES,
+    workload=NAMES,
+    at=SECONDS,
+    target=MEMORY,
+    load=MEMORY,
+    gauges=GAUGES,
 )
 READINGS = st.builds(
     ArmReading,
@@ -61,6 +76,7 @@ READINGS = st.builds(
     load_after=MEMORY,
     gauges=GAUGES,
     load_gauges=GAUGES,
+    workload=NAMES,
 )
 BURSTS = st.builds(
     Burst,
@@ -69,6 +85,7 @@ BURSTS = st.builds(
     began=SECONDS,
     complete=st.booleans(),
     note=NAMES,
+    playing=st.lists(st.tuples(NAMES, st.lists(NAMES, max_size=2).map(tuple)), max_size=2).map(tuple),
 )
 ROW = Slice(
     *(0, 0, 0, "surge", "none", "slice", 1.0, 0.2, 0.2, 3, 3, 0, {}, 0, 0.1, 0.1, 5, 0.0),
@@ -91,12 +108,14 @@ def fresh(paths: pytest.TempPathFactory) -> Store:
     bursts=st.lists(BURSTS, max_size=3, unique_by=lambda each: each.number),
     slices=st.lists(SLICES, max_size=4),
     readings=st.lists(READINGS, max_size=3, unique_by=lambda each: (each.burst, each.arm)),
+    samples=st.lists(MOMENTS, max_size=3),
 )
 def test_rows_come_back_as_they_were(
     tmp_path_factory: pytest.TempPathFactory,
     bursts: list[Burst],
     slices: list[Slice],
     readings: list[ArmReading],
+    samples: list[Sample],
 ) -> None:
     with fresh(tmp_path_factory) as store:
         for burst in bursts:
@@ -105,6 +124,8 @@ def test_rows_come_back_as_they_were(
             store.add_slice(row)
         for reading in readings:
             store.add_reading(reading)
+        for sample in samples:
+            store.add_sample(sample)
         folder = store.folder
         assert store.complete_bursts() == sum(burst.complete for burst in bursts)
         assert store.next_burst() == 1 + max((burst.number for burst in bursts), default=-1)
@@ -114,14 +135,25 @@ def test_rows_come_back_as_they_were(
             tuple(each for each in reopened.measured().bursts if each.number < middle),
             tuple(each for each in slices if each.burst < middle),
             tuple(each for each in reopened.measured().readings if each.burst < middle),
+            tuple(each for each in samples if each.burst < middle),
         )
-        if all(each.burst < middle for each in slices[: len(early.slices)]):  # as a run makes them: burst after burst
+        # As a run makes them: burst after burst.
+        in_order = all(each.burst < middle for each in slices[: len(early.slices)])
+        if in_order and all(each.burst < middle for each in samples[: len(early.samples)]):
             assert early + reopened.measured(since=middle) == reopened.measured()
         assert reopened.measured() == Measured(
             bursts=tuple(sorted(bursts, key=lambda each: each.number)),
             slices=tuple(slices),
             readings=tuple(sorted(readings, key=lambda each: each.burst)),
+            samples=tuple(samples),
         )
+
+
+def test_no_field_of_a_row_is_left_out_above() -> None:
+    """What the strategies do not make would be tested by its default alone."""
+    for strategy, kind in ((SLICES, Slice), (READINGS, ArmReading), (BURSTS, Burst), (MOMENTS, Sample)):
+        made = repr(strategy)
+        assert [name for name in kind.__struct_fields__ if f"{name}=" not in made] == []
 
 
 @settings(max_examples=20)
