@@ -9,7 +9,10 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from itertools import count
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -34,6 +37,7 @@ from reference_impl.lease import Lease, PoolSettings
 from reference_impl.noise import Handshake
 from reference_impl.pooling import ConnectionPool
 from reference_impl.resumption import NAME_BYTES, FullHandshakes, Resumption, Ticket, Tickets
+from reference_impl.transports import tcp
 from reference_impl.transports.base import Peer
 from reference_impl.transports.tcp import TcpSettings, TcpTransport
 from tests.reference_impl.conftest import CLIENT, NODES, RunningNode
@@ -472,6 +476,19 @@ def test_a_replayed_offer_does_not_outlive_the_handshake_timeout(
             assert attacker.recv(100) == b""
     assert wait_until(lambda: not node.node.unfinished and node.node.cleanup.open_connections() == 0)
     assert node.node.rooms.metrics.gauges()["successful_connections"] == opened
+
+
+def test_a_peer_that_drips_its_second_frame_gains_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = count(0.0, 0.3)  # each look at the clock is as much later
+    monkeypatch.setattr(tcp, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(bytes(SECOND_BYTES))
+        dripping = MagicMock(wraps=ours)
+        dripping.recv = lambda size: ours.recv(1)
+        with pytest.raises(HandshakeError, match="fell silent during the handshake"):
+            tcp._receive_second(dripping, 1.0)
+        assert len(ours.recv(SECOND_BYTES)) > SECOND_BYTES - 6
 
 
 def test_the_dialer_reads_a_second_frame_in_pieces() -> None:

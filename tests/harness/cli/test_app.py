@@ -20,6 +20,7 @@ import typer
 
 import reports
 from harness import runs, session
+from harness.analyse.analysis import analyse
 from harness.cli import app
 from harness.errors import LoadError, StoreError, TargetError
 from harness.execute import host
@@ -397,6 +398,46 @@ def test_however_a_run_ends_what_was_measured_is_kept(
     assert summary["valid"] is isinstance(error, KeyboardInterrupt)  # a system that died is not judged
     again = bench("report", "latest")
     assert ("INVALID" in again.out) is not summary["valid"]
+
+
+class _IsTerminated(_Ends):
+    """As CI ends a job: by a signal, in the middle."""
+
+    def run(self, study: Study, store: Store, *_: Any) -> None:
+        fill(store, study, self.bursts)
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_sigterm_ends_a_run_as_ctrl_c_does(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "pipeline", _IsTerminated(2, AssertionError("nothing was raised")))
+    (tmp_path / "mine.toml").write_text(STUDY)
+    answer = bench("run", "mine.toml")
+    assert answer.code == 130
+    assert "go on with: synapsed-bench run --resume" in answer.out
+    assert (tmp_path / "runs" / "latest" / "report.html").is_file()
+
+
+class _Completes(_Ends):
+    """Measures to the end."""
+
+    def run(self, study: Study, store: Store, *_: Any) -> Any:
+        fill(store, study, self.bursts)
+        return analyse(study, store.measured())
+
+
+def test_a_full_disk_takes_the_report_and_not_the_word(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(session, "pipeline", _Completes(2, AssertionError()))
+    monkeypatch.setattr(reports, "write", full)
+    (tmp_path / "mine.toml").write_text(STUDY)
+    answer = bench("run", "mine.toml")
+    assert answer.code == 2
+    assert "surge" in answer.out
+    assert "the report cannot be written to runs/" in answer.err
 
 
 def test_a_bug_of_ours_is_never_the_exit_code_of_a_verdict(

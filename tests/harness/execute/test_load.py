@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from harness.errors import LoadError
+from harness.execute import load as load_module
 from harness.execute.load import LoadProcess, LoadSpec
 from harness.execute.target import Target
 from harness.execute.wire import OpenSlice, Work, WorkloadFile
@@ -394,6 +395,27 @@ class U(User):
     @task
     def t(self): gevent.sleep(0.001)
 """
+
+
+def test_a_load_process_that_hangs_is_given_up_and_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load_module, "_MARGIN", 0.5)
+    path = write(
+        tmp_path,
+        "hang.py",
+        "import signal\nfrom locust import User, task\nclass U(User):\n    @task\n"
+        "    def t(self): signal.sigwait([signal.SIGUSR1])\n",  # on its only thread: nothing else runs there
+    )
+    with load_of(path) as load:
+        with pytest.raises(LoadError, match="load process test did not answer within 1 s"):
+            load.slice(opening(0.05, drain=0.0))
+        pid = load.pid
+    assert not psutil.pid_exists(pid)
+
+
+def test_work_that_is_not_done_in_time_says_how_much_was(tmp_path: Path) -> None:
+    told = pytest.raises(LoadError, match=r"workload 'w' did \d+ of 1000000 tasks in 0\.1 s; expected all")
+    with load_of(write(tmp_path, "slow.py", STOPPING)) as load, told:
+        load.work(Work("w", 1_000_000, 0.0, 0.1, ()))
 
 
 def test_killed_load_process_is_one_error_and_leaves_nothing(server: Target, client: str) -> None:
