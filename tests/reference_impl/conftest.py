@@ -18,6 +18,7 @@ from reference_impl.identity import Identity
 from reference_impl.node import Node
 from reference_impl.optimizations import parse
 from reference_impl.transports.base import Peer
+from tests.reference_impl.helpers import eager_thread_switches
 
 CLIENT = Identity.from_seed(b"client")
 AUTHORITY = Authority.generate()
@@ -82,3 +83,10 @@ def dialing() -> Iterator[Callable[..., Dialer]]:
     yield make
     for dialer in dialers:
         dialer.close()
+
+
+@pytest.fixture
+def eager_switching() -> Iterator[None]:
+    """Let the interpreter change threads as often as it can."""
+    with eager_thread_switches():
+        yield

@@ -10,10 +10,9 @@ import pickle
 import random
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Hashable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -34,6 +33,7 @@ from reference_impl.circuit_breaker import (
     Transition,
 )
 from reference_impl.settings import SettingsError
+from tests.reference_impl.helpers import in_threads
 
 CLOSED, OPEN, HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.HALF_OPEN
 TWINS = [FixedRetry, CircuitBreakers]
@@ -461,38 +461,6 @@ def test_a_hundred_thousand_rejects_leave_nothing_behind() -> None:
 
 
 # Threads
-
-
-@contextmanager
-def eager_thread_switches() -> Iterator[None]:
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(interval)
-
-
-def in_threads(count: int, work: Callable[[int], None]) -> None:
-    """Run `work(0..count-1)` at once; the first error any of them met is raised here."""
-    errors: list[BaseException] = []
-    start = threading.Barrier(count)
-
-    def run(index: int) -> None:
-        start.wait()
-        try:
-            work(index)
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=(index,)) for index in range(count)]
-    with eager_thread_switches():
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    if errors:
-        raise errors[0]
 
 
 def test_64_threads_never_make_more_trials_than_allowed() -> None:

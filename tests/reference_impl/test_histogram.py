@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import tracemalloc
-from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
@@ -18,15 +17,6 @@ from reference_impl.histogram import Buckets, Histogram, Latency, Scheme, order
 
 FINE = Scheme.log_linear(1e-6, 64.0, 4)
 TICK = 2.0**-10  # seconds; sums of it are exact in binary
-
-
-@pytest.fixture
-def eager_switching() -> Iterator[None]:
-    """Let the interpreter change threads as often as it can."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
 
 
 def nearest_rank(values: list[float], q: float) -> float:

@@ -23,7 +23,7 @@ from reference_impl import assemble
 from reference_impl.optimizations import parse
 from reference_impl.transports.base import Address, Peer
 from tests.reference_impl.conftest import CLIENT, TLS, RunningNode
-from tests.reference_impl.test_transports import wait_until
+from tests.reference_impl.helpers import wait_until
 
 ENDS = ["half-close", "close", "reset"]
 _here = __name__

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import astuple, replace
 from unittest import mock
 
@@ -49,15 +49,6 @@ class Clock:
 def twin(request: pytest.FixtureRequest) -> Twin:
     made: Twin = request.param
     return made
-
-
-@pytest.fixture
-def eager_switching() -> Iterator[None]:
-    """Let the interpreter change threads as often as it can."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
 
 
 def peer(number: int) -> bytes:

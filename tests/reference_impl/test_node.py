@@ -27,21 +27,12 @@ from reference_impl.service import OK, SIZE, SOURCE
 from reference_impl.session import Session
 from reference_impl.transports.base import Peer
 from tests.reference_impl.conftest import CLIENT, NODES, RunningNode
+from tests.reference_impl.helpers import wait_until
 from tests.reference_impl.test_forks import forked, run
 
 Start = Callable[..., RunningNode]
 Make = Callable[..., Dialer]
 ARMS = ["none", "first-day-reuse", "all", *OPTIMIZATIONS]
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
-    """Poll on an event nobody sets: this sleeps between looks, not instead of work."""
-    pause = threading.Event()
-    for _ in range(int(seconds / 0.01)):
-        if condition():
-            return True
-        pause.wait(0.01)
-    return condition()
 
 
 @pytest.mark.parametrize("arm", ARMS)

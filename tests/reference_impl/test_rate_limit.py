@@ -8,9 +8,7 @@ import math
 import random
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable
 from fractions import Fraction
 from typing import Any
 from unittest.mock import MagicMock
@@ -31,6 +29,7 @@ from reference_impl.rate_limit import (
     Unlimited,
 )
 from reference_impl.settings import SettingsError
+from tests.reference_impl.helpers import in_threads
 
 Limiting = Callable[..., Any]
 EVERY_TWIN = [Unlimited, GcraLimiter, LockedBuckets]
@@ -293,38 +292,6 @@ def test_an_evicted_key_does_not_come_back_full_when_the_clock_went_backwards() 
     clock.now = 1_000.0
     assert limiter.sweep() == 0
     assert limiter.check("peer") > 0.0
-
-
-@contextmanager
-def eager_thread_switches() -> Iterator[None]:
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(interval)
-
-
-def in_threads(count: int, work: Callable[[int], None]) -> None:
-    """Run `work(0..count-1)` at once; the first error any of them met is raised here."""
-    errors: list[BaseException] = []
-    start = threading.Barrier(count)
-
-    def run(index: int) -> None:
-        start.wait()
-        try:
-            work(index)
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=(index,)) for index in range(count)]
-    with eager_thread_switches():
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    if errors:
-        raise errors[0]
 
 
 class Tick:

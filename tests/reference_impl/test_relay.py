@@ -23,6 +23,7 @@ from reference_impl.relay import Relay
 from reference_impl.settings import SettingsError
 from reference_impl.transports.base import Address, Peer
 from tests.reference_impl.conftest import RunningNode
+from tests.reference_impl.helpers import wait_until
 
 Start = Callable[..., RunningNode]
 Make = Callable[..., Dialer]
@@ -46,16 +47,6 @@ def linked() -> Iterator[Linked]:
     yield start
     for node, relay in made:
         node.call(relay.close)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
-    """Poll for what nobody signals: this waits between looks, not instead of work."""
-    pause = threading.Event()
-    for _ in range(int(seconds / 0.01)):
-        if condition():
-            return True
-        pause.wait(0.01)
-    return condition()
 
 
 @pytest.mark.parametrize("rtt", [0.0, 0.02])

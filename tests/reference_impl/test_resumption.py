@@ -41,7 +41,7 @@ from reference_impl.transports import tcp
 from reference_impl.transports.base import Peer
 from reference_impl.transports.tcp import TcpSettings, TcpTransport
 from tests.reference_impl.conftest import CLIENT, NODES, RunningNode
-from tests.reference_impl.test_relay import wait_until
+from tests.reference_impl.helpers import wait_until
 
 ALICE, BOB, EVE = (Identity.from_seed(name) for name in (b"alice", b"bob", b"eve"))
 BUFFERS = Allocating(BufferSettings())

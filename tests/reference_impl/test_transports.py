@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -24,21 +23,12 @@ from reference_impl.service import ECHO
 from reference_impl.settings import SettingsError
 from reference_impl.transports.base import Link, Peer, Transport
 from tests.reference_impl.conftest import CLIENT, NODES, TLS, RunningNode
+from tests.reference_impl.helpers import wait_until
 
 Start = Callable[..., RunningNode]
 Make = Callable[..., Dialer]
 TRANSPORTS = ["tcp", "tls", "memory"]
 SIZES = (0, 1, MAX_SINGLE - 5, MAX_SINGLE, MAX_SINGLE + 1, 65_519, 65_520, 262_144, MAX_BODY)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
-    """Poll for what nobody signals: this waits between looks, not instead of work."""
-    pause = threading.Event()
-    for _ in range(int(seconds / 0.01)):
-        if condition():
-            return True
-        pause.wait(0.01)
-    return condition()
 
 
 def transport_of(name: str) -> Transport:
