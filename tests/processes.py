@@ -18,7 +18,8 @@ import psutil
 MARK = "SYNAPSED_TEST_MARK"
 PATIENCE = 60.0
 "seconds after which a test gives up waiting; nothing is asserted about time"
-POLL = 0.02
+POLL = 0.1
+"seconds between two looks: each reads the environment of every process there is"
 
 
 class Ended(NamedTuple):
