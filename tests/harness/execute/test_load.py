@@ -260,8 +260,8 @@ class B(User):
 
 def test_a_locust_file_with_everything_runs_unchanged(tmp_path: Path) -> None:
     """Nested and sequential task sets, think time, custom arguments, own listeners, the global event hook."""
-    with load_of(write(tmp_path, "rich.py", UNCHANGED), users=4) as load:
-        first = load.work(Work("w", 400, 0.0, 30.0, ()))
+    with load_of(write(tmp_path, "rich.py", UNCHANGED), users=4, env={"SYNAPSED_SEED": "1"}) as load:
+        first = load.slice(opening(0.5))  # time enough for each user to choose between its task sets many times
         second = load.slice(opening(0.05, arrivals=tuple(0.0005 * each for each in range(60))))
         child = load._child
     names = {each.name: len(each.service) // 4 for each in first.samples}
