@@ -223,7 +223,6 @@ class Session(asyncio.BufferedProtocol):
         self._node.unfinished.pop(self, None)
         if self._recorder is self._entrance.arrivals:
             self._recorder.failed()
-        if self._channel is None:
             self._guard = None  # nothing was established, so there is nothing to close a second time
         if guard is not None:
             guard.__exit__(type(error), error, None)
@@ -231,10 +230,9 @@ class Session(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         node = self._node
         self._acceptance = None
-        if self._channel is None:
-            if self._guard is not None:
-                self.fail(HandshakeError("peer left during the handshake"))
-        else:
+        if self._recorder is self._entrance.arrivals and self._guard is not None:
+            self.fail(HandshakeError("peer left during the handshake"))
+        if self._channel is not None:
             self._channel.close()
             self._channel = None
         self._release_sent()

@@ -475,7 +475,21 @@ def test_a_replayed_offer_does_not_outlive_the_handshake_timeout(
         with contextlib.suppress(ConnectionResetError):
             assert attacker.recv(100) == b""
     assert wait_until(lambda: not node.node.unfinished and node.node.cleanup.open_connections() == 0)
-    assert node.node.rooms.metrics.gauges()["successful_connections"] == opened
+    found = node.node.rooms.metrics.gauges()
+    assert found["successful_connections"] == opened
+    assert found["connection_attempts"] == opened + found["failed_connections"] == opened + 1
+
+
+def test_who_replays_an_offer_and_leaves_has_failed_to_connect(running: Callable[..., RunningNode]) -> None:
+    node = running()
+    overheard = offering(node, tickets(time.monotonic)).first
+    with socket.create_connection(node.address) as attacker:
+        attacker.sendall(overheard)
+        assert len(attacker.recv(SECOND_BYTES)) == RESUMED_BYTES
+    assert wait_until(lambda: node.node.cleanup.open_connections() == 0)
+    assert wait_until(lambda: node.node.rooms.metrics.gauges()["failed_connections"] == 1)
+    assert node.node.rooms.metrics.gauges()["connection_attempts"] == 2
+    assert not node.node.unfinished
 
 
 def test_a_peer_that_drips_its_second_frame_gains_no_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from reference_impl.optimizations import OPTIMIZATIONS
-from tests.processes import Command, bench, command, run, wait_for
+from tests.processes import PATIENCE, Command, bench, command, run, wait_for
 
 CHROMIUM = shutil.which("chromium")
 LABELS = ("Pooling", "Cleanup", "Rate Limit", "Circuit Breaker", "Buffer Pool", "Metrics")
@@ -30,6 +30,7 @@ FLAGS = (
     *("--disable-component-update", "--disable-sync"),
 )
 NODE = "reference_impl"
+expect.set_options(timeout=1000 * PATIENCE)
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
 
@@ -42,12 +43,12 @@ class Web:
         self.url = f"http://127.0.0.1:{port}"
 
     def get(self, path: str) -> Any:
-        with urllib.request.urlopen(self.url + path) as answer:
+        with urllib.request.urlopen(self.url + path, timeout=PATIENCE) as answer:
             return json.load(answer)
 
     def post(self, path: str, **form: object) -> Any:
         data = urllib.parse.urlencode(form).encode()
-        with urllib.request.urlopen(self.url + path, data=data) as answer:
+        with urllib.request.urlopen(self.url + path, data=data, timeout=PATIENCE) as answer:
             return json.load(answer)
 
     def nodes(self) -> list[str]:
