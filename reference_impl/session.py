@@ -89,12 +89,13 @@ class Session(asyncio.BufferedProtocol):
         return self.arena
 
     def buffer_updated(self, nbytes: int) -> None:
+        if self._guard is None:  # it has failed already
+            return
         data = self.arena[:nbytes]
         channel = self._channel
         try:
             if channel is None:
-                if self._guard is not None:
-                    self._greet(bytes(data))
+                self._greet(bytes(data))
             else:
                 self._feed(channel, data)
         except ChannelError as error:

@@ -7,6 +7,7 @@ added; one that changes its meaning or goes away raises the version.
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 import msgspec
 
@@ -33,6 +34,7 @@ from reports import words
 from reports.info import RunInfo
 
 SUMMARY_VERSION = 4
+R = TypeVar("R", bound=msgspec.Struct)
 
 
 class Estimate(msgspec.Struct, frozen=True):
@@ -272,86 +274,42 @@ def _stated(found: Measured) -> Estimate:
     )
 
 
+def _restated(kind: type[R], found: object, **own: object) -> R:
+    """`found` in the words of this file: the fields that both have as they are, and those that are our own."""
+    same = {name: getattr(found, name) for name in kind.__struct_fields__ if name not in own}
+    return kind(**same, **own)
+
+
 def _contrast(analysis: Analysis, found: ContrastResult) -> Contrast:
-    return Contrast(
-        a=found.a,
-        b=found.b,
-        role=found.role,
-        workload=found.workload,
-        metric=found.metric,
-        request=found.request,
-        source=found.source,
+    return _restated(
+        Contrast,
+        found,
         unit=words.metric_info(analysis, found.metric).unit,
         estimate=_estimate(found.estimate),
         value_a=found.value_a if math.isfinite(found.value_a) else None,
         value_b=found.value_b if math.isfinite(found.value_b) else None,
-        unusable=found.unusable,
-        reasons=found.reasons,
-        problem=found.problem,
     )
 
 
 def _crossover(found: Crossing) -> Crossover:
-    return Crossover(
-        workload=found.workload,
-        parameter=found.parameter,
-        metric=found.metric,
-        request=found.request,
-        at=found.at,
+    return _restated(
+        Crossover,
+        found,
         low=found.low if math.isfinite(found.low) else None,
         high=found.high if math.isfinite(found.high) else None,
-        pays_above=found.pays_above,
-        values=found.values,
         ratios=tuple(_stated(each) for each in found.ratios),
     )
 
 
 def _tail(found: TailTest) -> Tail:
-    return Tail(
-        workload=found.workload,
-        request=found.request,
-        a=found.a,
-        b=found.b,
-        percentile=found.percentile,
-        threshold=found.threshold,
-        share_a=found.share_a,
-        share_b=found.share_b,
-        estimate=_estimate(found.estimate),
-        p_value=found.p_value,
-        reasons=found.reasons,
-    )
+    return _restated(Tail, found, estimate=_estimate(found.estimate))
 
 
 def _attribution(found: Attributed) -> Attribution:
-    return Attribution(
-        workload=found.workload,
-        metric=found.metric,
-        request=found.request,
-        confidence=found.confidence,
-        effects=found.effects,
-        predicted=found.predicted,
-        measured=_estimate(found.measured),
-        closes=found.closes,
-        bursts=found.bursts,
-        pairs=found.pairs,
-    )
+    return _restated(Attribution, found, measured=_estimate(found.measured))
 
 
 def _verdict(found: Judged) -> Verdict:
-    return Verdict(
-        expectation=found.expectation,
-        claim=found.claim,
-        workload=found.workload,
-        metric=found.metric,
-        request=found.request,
-        arm=found.arm,
-        against=found.against,
-        side=found.side,
-        bound=found.bound,
-        outcome=found.outcome,
-        estimate=_estimate(found.contrast.estimate) if found.contrast is not None else None,
-        p_value=found.p_value,
-        adjusted_p=found.adjusted_p,
-        sentence=found.sentence,
-        reason=found.reason,
+    return _restated(
+        Verdict, found, estimate=_estimate(found.contrast.estimate) if found.contrast is not None else None
     )

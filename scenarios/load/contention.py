@@ -14,6 +14,7 @@ from threading import Barrier
 from time import perf_counter
 
 import gevent
+from gevent.lock import BoundedSemaphore
 from gevent.threadpool import ThreadPool
 from locust import task
 
@@ -25,6 +26,8 @@ RECORDINGS = int(os.environ.get("CONTENTION_RECORDINGS", "10000"))
 DURATIONS = tuple(random.Random(1).lognormvariate(-7.0, 0.8) for _ in range(500))
 "around a millisecond, as requests take: one duration alone would fill one bucket of a histogram"
 _pool = ThreadPool(THREADS)
+_alone = BoundedSemaphore(1)
+"""Held by a task for its threads: of two users that shared them out, each would wait for the other's at its barrier."""
 
 
 class ContentionUser(PeerUser):
@@ -36,9 +39,10 @@ class ContentionUser(PeerUser):
 
     @task
     def record(self) -> None:
-        ready = Barrier(THREADS)
-        began = perf_counter()
-        gevent.joinall([_pool.spawn(record_many, ready, each) for each in self.recorders])
+        with _alone:
+            ready = Barrier(THREADS)
+            began = perf_counter()
+            gevent.joinall([_pool.spawn(record_many, ready, each) for each in self.recorders])
         self.report("record", (perf_counter() - began) / (THREADS * RECORDINGS), 0)
 
 

@@ -157,6 +157,13 @@ def test_the_others_answer_under_their_names(name: str, requests: dict[str, int]
     assert not result.failed
 
 
+def test_users_do_not_share_out_the_threads_that_wait_for_one_another() -> None:
+    """As many users as a web UI starts: each task needs all eight threads at its barrier."""
+    with loaded("contention", "metrics", 32, {"CONTENTION_RECORDINGS": "10"}) as load:
+        result = load.work(Work("w", tasks=100, quiet=0.0, timeout=30.0, targets=()))
+    assert result.answered == 100
+
+
 @pytest.mark.parametrize(("reuse", "least", "most"), [("0", -1, 0), ("1", 24, 24), ("0.5", 4, 20)])
 def test_as_many_dials_find_a_connection_as_are_to_acquaintances(reuse: str, least: int, most: int) -> None:
     env = {"DISTANT_RTT": "0", "DISTANT_REUSE": reuse}
