@@ -67,10 +67,12 @@ class RunDisplay:
             self._since = self._clock()
         self._step = Text(" ".join(filter(None, (step.doing, step.workload, f"on {step.arm}" if step.arm else ""))))
 
-    def burst_done(self, number: int, spent: float, so_far: Sequence[Verdict]) -> None:
-        """The verdicts so far: estimates with their intervals, once there are bursts enough for one."""
-        self._spent, self._since = spent, self._clock()
-        left = max(0.0, self._seconds - spent)
+    def burst_done(self, number: int, spent: float, left: float, so_far: Sequence[Verdict]) -> None:
+        """How long to go (`left` seconds; 0.0 after the last burst), and the verdicts so far: estimates with their
+        intervals, once there are bursts enough for one.
+        """
+        self._spent, self._since, self._seconds = spent, self._clock(), spent + left
+        self._progress.update(self._task, total=self._seconds)
         if self._console.is_terminal:
             self._estimates = _table(so_far)
             return
@@ -79,7 +81,7 @@ class RunDisplay:
         if estimates and not any(estimate.bounded for _, estimate in estimates):
             shown += "; too few bursts for intervals yet"
         self._console.print(
-            f"burst {number + 1} done, about {_duration(left)} to go{shown}",
+            f"burst {number + 1} done, {f'about {_duration(left)} to go' if left else 'the last'}{shown}",
             highlight=False,
             soft_wrap=True,
             markup=False,

@@ -39,7 +39,7 @@ class Display(Protocol):
 
     def forecast(self, expected: budget.Forecast) -> None: ...
     def step(self, step: burst.Step) -> None: ...
-    def burst_done(self, number: int, spent: float, so_far: Sequence[Verdict]) -> None: ...
+    def burst_done(self, number: int, spent: float, left: float, so_far: Sequence[Verdict]) -> None: ...
 
 
 class Steering:
@@ -79,7 +79,7 @@ def run(study: Study, store: Store, directory: Path, display: Display, steering:
     measured = store.measured()
     done, spent = store.complete_bursts(), store.find("spent", float) or 0.0
     for plan in schedule.schedule(study, layout, store.next_burst()):
-        if not _goes_on(study, forecast, done, spent):
+        if not budget.left(study, forecast, done, spent):
             break
         began = time.monotonic()
         _measure(study, plan, rates, store, start, display)
@@ -87,23 +87,11 @@ def run(study: Study, store: Store, directory: Path, display: Display, steering:
         store.put("spent", spent)
         measured += store.measured(since=plan.number)  # reading all of them anew would take longer with each burst
         decided = steering.decided(measured) and done >= study.budget.min_bursts  # it is asked always: it shows
-        display.burst_done(plan.number, spent, interim(study, measured))
+        left = 0.0 if decided else budget.left(study, forecast, done, spent)
+        display.burst_done(plan.number, spent, left, interim(study, measured))
         if decided:
             break
     return analyse(study, store.measured())
-
-
-def _goes_on(study: Study, forecast: budget.Forecast, done: int, spent: float) -> bool:
-    """Whether another burst is due: as many as its questions need at the least, beyond that what fits the time.
-
-    A slower machine than forecast so measures for longer, rather than stop where nothing could be decided.
-    """
-    if done >= study.budget.max_bursts:
-        return False
-    needed = max((proof.run for proof in forecast.proofs), default=0)
-    if done < max(study.budget.min_bursts, min(needed, forecast.bursts)):
-        return True
-    return spent + max(forecast.burst_seconds, spent / done) <= study.budget.seconds
 
 
 def _measure(

@@ -213,18 +213,16 @@ class Progress:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._lasts = 0.0
 
     def forecast(self, expected: Forecast) -> None:
-        """How long it will take."""
-        self._lasts = expected.lasts
+        """Not shown."""
 
     def step(self, step: Step) -> None:
         """Not shown."""
 
-    def burst_done(self, number: int, spent: float, so_far: Sequence[Verdict]) -> None:
+    def burst_done(self, number: int, spent: float, left: float, so_far: Sequence[Verdict]) -> None:
         """Say how far it is."""
-        sys.stderr.write(f"{self._name}: burst {number + 1}, {max(0.0, self._lasts - spent):.0f} s to go\n")
+        sys.stderr.write(f"{self._name}: burst {number + 1}, {left:.0f} s to go\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

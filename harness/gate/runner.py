@@ -162,10 +162,10 @@ class DuelDisplay(RunDisplay):
         super().__init__(console, steering.asked.study.budget.seconds)
         self._steering = steering
 
-    def burst_done(self, number: int, spent: float, so_far: Sequence[Verdict]) -> None:
+    def burst_done(self, number: int, spent: float, left: float, so_far: Sequence[Verdict]) -> None:
         """Show where the decision stands."""
         decision = self._steering.decision
-        super().burst_done(number, spent, so_far)
+        super().burst_done(number, spent, left, so_far)
         if decision is None:
             return
         if self._console.is_terminal:

@@ -92,6 +92,20 @@ def forecast(study: Study, layout: Layout, costs: Costs | None = None) -> Foreca
     return result
 
 
+def left(study: Study, expected: Forecast, done: int, spent: float) -> float:
+    """Seconds of measuring still to come after `done` bursts in `spent` seconds; 0.0 when no other burst is due.
+
+    As many are due as the questions need at the least, beyond that what fits the time. A slower machine than forecast
+    so measures for longer, rather than stop where nothing could be decided.
+    """
+    allowed = study.budget
+    each = max(expected.burst_seconds, spent / done if done else 0.0)
+    needed = max((proof.run for proof in expected.proofs), default=0)
+    due = max(allowed.min_bursts, min(needed, expected.bursts)) - done
+    time = allowed.seconds - spent
+    return max(0.0, min((allowed.max_bursts - done) * each, max(due * each, time if time >= each else 0.0)))
+
+
 def burst_seconds(study: Study, layout: Layout, costs: Costs) -> float:
     """Seconds of one burst, the mean over all rounds."""
     by_name = {each.name: each for each in workloads(study)}

@@ -57,7 +57,7 @@ def test_a_log_gets_the_plan_and_a_line_per_burst(so_far: tuple[Verdict, ...]) -
     with RunDisplay(out, 165.0, clock=clock) as display:
         display.forecast(FORECAST)
         display.step(Step("slice", "none", "surge", 1))
-        display.burst_done(0, 40.0, so_far)
+        display.burst_done(0, 40.0, 125.0, so_far)
     first, second = text(out).splitlines()
     assert first == "measuring for about 2:45 min, in bursts of about 12 s"
     (verdict,) = so_far
@@ -72,11 +72,11 @@ def test_a_log_line_without_evidence_and_one_without_expectations() -> None:
     out = console(terminal=False)
     few = a_run(STUDY, {"all": 0.25}, bursts=2)
     with RunDisplay(out, 30.0, clock=Clock()) as display:
-        display.burst_done(1, 10.0, interim(STUDY, few))
-        display.burst_done(2, 20.0, interim(a_study(), few))
+        display.burst_done(1, 10.0, 20.0, interim(STUDY, few))
+        display.burst_done(2, 20.0, 0.0, interim(a_study(), few))
     first, second = text(out).splitlines()
     assert first.endswith("too few bursts for intervals yet")
-    assert second == "burst 3 done, about 10 s to go"
+    assert second == "burst 3 done, the last"
 
 
 def test_a_terminal_shows_what_is_running_the_time_left_and_the_estimates(so_far: tuple[Verdict, ...]) -> None:
@@ -90,7 +90,7 @@ def test_a_terminal_shows_what_is_running_the_time_left_and_the_estimates(so_far
         assert "warm-up dial on first-day-reuse" in shown
         assert "20%" in shown
         assert "about 2:12 min to go" in shown
-        display.burst_done(0, 30.0, so_far)
+        display.burst_done(0, 30.0, 135.0, so_far)
         shown = rendered(display)
         assert "[bold]speed" in shown
         assert "at least x 2.5" in shown
@@ -109,7 +109,7 @@ def test_a_resumed_run_starts_where_it_stopped() -> None:
     shorter = RunDisplay(out, 100.0, clock=clock)
     shorter.forecast(Forecast(bursts=9, burst_seconds=20.0, seconds=180.0, lasts=180.0, proofs=()))
     assert "measuring for about 3:00 min" in text(out)  # the fewest bursts need more than the budget
-    shorter.burst_done(4, 100.0, interim(a_study(), a_run(a_study(), {}, bursts=2)))
+    shorter.burst_done(4, 100.0, 80.0, interim(a_study(), a_run(a_study(), {}, bursts=2)))
     assert "burst 5 done, about 1:20 min to go" in text(out)
     assert "60%" in rendered(display)
     assert "about 40 s to go" in rendered(display)

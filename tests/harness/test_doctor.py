@@ -49,7 +49,7 @@ class Silent:
 
     def step(self, step: Step) -> None: ...
 
-    def burst_done(self, number: int, spent: float, so_far: Sequence[Verdict]) -> None:
+    def burst_done(self, number: int, spent: float, left: float, so_far: Sequence[Verdict]) -> None:
         self.bursts += 1
 
 

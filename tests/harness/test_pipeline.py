@@ -21,9 +21,9 @@ from harness.execute import burst as processes
 from harness.execute.burst import BlockSpec, BurstSpec, Step
 from harness.measure.records import ArmReading, Memory, Sample, Slice
 from harness.measure.store import Store
-from harness.pipeline import Rates, Steering, _goes_on
+from harness.pipeline import Rates, Steering
 from harness.plan.arms import layout
-from harness.plan.budget import Forecast, Proof
+from harness.plan.budget import Forecast
 from harness.plan.schedule import burst
 from harness.study.records import Budget, Expectation, Study, Workload
 from tests.harness.analyse.synthetic import a_reading, a_run, a_stretch, a_study
@@ -122,7 +122,7 @@ class Silent:
 
     def forecast(self, expected: Forecast) -> None: ...
     def step(self, step: Step) -> None: ...
-    def burst_done(self, number: int, spent: float, so_far: Sequence[Verdict]) -> None: ...
+    def burst_done(self, number: int, spent: float, left: float, so_far: Sequence[Verdict]) -> None: ...
 
 
 def play(study: Study, store: Store, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,29 +197,3 @@ def test_an_episode_comes_without_fixed_work_and_its_moments_are_kept(
     assert {each.workload for each in measured.readings} == {each.workload for each in measured.samples} == {"outage"}
     assert {each.arm for each in measured.samples} == {*script.arms[0]}
     assert {row.kind for row in measured.slices} == {"episode"}
-
-
-PROOF = Proof("x", "none", 9, 8, run=20, resolution=0.1)
-
-
-@pytest.mark.parametrize(
-    ("done", "spent", "goes_on"),
-    [
-        (0, 0.0, True),
-        (6, 1e6, True),  # fewer than min_bursts
-        (7, 95.0, False),  # another of 13.6 s does not fit
-        (7, 70.0, True),
-        (7, 91.0, False),  # nor one as the forecast has it
-        (50, 0.0, False),  # max_bursts
-    ],
-)
-def test_bursts_go_on_while_they_fit_and_never_end_before_the_fewest(done: int, spent: float, goes_on: bool) -> None:
-    study = replace(a_study(), budget=Budget(seconds=100.0, min_bursts=7, max_bursts=50))
-    assert _goes_on(study, Forecast(9, 10.0, 90.0, 100.0, ()), done, spent) is goes_on
-
-
-def test_what_the_questions_need_is_measured_as_far_as_it_was_forecast() -> None:
-    study = replace(a_study(), budget=Budget(seconds=100.0, min_bursts=7, max_bursts=50))
-    assert _goes_on(study, Forecast(20, 5.0, 100.0, 100.0, (PROOF,)), 19, 1e6)
-    assert not _goes_on(study, Forecast(20, 5.0, 100.0, 100.0, (PROOF,)), 20, 1e6)
-    assert not _goes_on(study, Forecast(12, 8.0, 96.0, 100.0, (PROOF,)), 12, 1e6)

@@ -120,9 +120,9 @@ def test_the_display_shows_the_word_coming(terminal: bool) -> None:
     out = io.StringIO()
     display = DuelDisplay(Console(file=out, force_terminal=terminal, width=120), steering)
     run = measured({}, bursts=15)
-    display.burst_done(0, 1.0, interim(asked().study, run))
+    display.burst_done(0, 1.0, 9.0, interim(asked().study, run))
     steering.decided(run)
-    display.burst_done(14, 1.0, interim(asked().study, run))
+    display.burst_done(14, 1.0, 9.0, interim(asked().study, run))
     shown = out.getvalue()
     if terminal:
         console = Console(file=io.StringIO(), width=120)

@@ -17,9 +17,11 @@ from harness.plan.budget import (
     PAIR_SD,
     Costs,
     Forecast,
+    Proof,
     burst_seconds,
     bursts_needed,
     forecast,
+    left,
     resolution,
     sequential_bursts_needed,
 )
@@ -157,3 +159,31 @@ def test_an_undecidable_question_is_refused_with_what_it_needs() -> None:
     with pytest.raises(StudyError, match=r"gets 0 bursts, .* allow \d+ bursts"):
         planned(a_study(asked("latency"), budget=starved, design=Design(kind="ablation")))
     assert planned(a_study(budget=few)).proofs == ()
+
+
+PROOF = Proof("x", "none", 9, 8, run=20, resolution=0.1)
+
+
+@pytest.mark.parametrize(
+    ("done", "spent", "seconds"),
+    [
+        (0, 0.0, 100.0),
+        (2, 100.0, 250.0),  # five of min_bursts are due, at the pace of the two so far
+        (6, 1e6, 1e6 / 6.0),
+        (7, 95.0, 0.0),  # another of 13.6 s does not fit
+        (7, 70.0, 30.0),
+        (7, 91.0, 0.0),  # nor one as the forecast has it
+        (49, 1.0, 10.0),  # one is allowed
+        (50, 0.0, 0.0),  # max_bursts
+    ],
+)
+def test_bursts_are_due_while_they_fit_and_until_the_fewest_are_done(done: int, spent: float, seconds: float) -> None:
+    study = a_study(budget=Budget(seconds=100.0, min_bursts=7, max_bursts=50))
+    assert left(study, Forecast(9, 10.0, 90.0, 100.0, ()), done, spent) == pytest.approx(seconds)
+
+
+def test_what_the_questions_need_is_due_as_far_as_it_was_forecast() -> None:
+    study = a_study(budget=Budget(seconds=100.0, min_bursts=7, max_bursts=50))
+    assert left(study, Forecast(20, 5.0, 100.0, 100.0, (PROOF,)), 19, 190.0) == pytest.approx(10.0)
+    assert left(study, Forecast(20, 5.0, 100.0, 100.0, (PROOF,)), 20, 1e6) == 0.0
+    assert left(study, Forecast(12, 8.0, 96.0, 100.0, (PROOF,)), 12, 1e6) == 0.0
