@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from harness.analyse.records import Analysis, CpuShare, MemoryRow
 from reports import words
-from reports.charts import Chart, both
+from reports.charts import Chart
 from reports.svg import CHARACTER, FONT, colour, fitted, new_axes, new_figure, write
 
 
@@ -31,7 +31,7 @@ def cpu(analysis: Analysis, workload: str, key: str) -> Chart | None:
     bars = [_cpu_bar(each) for each in rows]
     description = "; ".join(f"{each.label}: {each.words}" for each in bars)
     title = f"CPU time per request on {workload}, by end"
-    return both(key, title, description, lambda width: _bars(bars, ("target", "load"), width))
+    return Chart(key, title, description, lambda width: _bars(bars, ("target", "load"), width))
 
 
 def _cpu_bar(row: CpuShare) -> Bar:
@@ -48,7 +48,7 @@ def memory(analysis: Analysis, key: str) -> Chart | None:
     bars = [_memory_bar(each) for each in analysis.memory]
     description = "; ".join(f"{each.label}: {each.words}" for each in bars)
     title = "Memory added by the same work, by end"
-    return both(key, title, description, lambda width: _bars(bars, ("target", "load"), width))
+    return Chart(key, title, description, lambda width: _bars(bars, ("target", "load"), width))
 
 
 def _memory_bar(row: MemoryRow) -> Bar:

@@ -6,8 +6,14 @@ All are pure functions of the analysis. What a colour says is also said by a sha
 from __future__ import annotations
 
 import math
+import os
+import signal
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from functools import cached_property
+from multiprocessing import get_all_start_methods, get_context
 from typing import Any, Literal
 
 import matplotlib
@@ -41,6 +47,8 @@ from reports.svg import (
 Dash = Any
 "(offset, lengths of strokes and gaps in line widths, or None)"
 WIDE, NARROW = 860.0, 340.0
+WORTH_FORKING = 8
+"charts: fewer are drawn before children have started"
 MANY_ARMS = 8
 "from more arms than this on, curves show only baseline, controls and treatment; tables show all"
 SOLID: Dash = (0.0, None)
@@ -50,22 +58,56 @@ DOTTED: Dash = (0.0, (1.0, 2.0))
 NINES = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999)
 
 
-@dataclass(frozen=True, slots=True)
 class Chart:
-    """One chart in both widths, as safe markup."""
+    """One chart in both widths, as safe markup: drawn when it is first looked at, or before by `draw_together`.
 
-    wide: Markup
-    narrow: Markup
+    `key` must be unique within a page; `figure` makes the figure of a width in pixels.
+    """
+
+    def __init__(self, key: str, title: str, description: str, figure: Callable[[float], Figure]) -> None:
+        self._key = key
+        self._names = title, description
+        self._figure = figure
+
+    @cached_property
+    def wide(self) -> Markup:
+        """For a desk."""
+        return self._drawn(WIDE, "w")
+
+    @cached_property
+    def narrow(self) -> Markup:
+        """For a phone."""
+        return self._drawn(NARROW, "n")
+
+    def _drawn(self, width: float, suffix: str) -> Markup:
+        key = self._key + suffix
+        with drawing(key):
+            return inline(self._figure(width), key, *self._names)
 
 
-def both(key: str, title: str, description: str, draw: Callable[[float], Figure]) -> Chart:
-    """Draws wide and narrow with the chart's own settings; `key` must be unique within a page."""
+_together: list[Chart] = []
+"what forked children draw: they have it from their parent"
 
-    def at(width: float, suffix: str) -> Markup:
-        with drawing(key + suffix):
-            return inline(draw(width), key + suffix, title, description)
 
-    return Chart(at(WIDE, "w"), at(NARROW, "n"))
+def draw_together(charts: Sequence[Chart]) -> None:
+    """Draw these on all cores, as most of the time of a report goes into them.
+
+    What could not be, because there is no fork or a child died of it, is drawn when it is looked at.
+    """
+    if "fork" not in get_all_start_methods() or len(charts) < WORTH_FORKING:
+        return
+    _together[:] = charts
+    deaf = signal.signal, (signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the parent, which then ends them
+    try:
+        with suppress(BrokenProcessPool), ProcessPoolExecutor(os.cpu_count(), get_context("fork"), *deaf) as pool:
+            for chart, (wide, narrow) in zip(charts, pool.map(_both, range(len(charts))), strict=True):
+                chart.wide, chart.narrow = wide, narrow
+    finally:
+        _together.clear()
+
+
+def _both(index: int) -> tuple[Markup, Markup]:
+    return _together[index].wide, _together[index].narrow
 
 
 def arm_roles(analysis: Analysis) -> dict[str, str]:
@@ -155,7 +197,7 @@ def percentiles(analysis: Analysis, workload: str, request: str, source: Source,
     title = f"Latency of {request} on {workload}, by percentile"
     description = "Median: " + "; ".join(f"{each.arm} {words.quantity(_at(each, 50.0), 's')}" for each in curves)
     roles = arm_roles(analysis)
-    return both(key, title, description, lambda width: _percentile_figure(curves, roles, width))
+    return Chart(key, title, description, lambda width: _percentile_figure(curves, roles, width))
 
 
 def _at(curve: LatencyCurve, percentile: float) -> float:
@@ -207,7 +249,7 @@ def throughput(analysis: Analysis, workload: str, key: str) -> Chart | None:
     title = f"Throughput on {workload} over the run"
     description = "First and last burst: " + "; ".join(_first_and_last(each) for each in series)
     roles = arm_roles(analysis)
-    return both(key, title, description, lambda width: _throughput_figure(series, roles, width))
+    return Chart(key, title, description, lambda width: _throughput_figure(series, roles, width))
 
 
 def burst_medians(series: ThroughputSeries) -> list[tuple[float, float]]:

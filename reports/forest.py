@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from harness.analyse.records import Analysis, Attribution, ContrastResult, Crossover, MetricInfo, Role
 from reports import words
-from reports.charts import NARROW, Chart, both
+from reports.charts import NARROW, Chart
 from reports.svg import CHARACTER, FONT, colour, fitted, linear_ticks, log_ticks, new_axes, new_figure, write
 
 GROUPS: tuple[tuple[str, tuple[Role, ...]], ...] = (
@@ -180,7 +181,7 @@ def forest(shown: Sequence[Block], within: Frame, key: str, title: str) -> Chart
     if not lines:
         return None
     description = "; ".join(f"{block.heading}, {line.label}: {line.told}" for block, line in lines)
-    return both(key, title, description, lambda width: _figure(shown, within, width))
+    return Chart(key, title, description, lambda width: _figure(shown, within, width))
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,13 +222,15 @@ def _figure(shown: Sequence[Block], within: Frame, width: float) -> Figure:
     axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
     axes.grid(True, axis="x", color=colour("line"), linewidth=1.0)
     axes.axvline(1.0, color=colour("muted"), linewidth=1.4)
-    y = top
+    y, placed = top, list[tuple[Line, float]]()
     for block in shown:
         _heading(figure, block, y, layout)
         y += layout.heading
         for line in block.lines:
-            _draw(figure, axes, line, y, layout)
+            _texts(figure, line, y, layout)
+            placed.append((line, y + (layout.pitch(line) - 12.0 if layout.narrow else 12.5)))
             y += layout.pitch(line)
+    _marks(axes, placed)
     caption = "ratio, log scale; 1 = no change" + ("" if layout.narrow else ", left of it less, right of it more")
     write(figure, 0.0 if layout.narrow else layout.left, height - 6.0, caption, "muted", size=FONT - 1.0)
     return figure
@@ -250,10 +253,10 @@ def _heading(figure: Figure, block: Block, y: float, layout: _Layout) -> None:
         write(figure, right, y + 24.0, block.remark, "muted", size=FONT - 1.0, ha="right")
 
 
-def _draw(figure: Figure, axes: Axes, line: Line, y: float, layout: _Layout) -> None:
+def _texts(figure: Figure, line: Line, y: float, layout: _Layout) -> None:
     right = 72.0 * figure.get_size_inches()[0]
     pitch = layout.pitch(line)
-    baseline, middle = (y + 18.0, y + pitch - 12.0) if layout.narrow else (y + 17.0, y + 12.5)
+    baseline = y + 18.0 if layout.narrow else y + 17.0
     room = layout.left - 12.0
     if layout.narrow:
         room = right if pitch > 44.0 else right - CHARACTER * (len(line.told) + 1)
@@ -262,30 +265,42 @@ def _draw(figure: Figure, axes: Axes, line: Line, y: float, layout: _Layout) -> 
         write(figure, 0.0, baseline + 17.0, line.told)
     else:
         write(figure, right, baseline, line.told, ha="right")
-    role, marker = SHAPES[line.sense]
+
+
+def _marks(axes: Axes, placed: Sequence[tuple[Line, float]]) -> None:
+    """Claims, intervals and estimates of lines at these heights; few artists for all of them, as each takes time."""
     low, high = axes.get_xlim()
-    for side, bound in line.bounds:
-        _claim(axes, side, bound, middle)
-    ends = max(line.low, low), min(line.high, high)
-    axes.plot(ends, (middle, middle), color=colour(role), linewidth=2.4, solid_capstyle="butt")
-    for cut, end, arrow in ((line.low < low, low, "<"), (line.high > high, high, ">")):
-        if cut:
-            axes.plot([end], [middle], arrow, color=colour(role), markersize=7, clip_on=False)
-    axes.plot(
-        [line.ratio],
-        [middle],
-        marker,
-        color=colour("page") if line.sense == "unclear" else colour(role),
-        markeredgecolor=colour(role),
-        markeredgewidth=1.8,
-        markersize=7.0,
+    claims = [_claim(axes, side, bound, y) for line, y in placed for side, bound in line.bounds]
+    axes.add_collection(
+        LineCollection(claims, colors=colour("claim"), linewidths=2.0, joinstyle="miter", zorder=2), autolim=False
     )
+    intervals = [[(max(line.low, low), y), (min(line.high, high), y)] for line, y in placed]
+    roles = [colour(SHAPES[line.sense][0]) for line, _ in placed]
+    axes.add_collection(
+        LineCollection(intervals, colors=roles, linewidths=2.4, capstyle="butt", zorder=2), autolim=False
+    )
+    for sense, (role, marker) in SHAPES.items():
+        lines = [(line, y) for line, y in placed if line.sense == sense]
+        for end, arrow, cut in (
+            (low, "<", [y for line, y in lines if line.low < low]),
+            (high, ">", [y for line, y in lines if line.high > high]),
+        ):
+            if cut:
+                axes.plot([end] * len(cut), cut, arrow, color=colour(role), markersize=7, clip_on=False)
+        if lines:
+            axes.plot(
+                [line.ratio for line, _ in lines],
+                [y for _, y in lines],
+                marker,
+                color=colour("page") if sense == "unclear" else colour(role),
+                markeredgecolor=colour(role),
+                markeredgewidth=1.8,
+                markersize=7.0,
+            )
 
 
-def _claim(axes: Axes, side: str, bound: float, middle: float) -> None:
+def _claim(axes: Axes, side: str, bound: float, y: float) -> list[tuple[float, float]]:
     """A bracket at the claimed ratio, open towards the side that was claimed."""
     low, high = axes.get_xlim()
-    reach = (high / low) ** (0.012 if side == "at_least" else -0.012)
-    xs = [bound * reach, bound, bound, bound * reach]
-    ys = [middle - 9.0, middle - 9.0, middle + 9.0, middle + 9.0]
-    axes.plot(xs, ys, color=colour("claim"), linewidth=2.0, solid_joinstyle="miter")
+    end = bound * (high / low) ** (0.012 if side == "at_least" else -0.012)
+    return [(end, y - 9.0), (bound, y - 9.0), (bound, y + 9.0), (end, y + 9.0)]

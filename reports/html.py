@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 from jinja2 import Environment as Templates
 from jinja2 import PackageLoader, StrictUndefined
@@ -69,6 +70,18 @@ def render(study: Study, analysis: Analysis, environment: Environment, info: Run
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    memory = Panel("memory-added", "", bars.memory(analysis, "memory"), tables.memory(analysis))
+    panels = {
+        "estimates": tuple(_estimates(analysis)),
+        "attributions": tuple(_attributions(analysis)),
+        "crossovers": tuple(_crossovers(analysis)),
+        "latency": tuple(_latency(analysis)),
+        "throughput": tuple(_throughput(analysis)),
+        "cpu": tuple(_cpu(analysis)),
+        "traces": tuple(_traces(analysis)),
+    }
+    every = [memory, *chain.from_iterable(panels.values())]
+    charts.draw_together([each.chart for each in every if each.chart is not None])
     page = templates.get_template("report.html.j2").render(
         study=study,
         analysis=analysis,
@@ -82,14 +95,8 @@ def render(study: Study, analysis: Analysis, environment: Environment, info: Run
         flag_tables=tuple(flags.flag_tables(study, analysis)),
         ranking=flags.ranking(study, analysis),
         priorities=flags.PRIORITIES,
-        estimates=tuple(_estimates(analysis)),
-        attributions=tuple(_attributions(analysis)),
-        crossovers=tuple(_crossovers(analysis)),
-        latency=tuple(_latency(analysis)),
-        throughput=tuple(_throughput(analysis)),
-        cpu=tuple(_cpu(analysis)),
-        memory=Panel("memory-added", "", bars.memory(analysis, "memory"), tables.memory(analysis)),
-        traces=tuple(_traces(analysis)),
+        memory=memory,
+        **panels,
         tables=tables,
         monitoring=monitoring.table(analysis),
         context=context,

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from harness.analyse.records import Analysis, MemoryTrace
 from reports import words
-from reports.charts import DASHES, OTHER_DASH, Chart, arm_roles, both, framed, grid, seconds_axis
+from reports.charts import DASHES, OTHER_DASH, Chart, arm_roles, framed, grid, seconds_axis
 from reports.svg import colour, linear_ticks
 from reports.tables import Table
 
@@ -28,7 +28,7 @@ def chart(analysis: Analysis, place: Place, key: str) -> Chart:
     description = "Added at the end: " + "; ".join(
         f"{each.arm} {words.quantity(each.added[-1], 'B')}" for each in traces
     )
-    return both(key, title(place), description, lambda width: _figure(traces, roles, width))
+    return Chart(key, title(place), description, lambda width: _figure(traces, roles, width))
 
 
 def table(analysis: Analysis, place: Place) -> Table:

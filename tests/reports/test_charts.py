@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Callable
 
 import msgspec
 import pytest
+from matplotlib.figure import Figure
 
 from harness.analyse.records import Analysis, CpuShare, SeriesPoint, ThroughputSeries
 from reports import bars, charts, forest
@@ -131,3 +134,38 @@ def _with_arms(*names: str) -> Analysis:
 def test_burst_medians_follow_the_order_of_the_run() -> None:
     points = (SeriesPoint(4, 0, 1.0, 10.0), SeriesPoint(4, 1, 2.0, 30.0), SeriesPoint(2, 0, 9.0, 5.0))
     assert charts.burst_medians(ThroughputSeries("surge", "all", points)) == [(1.5, 20.0), (9.0, 5.0)]
+
+
+def drawings(count: int, figure: Callable[[float], Figure] | None = None) -> list[charts.Chart]:
+    """Charts of one word each, their own key."""
+
+    def plain(width: float) -> Figure:
+        made = new_figure(width, 40.0)
+        write(made, 1.0, 20.0, "word")
+        return made
+
+    return [charts.Chart(f"k{number}", "title", "said", figure or plain) for number in range(count)]
+
+
+@pytest.mark.parametrize("count", [charts.WORTH_FORKING - 1, charts.WORTH_FORKING + 3])
+def test_charts_drawn_together_are_those_drawn_alone(count: int) -> None:
+    together, alone = drawings(count), drawings(count)
+    charts.draw_together(together)
+    assert [(each.wide, each.narrow) for each in together] == [(each.wide, each.narrow) for each in alone]
+    assert len({each.wide for each in together}) == count
+
+
+def test_many_charts_are_drawn_by_children_and_what_these_could_not_draw_by_the_parent() -> None:
+    parent, drawn = os.getpid(), []
+
+    def here_only(width: float) -> Figure:
+        if os.getpid() != parent:
+            os._exit(1)  # as one that the kernel ends for want of memory
+        drawn.append(width)
+        return new_figure(width, 40.0)
+
+    found = drawings(charts.WORTH_FORKING, here_only)
+    charts.draw_together(found)
+    assert drawn == []
+    assert all(each.wide.startswith("<svg") for each in found)
+    assert drawn == [charts.WIDE] * len(found)
