@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 import random
 from itertools import cycle, islice
-from threading import Barrier
 from time import perf_counter
 
 import gevent
+from gevent import monkey
 from gevent.lock import BoundedSemaphore
 from gevent.threadpool import ThreadPool
 from locust import task
@@ -27,7 +27,31 @@ DURATIONS = tuple(random.Random(1).lognormvariate(-7.0, 0.8) for _ in range(500)
 "around a millisecond, as requests take: one duration alone would fill one bucket of a histogram"
 _pool = ThreadPool(THREADS)
 _alone = BoundedSemaphore(1)
-"""Held by a task for its threads: of two users that shared them out, each would wait for the other's at its barrier."""
+"""Held by a task for its threads: of two users that shared them out, each would wait for the other's at its line."""
+_lock = monkey.get_original("_thread", "allocate_lock")
+
+
+class StartingLine:
+    """Lets so many native threads go when all of them have come.
+
+    With native locks: those of threading.Barrier are gevent's under Locust, and native threads missed their wake-ups:
+    with threads just started one of a few such lines was never left.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._missing = threads
+        self._count, self._gate = _lock(), _lock()
+        self._gate.acquire()
+
+    def wait(self) -> None:
+        """Come, and go with the others."""
+        with self._count:
+            self._missing -= 1
+            last = not self._missing
+        if last:
+            self._gate.release()
+        with self._gate:  # a turnstile: who has passed lets the next one pass
+            pass
 
 
 class ContentionUser(PeerUser):
@@ -40,13 +64,13 @@ class ContentionUser(PeerUser):
     @task
     def record(self) -> None:
         with _alone:
-            ready = Barrier(THREADS)
+            ready = StartingLine(THREADS)
             began = perf_counter()
             gevent.joinall([_pool.spawn(record_many, ready, each) for each in self.recorders])
         self.report("record", (perf_counter() - began) / (THREADS * RECORDINGS), 0)
 
 
-def record_many(ready: Barrier, recorder: Recorder) -> None:
+def record_many(ready: StartingLine, recorder: Recorder) -> None:
     """What one thread does, once all of them stand ready."""
     ready.wait()
     for duration in islice(cycle(DURATIONS), RECORDINGS):

@@ -14,6 +14,7 @@ from harness.display import RunDisplay
 from harness.execute.burst import Step
 from harness.plan.budget import Forecast
 from harness.study.records import Expectation
+from tests.clock import Clock
 from tests.harness.analyse.synthetic import a_run, a_study
 
 EXPECTATION = Expectation(
@@ -21,15 +22,6 @@ EXPECTATION = Expectation(
 )
 STUDY = a_study(EXPECTATION)
 FORECAST = Forecast(bursts=8, burst_seconds=12.4, seconds=99.0, lasts=165.0, proofs=())
-
-
-class Clock:
-    """A clock that tells what it is told."""
-
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture(scope="module")

@@ -33,20 +33,13 @@ from reference_impl.circuit_breaker import (
     Transition,
 )
 from reference_impl.settings import SettingsError
+from tests.clock import Clock
 from tests.reference_impl.helpers import in_threads
 
 CLOSED, OPEN, HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.HALF_OPEN
 TWINS = [FixedRetry, CircuitBreakers]
 KEYS = [("peer", "tcp"), ("peer", "tls")]
 Twin = Callable[..., Any]
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Rejected(ConnectionError):
@@ -396,7 +389,7 @@ def test_listeners_hear_every_transition_in_order_and_outside_the_lock() -> None
     kinds = [(transition.before, transition.after) for transition in heard]
     assert kinds == [(CLOSED, OPEN), (OPEN, HALF_OPEN), (HALF_OPEN, OPEN)]
     assert [transition.generation for transition in heard] == [1, 2, 3]
-    assert [transition.at for transition in heard] == [100.0, 101.0, 101.0]
+    assert [transition.at for transition in heard] == [1000.0, 1001.0, 1001.0]
     assert {transition.key for transition in heard} == {"peer"}
     assert not any(told)
 

@@ -30,17 +30,11 @@ from reference_impl.metrics import Metrics, MetricsSettings, PerThreadMetrics
 from reference_impl.pooling import ConnectionPool, LockedReuse, PerRequest, Pool, PoolSettings
 from reference_impl.rate_limit import GcraLimiter, RateLimiter, RateLimitSettings
 from reference_impl.resumption import Ticket, Tickets
+from tests.clock import Clock
 
 ROOT = Path(__file__).parents[2]
 BREAKING = BreakerSettings(failure_threshold=2, timeout=1.0, jitter=0.0, max_keys=2, retries=0)
 _here = __name__
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def forked(check: Callable[[], object]) -> int:

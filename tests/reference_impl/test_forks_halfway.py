@@ -21,7 +21,8 @@ from reference_impl.locked_metrics import LockedMetrics
 from reference_impl.metrics import MetricsSettings, PerThreadMetrics
 from reference_impl.pooling import ConnectionPool, PoolSettings
 from reference_impl.rate_limit import GcraLimiter, RateLimiter, RateLimitSettings
-from tests.reference_impl.test_forks import BREAKING, Clock, forked, run
+from tests.clock import Clock
+from tests.reference_impl.test_forks import BREAKING, forked, run
 
 _here = __name__
 

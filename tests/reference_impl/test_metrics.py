@@ -31,18 +31,11 @@ from reference_impl.series import (
     unpack,
 )
 from reference_impl.settings import SettingsError
+from tests.clock import Clock
 
 TICK = 2.0**-10  # seconds; sums of it are exact in binary
 TWINS = [METRICS.off, METRICS.on]
 Twin = Callable[..., Metrics]
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture(params=TWINS)

@@ -42,18 +42,11 @@ from reference_impl.pooling import (
 )
 from reference_impl.seating import Seat, Seating, Waiter
 from reference_impl.settings import SettingsError
+from tests.clock import Clock
 
 TWINS: list[Callable[..., Pool[Any]]] = [PerRequest, LockedReuse, ConnectionPool]
 PEER, OTHER = b"p" * 32, b"q" * 32
 PATIENT = 60.0  # longer than any test: a wait that ends by it fails the test
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Connection:

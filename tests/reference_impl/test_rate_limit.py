@@ -29,19 +29,12 @@ from reference_impl.rate_limit import (
     Unlimited,
 )
 from reference_impl.settings import SettingsError
+from tests.clock import Clock
 from tests.reference_impl.helpers import in_threads
 
 Limiting = Callable[..., Any]
 EVERY_TWIN = [Unlimited, GcraLimiter, LockedBuckets]
 LIMITING = [GcraLimiter, LockedBuckets]
-
-
-class Clock:
-    def __init__(self, now: float = 1_000.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def limits(rate: float = 10.0, burst: int = 5, max_keys: int = 100, interval: float = 1.0) -> RateLimitSettings:

@@ -40,6 +40,7 @@ from reference_impl.resumption import NAME_BYTES, FullHandshakes, Resumption, Ti
 from reference_impl.transports import tcp
 from reference_impl.transports.base import Peer
 from reference_impl.transports.tcp import TcpSettings, TcpTransport
+from tests.clock import Clock
 from tests.reference_impl.conftest import CLIENT, NODES, RunningNode
 from tests.reference_impl.helpers import wait_until
 
@@ -49,18 +50,8 @@ FULL = (SECOND_BYTES, THIRD_BYTES)
 RESUMED = (RESUMED_BYTES, 0)
 
 
-class Clock:
-    """Seconds that pass when told to."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def tickets(clock: Callable[[], float] | None = None, **settings: Any) -> Tickets:
-    return Tickets(PoolSettings(**settings), clock or Clock())
+    return Tickets(PoolSettings(**settings), clock or Clock(0.0))
 
 
 def connect(
@@ -201,7 +192,7 @@ def test_garbage_of_the_right_size_gets_a_full_handshake_or_a_refusal(garbage: b
 
 
 def test_a_connection_that_is_retired_on_time_proves_its_identities_afresh() -> None:
-    clock = Clock()
+    clock = Clock(0.0)
     near = tickets(clock, max_lifetime=100, lifetime_jitter=0.1)
     far = tickets(clock, max_lifetime=100, lifetime_jitter=0.1)
     connect(near, far)
@@ -247,7 +238,7 @@ def test_no_connection_that_is_lent_has_a_proof_older_than_two_lifetimes(
     steps: list[tuple[float, str]], seed: int
 ) -> None:
     """Pool and tickets as a dialer has them, on one clock."""
-    clock, settings = Clock(), PoolSettings(max_lifetime=10.0, lifetime_jitter=0.1, max_idle_time=10.0)
+    clock, settings = Clock(0.0), PoolSettings(max_lifetime=10.0, lifetime_jitter=0.1, max_idle_time=10.0)
     near, far = Dated(settings, clock), Dated(settings, clock)
 
     def dial(peer: bytes) -> float:
@@ -302,7 +293,7 @@ def test_threads_never_get_one_ticket_twice() -> None:
 
 
 def test_what_is_used_expired_or_crowded_out_is_wiped() -> None:
-    clock = Clock()
+    clock = Clock(0.0)
     kept = tickets(clock, max_tickets=2)
     made = [ticket(number) for number in range(4)]
     for number, each in enumerate(made):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -162,6 +163,26 @@ def test_users_do_not_share_out_the_threads_that_wait_for_one_another() -> None:
     with loaded("contention", "metrics", 32, {"CONTENTION_RECORDINGS": "10"}) as load:
         result = load.work(Work("w", tasks=100, quiet=0.0, timeout=30.0, targets=()))
     assert result.answered == 100
+
+
+NEW_THREADS = """
+from locust import events  # patches what gevent patches, as in a load process
+import gevent
+from gevent.threadpool import ThreadPool
+from scenarios.load.contention import THREADS, StartingLine
+for number in range(300):
+    pool, line = ThreadPool(THREADS), StartingLine(THREADS)
+    gone = gevent.joinall([pool.spawn(line.wait) for _ in range(THREADS)], timeout=20)
+    assert len(gone) == THREADS, f"line {number} was never left"
+    pool.kill()
+"""
+
+
+def test_threads_just_started_all_leave_the_starting_line() -> None:
+    """threading.Barrier in its place was left by none after a few turns."""
+    command = [sys.executable, "-c", NEW_THREADS]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 0, ended.stderr
 
 
 @pytest.mark.parametrize(("reuse", "least", "most"), [("0", -1, 0), ("1", 24, 24), ("0.5", 4, 20)])
