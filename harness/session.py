@@ -196,6 +196,7 @@ def _write(study: Study, store: Store, measured: Measured, analysis: Analysis, c
     from reports import terminal
 
     console.print(terminal.result(study, analysis, _info(study, store, measured)))
+    console.print("writing the report", highlight=False)  # which may take a while: each estimate is drawn
     page = write_report(study, store, measured, analysis)
     console.print(f"report: {shown(page)}", highlight=False, soft_wrap=True, markup=False)
 

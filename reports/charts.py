@@ -29,6 +29,7 @@ from harness.analyse.records import (
     Source,
     ThroughputSeries,
 )
+from harness.lifeline import die_with_parent
 from reports import words
 from reports.svg import (
     CHARACTER,
@@ -97,13 +98,18 @@ def draw_together(charts: Sequence[Chart]) -> None:
     if "fork" not in get_all_start_methods() or len(charts) < WORTH_FORKING:
         return
     _together[:] = charts
-    deaf = signal.signal, (signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the parent, which then ends them
+    as_child = _as_child, (os.getpid(),)
     try:
-        with suppress(BrokenProcessPool), ProcessPoolExecutor(os.cpu_count(), get_context("fork"), *deaf) as pool:
+        with suppress(BrokenProcessPool), ProcessPoolExecutor(os.cpu_count(), get_context("fork"), *as_child) as pool:
             for chart, (wide, narrow) in zip(charts, pool.map(_both, range(len(charts))), strict=True):
                 chart.wide, chart.narrow = wide, narrow
     finally:
         _together.clear()
+
+
+def _as_child(parent: int) -> None:
+    die_with_parent(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the parent, which then ends its children
 
 
 def _both(index: int) -> tuple[Markup, Markup]:

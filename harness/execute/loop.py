@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from harness.execute.worker import die_with_parent
+from harness.lifeline import die_with_parent
 
 
 def keep_awake(core: int) -> None:

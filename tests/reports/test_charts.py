@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import math
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 
 import msgspec
@@ -9,6 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from harness.analyse.records import Analysis, CpuShare, SeriesPoint, ThroughputSeries
+from harness.study.file import ROOT
 from reports import bars, charts, forest
 from reports.svg import drawing, inline, linear_ticks, log_ticks, new_figure, write
 from tests.reports.sample import attributed, sample
@@ -169,3 +172,24 @@ def test_many_charts_are_drawn_by_children_and_what_these_could_not_draw_by_the_
     assert drawn == []
     assert all(each.wide.startswith("<svg") for each in found)
     assert drawn == [charts.WIDE] * len(found)
+
+
+WAITING = """
+import os, signal
+from reports import charts
+
+def figure(width):
+    print(os.getpid(), flush=True)
+    signal.pause()
+
+charts.draw_together([charts.Chart(f"k{number}", "", "", figure) for number in range(charts.WORTH_FORKING)])
+"""
+
+
+def test_children_that_draw_end_with_a_parent_that_is_killed() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", WAITING], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    with parent, parent.stdout as told:
+        assert int(told.readline()) != parent.pid
+        parent.kill()
+        told.read()  # until nobody is left who could write, or the test's time limit
