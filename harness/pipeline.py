@@ -1,7 +1,7 @@
 """A study from file to verdict, on one screen: study -> plan -> execute -> measure -> analyse.
 
-Rows are in the store as soon as they exist, and burst n is a pure function of study and n, so a run that was
-interrupted anywhere goes on where it stopped.
+Rows are in the store as soon as they exist, and burst n is a pure function of study, n, and how many before it were cut
+short, so a run that was interrupted anywhere goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -78,8 +78,9 @@ def run(study: Study, store: Store, directory: Path, display: Display, steering:
         store.put("rates", rates)
     measured = store.measured()
     done, spent = store.complete_bursts(), store.find("spent", float) or 0.0
-    for plan in schedule.schedule(study, layout, store.next_burst()):
-        if not budget.left(study, forecast, done, spent):
+    begun = store.next_burst()
+    for plan in schedule.schedule(study, layout, begun, lost=begun - done):
+        if not budget.left(study, forecast, done, spent, budget.foreseen(study, layout, done)):
             break
         began = time.monotonic()
         _measure(study, plan, rates, store, start, display)
@@ -87,7 +88,8 @@ def run(study: Study, store: Store, directory: Path, display: Display, steering:
         store.put("spent", spent)
         measured += store.measured(since=plan.number)  # reading all of them anew would take longer with each burst
         decided = steering.decided(measured) and done >= study.budget.min_bursts  # it is asked always: it shows
-        left = 0.0 if decided else budget.left(study, forecast, done, spent)
+        foreseen = budget.foreseen(study, layout, done)
+        left = 0.0 if decided else budget.left(study, forecast, done, spent, foreseen)
         display.burst_done(plan.number, spent, left, interim(study, measured))
         if decided:
             break

@@ -20,7 +20,7 @@ def create(root: Path, study: str, now: datetime.datetime) -> Store:
     """A store in a new folder named after the time and the study; `latest` points to it. Raises `StoreError`."""
     stem = f"{now:%Y%m%d-%H%M%S}-{study}"
     name, number = stem, 2
-    while (root / name).exists():
+    while os.path.exists(root / name):  # which a folder that may not be looked into does not fail
         name, number = f"{stem}-{number}", number + 1
     store = Store.create(root / name)
     _point_latest(root, name)
@@ -45,7 +45,7 @@ def known(root: Path) -> list[str]:
 def find(root: Path, name: str) -> Path:
     """The run folder that `name` means: a path, a folder under `root`, or "latest". Raises `StoreError`."""
     for folder in (root / name, Path(name)):
-        if (folder / FILE).is_file():
+        if os.path.isfile(folder / FILE):
             return folder.resolve()
     names = known(root)
     listed = f"the newest in {root} are: {', '.join(names[-5:])}" if names else f"there are none in {root}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime
 import shlex
-import time
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +19,7 @@ from rich.text import Text
 
 from harness import pipeline, runs
 from harness.analyse.analysis import analyse
-from harness.analyse.records import Analysis
+from harness.analyse.records import Analysis, Check
 from harness.display import RunDisplay
 from harness.errors import INTERRUPTED, BenchError, MeasurementVoid, StoreError
 from harness.execute import host
@@ -67,6 +66,8 @@ def resume(folder: Path, console: Console, *, strict: bool) -> int:
         notes = store.find("notes", tuple[str, ...]) or ()
         if was.revision != here.revision:
             notes = (*notes, f"The run was begun at revision {was.revision[:12]} and resumed at {here.revision[:12]}")
+        if here.dirty and not was.dirty:
+            notes = (*notes, "It was resumed with changes of the code that are in no revision")
         if died := mishap(store):
             notes = (*notes, f"The run was ended by: {died}; it was resumed, and what was measured before counts")
         store.put("notes", notes)
@@ -90,11 +91,19 @@ def report(folder: Path, console: Console) -> None:
     with Store.open(folder) as store:
         study, measured = stored(store)
         analysis = analyse(study, measured, mishap=mishap(store))
-        _write(study, store, measured, answered(analysis, store.find("answer", str) or ""), console)
+        _write(study, store, measured, answered(analysis, store), console)
 
 
-def answered(analysis: Analysis, word: str) -> Analysis:
-    """The analysis with another answer than its own, where the run had one: the gate's word, kept as "answer"."""
+def answered(analysis: Analysis, store: Store) -> Analysis:
+    """The analysis with another answer than its own, where the run had one: the gate's word, kept as "answer".
+
+    What makes that word INVALID is kept as "void", and voids the analysis too.
+    """
+    void = store.find("void", str)
+    if void and analysis.valid:
+        failed = Check("gate", "invalid", "run", void, "the gate can trust its own measurement", "measure again")
+        analysis = msgspec.structs.replace(analysis, valid=False, checks=(*analysis.checks, failed))
+    word = store.find("answer", str)
     return msgspec.structs.replace(analysis, answer=word) if word else analysis
 
 
@@ -155,7 +164,6 @@ def _measure(study: Study, store: Store, console: Console, *, strict: bool) -> i
         with RunDisplay(console, study.budget.seconds, store.find("spent", float) or 0.0) as display:
             analysis = pipeline.run(study, store, directory, display)
         store.put("complete", True)
-        store.put("ended", time.time())
     except (KeyboardInterrupt, BenchError) as error:
         return _ended_early(study, store, console, error)
     _write(study, store, store.measured(), analysis, console)
@@ -173,7 +181,6 @@ def _ended_early(study: Study, store: Store, console: Console, error: BaseExcept
         raise error
     try:
         store.put("ended_by", CTRL_C if interrupted else str(error))
-        store.put("ended", time.time())
         study = _as_it_ended(study, store)
         _write(study, store, measured, analyse(study, measured, mishap=mishap(store)), console)
     except StoreError as second:  # the disk is still full, say: the rows are there, and the first error counts
@@ -207,24 +214,23 @@ def _info(study: Study, store: Store, measured: Measured) -> RunInfo:
     last = measured.slices[-1]
     complete = store.find("complete", bool) or False
     notes = store.find("notes", tuple[str, ...]) or ()
+    ended_by = store.find("ended_by", str)
+    running = not complete and not ended_by and runs.is_claimed(store.folder)
     if not complete:
-        ended_by = store.find("ended_by", str)
-        if not ended_by and runs.is_claimed(store.folder):
-            told = "The run was still being measured when this was written"
-        else:
-            told = f"The run was ended by: {ended_by or 'its process, which was killed'}"
+        told = f"The run was ended by: {ended_by or 'its process, which was killed'}. "
         notes = (
             *notes,
-            f"{told}. Intervals of comparisons hold whenever one stops, so they are wider; those of flags in an"
-            " attribution and of slopes are as if it had ended by itself",
+            f"{'' if running else told}Intervals of comparisons hold whenever one stops, so they are wider; those of"
+            " flags in an attribution and of slopes are as if it had ended by itself",
         )
     return RunInfo(
         run=store.folder.name,
         started=store.get("started", float),
-        ended=store.find("ended", float) or last.began + last.seconds,  # a killed run could not write its end
+        ended=last.began + last.seconds,
         command=store.get("command", str),
         seed=study.seed,
         complete=complete,
+        running=running,
         notes=notes,
     )
 

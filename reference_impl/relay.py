@@ -98,7 +98,8 @@ async def through(relay: Relay, ready: dict[str, Any]) -> dict[str, Any]:
 async def _serve(script: Script, rtt: float, ready: dict[str, Any]) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
     relay = Relay(script, rtt)
     _say(await through(relay, ready))
     await stop.wait()

@@ -110,6 +110,7 @@ def draw_together(charts: Sequence[Chart]) -> None:
 def _as_child(parent: int) -> None:
     die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the parent, which then ends its children
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # and so ends them, whatever the parent does at one
 
 
 def _both(index: int) -> tuple[Markup, Markup]:
@@ -201,13 +202,15 @@ def percentiles(analysis: Analysis, workload: str, request: str, source: Source,
         return None
     curves.sort(key=lambda each: shown.index(each.arm))
     title = f"Latency of {request} on {workload}, by percentile"
-    description = "Median: " + "; ".join(f"{each.arm} {words.quantity(_at(each, 50.0), 's')}" for each in curves)
+    description = "Median: " + "; ".join(f"{each.arm} {_median_words(each)}" for each in curves)
     roles = arm_roles(analysis)
     return Chart(key, title, description, lambda width: _percentile_figure(curves, roles, width))
 
 
-def _at(curve: LatencyCurve, percentile: float) -> float:
-    return float(np.interp(percentile, curve.percentiles, curve.seconds))
+def _median_words(curve: LatencyCurve) -> str:
+    if curve.percentiles[-1] < 50.0:  # fewer were answered
+        return "not resolved"
+    return words.quantity(float(np.interp(50.0, curve.percentiles, curve.seconds)), "s")
 
 
 def _nines(percentile: float) -> float:

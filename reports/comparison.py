@@ -18,7 +18,11 @@ SHOWN = 20
 def result(first: Analysis, second: Analysis) -> RenderableType:
     """The verdicts both runs have, then how many estimates agree, and those that do not."""
     pairs = frames.verdicts(first, second)
-    parts: list[RenderableType] = []
+    parts: list[RenderableType] = [
+        Text(f"The {name} run is INVALID: its verdicts count for nothing.", style="bold red")
+        for name, run in (("first", first), ("second", second))
+        if not run.valid
+    ]
     if pairs:
         rows = tuple(
             (

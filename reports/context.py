@@ -45,7 +45,7 @@ def arms(study: Study, analysis: Analysis) -> Table:
     part = {analysis.baseline: "baseline", analysis.treatment: "treatment"}
     part |= dict.fromkeys(analysis.controls, "control: an honest stand-in for the baseline")
     rows = [(name, part.get(name, ""), words.arm_words(study, name)) for name in analysis.arms]
-    twin = f"twin of {analysis.baseline}: must not be found to differ"
+    twin = f"twin of {analysis.baseline}: must not be shown to differ"
     rows += [(name, "hidden", twin) for name in analysis.hidden]
     return Table("Arms", ("arm", "part", "what it is"), tuple(rows))
 
@@ -110,7 +110,7 @@ def run(study: Study, analysis: Analysis, info: RunInfo) -> Table:
         ("under load", words.duration(analysis.seconds_measured)),
         ("bursts", f"{analysis.bursts} complete, {analysis.interrupted} interrupted"),
         ("seed", str(info.seed)),
-        ("finished", "yes" if info.complete else "no: interrupted"),
+        ("finished", "yes" if info.complete else f"no: {words.unfinished(info)[0].lower()}"),
     )
     return Table("Run", ("what", "value"), rows)
 

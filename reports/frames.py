@@ -70,8 +70,8 @@ def _value(metric: Metric, row: Row, place: tuple[str, Source, str], request: st
 
 
 def estimates(first: Analysis, second: Analysis) -> pd.DataFrame:
-    """The contrasts that two runs share: columns WHO, then ratio, low, high of each (suffixes _1, _2), and `agree`:
-    whether the intervals overlap.
+    """The contrasts that two runs share and have intervals of: columns WHO, then ratio, low, high of each (suffixes _1,
+    _2), and `agree`: whether the intervals overlap.
     """
     both = _frame(first).merge(_frame(second), on=WHO, suffixes=("_1", "_2"))
     both["agree"] = (both["low_1"] <= both["high_2"]) & (both["low_2"] <= both["high_1"])
@@ -79,7 +79,7 @@ def estimates(first: Analysis, second: Analysis) -> pd.DataFrame:
 
 
 def _frame(analysis: Analysis) -> pd.DataFrame:
-    found = [_line(each, each.estimate) for each in analysis.contrasts if each.estimate is not None]
+    found = [_line(each, each.estimate) for each in analysis.contrasts if each.estimate and each.estimate.bounded]
     return pd.DataFrame(found, columns=[*WHO, "ratio", "low", "high"])
 
 
@@ -89,10 +89,15 @@ def _line(each: ContrastResult, shown: Estimate) -> tuple[Any, ...]:
 
 
 def verdicts(first: Analysis, second: Analysis) -> tuple[tuple[Verdict, Verdict], ...]:
-    """The verdicts that two runs share, by expectation and what it is held against, in the order of the first."""
-    other = {(each.expectation, each.against): each for each in second.verdicts}
-    mine = ((each, other.get((each.expectation, each.against))) for each in first.verdicts)
+    """The verdicts on what both runs asked alike, in the order of the first."""
+    other = {_asked(each): each for each in second.verdicts}
+    mine = ((each, other.get(_asked(each))) for each in first.verdicts)
     return tuple((each, found) for each, found in mine if found is not None)
+
+
+def _asked(verdict: Verdict) -> tuple[Any, ...]:
+    what = verdict.workload, verdict.metric, verdict.request, verdict.arm, verdict.against
+    return verdict.expectation, *what, verdict.side, verdict.bound
 
 
 def contradict(one: Verdict, other: Verdict) -> bool:

@@ -88,6 +88,7 @@ def render(study: Study, analysis: Analysis, environment: Environment, info: Run
         environment=environment,
         info=info,
         scope=words.scope(study),
+        unfinished=words.unfinished(info),
         took=words.duration(info.ended - info.started),
         day=words.moment(info.started),
         broken=broken(analysis),

@@ -59,7 +59,7 @@ def _validity(study: Study, analysis: Analysis, info: RunInfo) -> xml.Element:
     if not analysis.valid:
         outcome(case, "error", "INVALID: the measurement is not fit to be judged", "\n".join(lines))
     elif not info.complete:
-        outcome(case, "error", "INTERRUPTED: the run stopped before its end", "")
+        outcome(case, "error", ": ".join(words.unfinished(info)), "")
     return case
 
 

@@ -22,7 +22,8 @@ def render(study: Study, analysis: Analysis, info: RunInfo) -> str:
         failed = [each for each in analysis.checks if each.status == "invalid"]
         parts.append("\n".join(f"- {escape(f'{c.name} ({c.where}): {c.saw}; {c.bound}')}" for c in failed))
     if not info.complete:
-        parts.append("> **INTERRUPTED.** The run stopped before its end.")
+        word, sentence = words.unfinished(info)
+        parts.append(f"> **{word}.** {sentence}")
     parts.append(f"**{escape(analysis.answer)}**")
     if analysis.verdicts:
         parts.append(table(_signed(tables.verdicts(analysis), analysis.valid)))

@@ -27,7 +27,7 @@ def result(study: Study, analysis: Analysis, info: RunInfo) -> RenderableType:
         lines = [f"{each.name} ({each.where}): {each.saw}; bound: {each.bound}. {each.remedy}" for each in failed]
         parts.append(_banner("INVALID: not fit to be judged", "\n".join(lines), "red"))
     if not info.complete:
-        parts.append(_banner("INTERRUPTED", "The run stopped before its end.", "yellow"))
+        parts.append(_banner(*words.unfinished(info), "yellow"))
     parts += [Text(analysis.answer, style="bold"), Text()]
     if analysis.verdicts:
         parts.append(verdict_table(analysis))

@@ -20,6 +20,7 @@ from harness.analyse.records import (
 )
 from harness.plan.arms import parse_cell
 from harness.study.records import Study
+from reports.info import RunInfo
 
 THIN = "\u202f"
 "narrow no-break space, between a number and its unit and between groups of three digits"
@@ -184,7 +185,7 @@ def crossover_words(found: Crossover, direction: Direction) -> str:
     crosses 1 may do so among values where nothing is shown.
     """
     senses = [sense(each, direction) for each in found.ratios]
-    if found.at is None:
+    if found.at is None or {"better", "worse"}.isdisjoint(senses):
         said = {frozenset({"better"}): "pays at every value", frozenset({"worse"}): "harms at every value"}
         told = said.get(frozenset(senses), "no crossover shown")
         told += f" between {round_number(found.values[0])} and {round_number(found.values[-1])}"
@@ -221,7 +222,7 @@ def arm_words(study: Study, name: str) -> str:
     """What an arm is: its optimizations, or what stands in their place."""
     declared = next((each for each in study.arms if each.name == name), None)
     if declared is not None and declared.target is not None:
-        return "another program: " + " ".join(declared.target.command)
+        return "the program: " + " ".join(declared.target.command)
     on = declared.optimizations if declared is not None else parse_cell(name, study.optimizations) or ()
     words = f"on: {', '.join(on)}" if on else "every optimization off"
     if set(on) == set(study.optimizations):
@@ -235,6 +236,13 @@ def arm_words(study: Study, name: str) -> str:
     return "; ".join((words, " ".join(told))) if told else words
 
 
+def unfinished(info: RunInfo) -> tuple[str, str]:
+    """What a run that is not complete is, in a word and in a sentence."""
+    if info.running:
+        return "STILL RUNNING", "The run was being measured when this was written."
+    return "INTERRUPTED", "The run stopped before its end."
+
+
 def scope(study: Study) -> str:
     """What the verdicts are about, and what not."""
     if study.target.kind == "reference":
@@ -242,7 +250,4 @@ def scope(study: Study) -> str:
             "The verdicts concern this Python implementation of the network layer,"
             " measured on this machine; they say nothing about the Rust crate synapsed-net."
         )
-    return (
-        "The verdicts concern the measured programs on the machine they ran on; they say nothing about this project's"
-        " Python implementation or the Rust crate synapsed-net."
-    )
+    return "The verdicts concern the measured programs, on the machine they ran on, and no others."

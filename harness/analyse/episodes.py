@@ -83,6 +83,8 @@ def descriptors_left(episode: Episode) -> float:
     pool is no leak, and has one at either end.
     """
     row = episode.reading
+    if row.load_gauges.get("link.relays"):
+        raise Unusable("a relay between both ends has descriptors of its own")
     more = sum(
         after.descriptors - idle.descriptors
         for after, idle in ((row.target_after, row.target_idle), (row.load_after, row.load_idle))

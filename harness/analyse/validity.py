@@ -188,12 +188,12 @@ def _slice_length(subject: Subject) -> Iterator[Check]:
 
 
 def _generator(subject: Subject) -> Iterator[Check]:
-    for workload, arm, rows in _open(subject):
+    for where, rows in _open(subject):
         busy = float(np.median([row.cpu_load / row.planned for row in rows]))
         yield Check(
             "generator CPU",
             _status(busy <= GENERATOR_BUSY),
-            _where(workload, arm),
+            where,
             f"the load process used {busy:.0%} of its core (median)",
             f"at most {GENERATOR_BUSY:.0%}",
             "lower the rate, or spread the load over more processes",
@@ -201,13 +201,13 @@ def _generator(subject: Subject) -> Iterator[Check]:
 
 
 def _lag(subject: Subject) -> Iterator[Check]:
-    for workload, arm, rows in _open(subject):
+    for where, rows in _open(subject):
         seconds = float(np.median([row.lag_max for row in rows]))
         bound = max(LAG_SECONDS, LAG_SHARE * float(np.median([row.planned for row in rows])))
         yield Check(
             "schedule lag",
             _status(seconds <= bound),
-            _where(workload, arm),
+            where,
             f"requests started up to {1e3 * seconds:.3g} ms late (median over stretches)",
             f"at most {1e3 * bound:.3g} ms",
             "lower the rate, or allow more users in flight",
@@ -215,14 +215,14 @@ def _lag(subject: Subject) -> Iterator[Check]:
 
 
 def _offered(subject: Subject) -> Iterator[Check]:
-    for workload, arm, rows in _open(subject):
+    for where, rows in _open(subject):
         intended = sum(row.arrivals for row in rows)
         if intended:
             share = sum(row.tasks for row in rows) / intended
             yield Check(
                 "offered rate",
                 _status(share >= OFFERED),
-                _where(workload, arm),
+                where,
                 f"{share:.0%} of the intended arrivals were started",
                 f"at least {OFFERED:.0%}",
                 "lower the rate, or allow more users in flight",
@@ -362,8 +362,13 @@ def _autocorrelation(subject: Subject) -> Iterator[Check]:
             )
 
 
-def _open(subject: Subject) -> Iterator[tuple[Workload, str, tuple[Slice, ...]]]:
-    return (each for each in subject.groups() if each[0].arrivals != "closed")
+def _open(subject: Subject) -> Iterator[tuple[str, tuple[Slice, ...]]]:
+    """Stretches at open rates, those of a kind together: a median over few segments and many slices is the slices'."""
+    for workload, arm, rows in subject.groups():
+        if workload.arrivals != "closed":
+            for kind in dict.fromkeys(row.kind for row in rows):
+                where = _where(workload, arm) + (", segments" if kind == "segment" else "")
+                yield where, tuple(row for row in rows if row.kind == kind)
 
 
 def _status(fine: bool) -> CheckStatus:

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from harness.cli import stored, verdicts
 from harness.cli.options import RUNS, RunsOption, command_line, number
+from harness.cli.output import Output
 from harness.errors import INTERRUPTED, BenchError, MeasurementVoid, UsageError
 
 app = typer.Typer(
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-console = Console()
+console = Output()
 
 QUICK = "quick"
 DESCRIPTORS = 65_536
@@ -38,9 +39,9 @@ def run(
     study: Annotated[
         str | None, typer.Argument(help="A bundled study (see `list`) or a study file.", show_default=QUICK)
     ] = None,
-    on: Annotated[str | None, typer.Option(help="Compare none with these on: a,b or all.")] = None,
-    off: Annotated[str | None, typer.Option(help="Compare none with all but these.")] = None,
-    only: Annotated[str | None, typer.Option(help="Compare none with exactly these.")] = None,
+    on: Annotated[str | None, typer.Option(help="The treatment: exactly these (a,b or all).")] = None,
+    off: Annotated[str | None, typer.Option(help="The treatment: all but these.")] = None,
+    only: Annotated[str | None, typer.Option(help="The same as --on.")] = None,
     design: Annotated[str | None, typer.Option(help="on-off, ablation, phases, factorial or sweep.")] = None,
     depth: Annotated[str | None, typer.Option(help="A depth of the study, such as quick or full.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Seconds to measure, instead of the study's.")] = None,

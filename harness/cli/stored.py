@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from harness.cli.options import RUNS, RunsOption
+from harness.cli.output import Output, into_nothing
 from harness.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 RunArgument = Annotated[str, typer.Argument(metavar="[RUN]", help="A run folder, its name, or latest.")]
 FORMATS = ("csv", "json")
-console = Console()
+console = Output()
 
 
 def register(app: typer.Typer) -> None:
@@ -67,7 +67,11 @@ def export(
     table = frames.values(study, measured, workload, segments)
     text = table.to_csv(index=False) if format_ == "csv" else table.to_json(orient="records", lines=True)
     if out is None:
-        sys.stdout.write(text)
+        try:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        except BrokenPipeError:  # whoever reads has seen enough
+            into_nothing()
         return
     try:
         out.write_text(text, encoding="utf-8")
@@ -80,7 +84,7 @@ def compare(
     second: Annotated[str, typer.Argument(metavar="RUN", help="The other one.")],
     runs_folder: RunsOption = RUNS,
 ) -> None:
-    """Two runs beside each other; exit code 1 when a verdict of one contradicts the other's.
+    """Two runs beside each other; exit code 1 when both are valid and a verdict of one contradicts the other's.
 
     Each run's ratios were taken within it; absolute numbers of two runs are not compared, as the machine drifts.
     """
@@ -92,8 +96,14 @@ def compare(
         analyse(study, measured, mishap=mishap)
         for study, measured, mishap in (_stored(runs.find(runs_folder, name)) for name in (first, second))
     )
+    shared = frames.verdicts(one, other)
+    if not shared and frames.estimates(one, other).empty:
+        raise UsageError(
+            f"{first} and {second} share no expectation and no estimate with an interval; expected runs of one study"
+        )
     console.print(comparison.result(one, other))
-    raise typer.Exit(int(any(frames.contradict(*pair) for pair in frames.verdicts(one, other))))
+    contradicted = any(frames.contradict(*pair) for pair in shared)
+    raise typer.Exit(int(one.valid and other.valid and contradicted))
 
 
 def _stored(folder: Path) -> tuple[Study, Measured, str]:

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from harness.analyse.records import Direction
 from harness.cli.options import RUNS, RunsOption, command_line, number
+from harness.cli.output import Output
 from harness.errors import StoreError
 
 MarkdownOption = Annotated[Path | None, typer.Option(help="Write a Markdown summary to this file.")]
 JunitOption = Annotated[Path | None, typer.Option(help="Write JUnit XML to this file.")]
-console = Console()
+console = Output()
 
 if TYPE_CHECKING:
     from harness.gate.runner import Files, Setting
@@ -60,7 +60,7 @@ def judge(
         ("json", json, judged_view.as_json),
         ("junit", junit, judged_view.as_junit),
     )
-    runner.clear(tuple((kind, path) for kind, path, _ in views if path is not None))  # before anything can fail
+    runner.clear(tuple((kind, path) for kind, path, _ in views if path is not None), pairs)  # before anything can fail
     directions: dict[str, Direction] = dict.fromkeys(lower or (), "lower")
     directions |= dict.fromkeys(higher or (), "higher")
     ask = judging.Ask(a, b, tuple(expect or ()), directions, confidence, sequential, gate)
@@ -131,7 +131,7 @@ def ab(
     from harness.gate import ab as comparing
     from harness.gate import runner
 
-    runner.clear(_files(markdown, junit))  # before anything can fail
+    runner.clear(_files(markdown, junit), file)  # before anything can fail
     ask = comparing.Ask(file, a, b, ready, users, rate, seconds, request, errors, awake)
     setting = _setting("a", "b", Path(), runs_folder, (markdown, junit))
     raise typer.Exit(comparing.run(ask, setting))

@@ -230,7 +230,9 @@ class RunningBurst:
             self._arms[arm.name] = running
             with self._blaming(running):
                 running.load.wait_ready(self.plan.load_timeout)
-                running.target_idle, running.load_idle = idle[arm.name], memory(running.load.pids())
+        for name, running in self._arms.items():  # after all of them, again
+            with self._blaming(running):
+                running.target_idle, running.load_idle = idle[name], memory(running.load.pids())
         self._pin()
         if any(each.awake for each in self.plan.workloads):
             self._loops = Loops()

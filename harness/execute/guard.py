@@ -27,6 +27,11 @@ class Guard:
         self._owner = 0
         self._lock = threading.Lock()
 
+    def start(self) -> None:
+        """Be there before there is anything to watch. Raises OSError."""
+        with self._lock:
+            self._begin()
+
     def watch(self, group: int) -> None:
         """Have process group `group` killed when this process dies."""
         self._tell(b"+%d\n" % group)
@@ -42,14 +47,15 @@ class Guard:
 
     def _tell(self, line: bytes) -> None:
         with self._lock:
-            if self._pipe is None or self._owner != os.getpid():
-                self._start()
+            self._begin()
             assert self._pipe is not None
             with suppress(BrokenPipeError):  # somebody killed the guard: its watch is over, ours goes on
                 self._pipe.write(line)
                 self._pipe.flush()
 
-    def _start(self) -> None:
+    def _begin(self) -> None:
+        if self._pipe is not None and self._owner == os.getpid():
+            return
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", __file__],
             stdin=subprocess.PIPE,

@@ -69,6 +69,7 @@ class Child:
         pass_fds: tuple[int, ...] = (),
         on_line: Callable[[str], None] | None = None,
     ) -> None:
+        GUARD.start()
         self._popen = subprocess.Popen(
             list(command),
             stdin=subprocess.DEVNULL,

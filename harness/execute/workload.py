@@ -57,8 +57,9 @@ class LoadedWorkload:
         """
         with _environment_variables(self._env):
             runner = self._environment.runner
-            runner.start(self.users, spawn_rate=self.users)
-            runner.spawning_greenlet.join()
+            with _beginning(self.name):
+                runner.start(self.users, spawn_rate=self.users)
+                runner.spawning_greenlet.get()
             self._gather(deadline)
 
     def check_alive(self) -> None:
@@ -217,8 +218,27 @@ def _environment(spec: WorkloadFile, classes: list[type], events: Any, barrier: 
         runner = environment.create_local_runner()
         events.request._handlers[:] = own  # without Locust's statistics
         recorder.listen(events.request)
-        events.init.fire(environment=environment, runner=runner, web_ui=None)
+        with _beginning(spec.name):
+            events.init.fire(environment=environment, runner=runner, web_ui=None)
     return environment
+
+
+class _StrictHook(EventHook):
+    """Locust logs what a listener raises and goes on; a workload that began without what its listener was to lay - the
+    distance to its peers, say - would measure something else.
+    """
+
+    def fire(self, *, reverse: bool = False, **kwargs: Any) -> None:
+        for handler in self._handlers[::-1] if reverse else self._handlers[:]:
+            handler(**kwargs)
+
+
+@contextmanager
+def _beginning(name: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise WorkloadError(f"workload {name!r} cannot begin: {type(error).__name__}: {error}") from error
 
 
 def _events_without(strangers: set[int]) -> Any:
@@ -227,6 +247,8 @@ def _events_without(strangers: set[int]) -> Any:
     """
     make: Any = Events  # untyped constructor
     events = make()
+    strict: Any = _StrictHook
+    events.init, events.test_start = strict(), strict()
     for name, hook in vars(locust.events).items():
         if isinstance(hook, EventHook):
             getattr(events, name)._handlers.extend(

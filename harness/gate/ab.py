@@ -6,6 +6,7 @@ every start, to which the Locust host of that arm is set.
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ def run(ask: Ask, setting: Setting, policy: Policy = POLICY) -> int:
 
 def duel(ask: Ask, policy: Policy = POLICY) -> two_arms.Duel:
     """The study that the question amounts to. Raises `UsageError`."""
-    if not ask.file.is_file():
+    if not os.path.isfile(ask.file):
         raise UsageError(f"-f {ask.file}: there is no such Locust file")
     a, b = target(ask.a, ask.ready, "--a"), target(ask.b, ask.ready, "--b")
     seconds = max(SLICE_SECONDS, ARRIVALS / ask.rate) if ask.rate else SLICE_SECONDS

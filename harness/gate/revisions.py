@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import UsageError
+from harness.errors import StoreError, UsageError
 
 LOCK = "requirements.lock"
 _DONE = ".complete"
@@ -43,10 +43,13 @@ def prepare(root: Path, cache: Path, names: Sequence[str], tell: Tell, *, build:
     """The named revisions of the repository at `root`, their worktrees and environments under `cache`.
 
     Without `build` all run in the environment of this process, which only fits when their locks equal that of
-    `root`. `tell` hears what takes long. Raises `UsageError`.
+    `root`. `tell` hears what takes long. Raises `UsageError`, `StoreError`.
     """
     commits = [commit(root, name) for name in names]
-    cache.mkdir(parents=True, exist_ok=True)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{cache}: no folder for revisions can be made there: {error.strerror or error}") from error
     with _alone(cache):
         trees = [_worktree(root, cache.resolve() / one[:16], one) for one in commits]
         pythons = [_environment(cache.resolve(), tree, tell) if build else _ours(root, tree) for tree in trees]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,7 +48,6 @@ class Setting:
     now: datetime.datetime
     files: Files = ()
     notes: tuple[str, ...] = ()
-    clock: Callable[[], float] = time.time
 
 
 def run(steering: DuelSteering, setting: Setting) -> int:
@@ -71,20 +69,25 @@ def run(steering: DuelSteering, setting: Setting) -> int:
         except (KeyboardInterrupt, BenchError) as error:
             return _ended_early(steering, store, setting, error)
         store.put("complete", True)
-        store.put("ended", setting.clock())
         return _conclude(steering, store, setting)
 
 
-def clear(files: Files) -> None:
+def clear(files: Files, reads: Path | None = None) -> None:
     """Take away reports of an earlier run: whatever happens to this one, they must not speak for it.
 
-    Raises `UsageError` when there is no folder for one, `StoreError` when it cannot be replaced.
+    `reads` is the file that the command reads. Raises `UsageError` when a report would replace it or has no folder,
+    `StoreError` when it cannot be replaced.
     """
-    for _, path in files:
+    for kind, path in files:
+        if reads is not None and path.resolve() == reads.resolve():
+            raise UsageError(f"--{kind} {path}: this is the file to be read; expected another one to write")
         if not path.absolute().parent.is_dir():
             raise UsageError(f"{path}: there is no folder {path.parent}; expected one to write the report to")
         try:
-            path.unlink(missing_ok=True)
+            if (
+                path.is_file() or path.is_dir()
+            ) and not path.is_symlink():  # /dev/stdout is to be written to, and stays
+                path.unlink()
         except OSError as error:
             raise StoreError(f"{path}: cannot be replaced: {error.strerror or error}") from error
 
@@ -100,7 +103,8 @@ def _conclude(steering: DuelSteering, store: Store, setting: Setting) -> int:
     setting.console.print(gate_view.on_terminal(decision, info))
     write_views(decision, info, setting.files)  # a full disk may be another one
     store.put("answer", word)
-    page = session.write_report(asked.study, store, measured, session.answered(analysis, word))
+    store.put("void", decision.reason if decision.outcome == "INVALID" else "")
+    page = session.write_report(asked.study, store, measured, session.answered(analysis, store))
     setting.console.print(f"report: {session.shown(page)}", highlight=False, soft_wrap=True, markup=False)
     return EXIT_CODES[decision.outcome]
 

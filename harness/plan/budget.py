@@ -8,7 +8,7 @@ budget can be expected to show, from typical noise of this kind of measurement (
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from scipy import stats
@@ -16,7 +16,8 @@ from scipy import stats
 from harness.analyse.metrics import Metric, metric
 from harness.analyse.verdict import family_confidence, questions_in
 from harness.errors import StudyError
-from harness.plan.arms import Layout, blocks_of, workloads
+from harness.plan import schedule
+from harness.plan.arms import BurstKind, Layout, blocks_of, workloads
 from harness.study.records import Study, Workload
 
 LAYOUT_SD = 0.014
@@ -92,30 +93,45 @@ def forecast(study: Study, layout: Layout, costs: Costs | None = None) -> Foreca
     return result
 
 
-def left(study: Study, expected: Forecast, done: int, spent: float) -> float:
+def left(study: Study, expected: Forecast, done: int, spent: float, foreseen: float) -> float:
     """Seconds of measuring still to come after `done` bursts in `spent` seconds; 0.0 when no other burst is due.
 
-    As many are due as the questions need at the least, beyond that what fits the time. A slower machine than forecast
-    so measures for longer, rather than stop where nothing could be decided.
+    Those still due take as much longer than forecast as those done took, which were forecast to take `foreseen`
+    seconds. As many are due as the questions need at the least, beyond that what fits the time. A slower machine than
+    forecast so measures for longer, rather than stop where nothing could be decided.
     """
     allowed = study.budget
-    each = max(expected.burst_seconds, spent / done if done else 0.0)
+    each = expected.burst_seconds * (max(1.0, spent / foreseen) if done else 1.0)
     needed = max((proof.run for proof in expected.proofs), default=0)
     due = max(allowed.min_bursts, min(needed, expected.bursts)) - done
     time = allowed.seconds - spent
     return max(0.0, min((allowed.max_bursts - done) * each, max(due * each, time if time >= each else 0.0)))
 
 
+def foreseen(study: Study, layout: Layout, bursts: int, costs: Costs | None = None) -> float:
+    """Seconds that the first so many bursts are forecast to take: kinds differ, and each run begins with others."""
+    costs = costs or Costs()
+    rest = bursts % len(layout.kinds)
+    whole = (bursts - rest) * burst_seconds(study, layout, costs)
+    begun = (schedule.kind(study, layout, number) for number in range(bursts - rest, bursts))
+    return whole + _seconds(study, begun, costs)
+
+
 def burst_seconds(study: Study, layout: Layout, costs: Costs) -> float:
     """Seconds of one burst, the mean over all rounds."""
+    return _seconds(study, layout.kinds, costs) / len(layout.kinds)
+
+
+def _seconds(study: Study, kinds: Iterable[BurstKind], costs: Costs) -> float:
+    """Seconds of a burst of each of `kinds`."""
     by_name = {each.name: each for each in workloads(study)}
     total = 0.0
-    for kind in layout.kinds:
+    for kind in kinds:
         measured = [(by_name[name], len(arms)) for name, arms in kind.playing]
         memory = 0.0 if any(each.is_episode for each, _ in measured) else study.budget.memory_requests * costs.task
         load = sum(arms * _load_seconds(each, blocks_of(study, each), costs) for each, arms in measured)
         total += len(kind.arms) * (costs.start + memory) + load
-    return total / len(layout.kinds)
+    return total
 
 
 def _load_seconds(workload: Workload, blocks: int, costs: Costs) -> float:

@@ -1,7 +1,7 @@
 """Who runs when: a seeded random order that depends only on the study and the number of the burst.
 
-Because burst n is a pure function of (study, n), a resumed run continues the very schedule that was
-interrupted, and the same seed gives the same order on every machine.
+Because burst n is a pure function of (study, n, how many before it were cut short), a resumed run continues the very
+schedule that was interrupted, plays again what was, and the same seed gives the same order on every machine.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from itertools import accumulate, count
 import numpy as np
 
 from harness.measure.records import Stretch
-from harness.plan.arms import Layout, blocks_of, workloads
+from harness.plan.arms import BurstKind, Layout, blocks_of, workloads
 from harness.study.records import Study, Workload
 
 _SET_ORDER, _BURST = 1, 2  # separate random streams
@@ -45,26 +45,35 @@ class BurstPlan:
     episode: bool = False
 
 
-def schedule(study: Study, layout: Layout, start: int = 0) -> Iterator[BurstPlan]:
-    """Bursts from number `start` on, without end; the budget decides where to stop."""
-    return (burst(study, layout, number) for number in count(start))
+def schedule(study: Study, layout: Layout, start: int = 0, lost: int = 0) -> Iterator[BurstPlan]:
+    """Bursts from number `start` on, `lost` of those before it cut short, without end; the budget decides where to
+    stop.
+    """
+    return (burst(study, layout, number, lost) for number in count(start))
 
 
-def burst(study: Study, layout: Layout, number: int) -> BurstPlan:
-    """Burst `number`. Each round makes every kind of its own once, in random order."""
-    turn, place = _turn(layout, number)
+def kind(study: Study, layout: Layout, place: int) -> BurstKind:
+    """What the burst with `place` whole ones before it plays. Each round makes every kind of its own once, in random
+    order.
+    """
+    turn, place = _turn(layout, place)
     kinds = layout.rounds[turn % len(layout.rounds)]
     round_order = np.random.default_rng((study.seed, _SET_ORDER, turn)).permutation(len(kinds))
+    return kinds[int(round_order[place])]
+
+
+def burst(study: Study, layout: Layout, number: int, lost: int = 0) -> BurstPlan:
+    """Burst `number`, with everything in random order. It plays what is next when `lost` before it were cut short."""
+    of = kind(study, layout, number - lost)
     rng = np.random.default_rng((study.seed, _BURST, number))
-    kind = kinds[int(round_order[place])]
-    arms = _shuffled(kind.arms, rng)
+    arms = _shuffled(of.arms, rng)
     by_name: Mapping[str, Workload] = {each.name: each for each in workloads(study)}
     blocks: list[BlockPlan] = []
-    for index in rng.permutation(len(kind.playing)):
-        name, on = kind.playing[int(index)]
+    for index in rng.permutation(len(of.playing)):
+        name, on = of.playing[int(index)]
         order = tuple(arm for arm in arms if arm in on)
         blocks += _blocks(by_name[name], blocks_of(study, by_name[name]), order, rng)
-    episode = any(by_name[name].is_episode for name, _ in kind.playing)
+    episode = any(by_name[name].is_episode for name, _ in of.playing)
     return BurstPlan(number, arms, bool(rng.integers(2)), tuple(blocks), episode)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import tomllib
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ STUDIES = ROOT / "scenarios" / "studies"
 def find(name: str) -> Path:
     """The study file that `name` (a bundled study or a path) means. Raises `StudyError` listing what exists."""
     for path in (Path(name), STUDIES / f"{name}.toml"):
-        if path.is_file():
+        if os.path.isfile(path):  # false for what may not be looked at, where `Path.is_file` raises
             return path
     known = ", ".join(sorted(path.stem for path in STUDIES.glob("*.toml")))
     raise StudyError(f"no study {name!r}; expected a study file or one of: {known}")
@@ -73,8 +74,9 @@ def adjust(
 ) -> Study:
     """`study` with what the command line changes. Switches choose the treatment; expectations follow it.
 
-    `only` and `on` start from nothing, `off` alone from all of them; all and none are understood. Raises `UsageError`
-    for an unknown optimization, a contradiction, or a value that makes no sense, by itself or in this study.
+    `on` and `only` mean the same, exactly these; `off` all but these. `all` and `none` are understood. Raises
+    `UsageError` for an unknown optimization, two of the three, or a value that makes no sense, by itself or in this
+    study.
     """
     known = study.optimizations
     wanted = _switched(_words(on, known), _words(off, known), _words(only, known), known)
@@ -112,15 +114,12 @@ def _words(names: tuple[str, ...], known: tuple[str, ...]) -> set[str] | None:
 def _switched(
     on: set[str] | None, off: set[str] | None, only: set[str] | None, known: tuple[str, ...]
 ) -> set[str] | None:
-    if only is not None:
-        if on is not None or off is not None:
-            raise UsageError("--only stands alone; expected it without --on and --off")
-        return only
-    if on is None:
-        return None if off is None else set(known) - off
-    if off and (both := on & off):
-        raise UsageError(f"{', '.join(sorted(both))} both --on and --off; expected one of the two")
-    return on
+    given = [name for name, names in (("--on", on), ("--off", off), ("--only", only)) if names is not None]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} each say the whole treatment; expected one of them")
+    if off is not None:
+        return set(known) - off
+    return on if on is not None else only
 
 
 def _treat(study: Study, treatment: str) -> Study:
@@ -136,6 +135,6 @@ def _treat(study: Study, treatment: str) -> Study:
 def resolve(file: str, directory: Path) -> Path:
     """The Locust file `file` of a study: beside the study, or in this project. Raises `StudyError`."""
     for path in (directory / file, ROOT / file):
-        if path.is_file():
+        if os.path.isfile(path):
             return path.resolve()
     raise StudyError(f"no Locust file {file!r} in {directory} or in the project")

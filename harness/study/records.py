@@ -104,7 +104,7 @@ class Design(_Record, frozen=True, kw_only=True):
     controls: tuple[str, ...] = ()
     "honest stand-ins beside the baseline, such as `first-day-reuse` of our node"
     hidden: bool = True
-    "whether a twin of the baseline runs along, which must not be found to differ (A/A); not on workloads with `arms`"
+    "whether a twin of the baseline runs along, which must not be shown to differ (A/A); not on workloads with `arms`"
     fractions: int = 4
     "of a factorial design of six: how many of the four quarters of its 64 cells; of fewer, all cells are visited"
     phases: tuple[tuple[str, ...], ...] = ()

@@ -66,7 +66,7 @@ class ContentionUser(PeerUser):
         with _alone:
             ready = StartingLine(THREADS)
             began = perf_counter()
-            gevent.joinall([_pool.spawn(record_many, ready, each) for each in self.recorders])
+            gevent.joinall([_pool.spawn(record_many, ready, each) for each in self.recorders], raise_error=True)
         self.report("record", (perf_counter() - began) / (THREADS * RECORDINGS), 0)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from locust import events, task
 
 from reference_impl.transports.base import Peer
-from scenarios.load.episode import EpisodeUser
+from scenarios.load.episode import EpisodeUser, told
 from scenarios.load.link import Link
 from scenarios.load.session import playing, session
 from scenarios.load.users import FAILURES, zipf
@@ -38,10 +38,10 @@ def _lay(environment: Any, **_: Any) -> None:
         return
     peers = session(environment).peers
     peers = peers if REUSE >= 0 else peers[:PEERS]
-    _reached[environment] = peers
     if RTT:
         _links[environment] = Link(peers, RTT)
-        _reached[environment] = _links[environment].peers
+        peers = _links[environment].peers
+    _reached[environment] = peers
 
 
 @events.test_stop.add_listener
@@ -60,6 +60,8 @@ class DistantUser(EpisodeUser):
 
     def on_start(self) -> None:
         super().on_start()
+        if RTT:
+            told(self.environment)["link.relays"] = 1.0
         peers = _reached[self.environment]
         self.known = peers[:ACQUAINTANCES] if REUSE >= 0 else peers
         self.weights = zipf(len(self.known))

@@ -37,8 +37,9 @@ def persistently(ask: Callable[[], dict[str, float]]) -> dict[str, float]:
 def _forget(environment: Any, **_: Any) -> None:
     """The next test in the same web UI tells a story of its own."""
     EpisodeUser._began.pop(environment, None)
-    if hasattr(environment, "synapsed_told"):
-        del environment.synapsed_told
+    for name in ("synapsed_told", "synapsed_housekeeping"):
+        if hasattr(environment, name):
+            delattr(environment, name)
 
 
 class EpisodeUser(PeerUser):
@@ -49,7 +50,8 @@ class EpisodeUser(PeerUser):
 
     def on_start(self) -> None:
         super().on_start()
-        self.environment.synapsed_housekeeping = self.dialer.sweep
+        if not hasattr(self.environment, "synapsed_housekeeping"):  # a file may have more to keep
+            self.environment.synapsed_housekeeping = self.dialer.sweep
         told(self.environment)
 
     def now(self) -> float:

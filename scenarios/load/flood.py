@@ -13,7 +13,7 @@ from contextlib import suppress
 from time import perf_counter
 from typing import Any
 
-from locust import constant, task
+from locust import constant, events, task
 
 from reference_impl.channel import SECOND_BYTES, Initiation
 from reference_impl.dialer import Dialer
@@ -33,6 +33,25 @@ ELSEWHERE = "127.0.0.2"
 STRANGERS = 500
 
 _dialers: dict[Any, list[Dialer]] = {}
+"everybody's, of a running environment"
+
+
+@events.test_stop.add_listener
+def _forget(environment: Any, **_: Any) -> None:
+    _dialers.pop(environment, None)
+
+
+def keep_house(environment: Any) -> None:
+    """Once for everybody: the dialers of all of them."""
+    for dialer in _dialers[environment]:
+        dialer.sweep()
+
+
+def held(environment: Any) -> dict[str, float]:
+    """What the dialers of all of them hold."""
+    gauges = [dialer.gauges() for dialer in _dialers[environment]]
+    wanted = (("pooling", "idle"), ("cleanup", "open"))
+    return {f"{room}.{name}": float(sum(each[room].get(name, 0) for each in gauges)) for room, name in wanted}
 
 
 class HonestUser(EpisodeUser):
@@ -44,13 +63,12 @@ class HonestUser(EpisodeUser):
     def on_start(self) -> None:
         super().on_start()
         self.own = session(self.environment).make_dialer()  # a peer of its own right
-        _dialers.setdefault(self.environment, []).append(self.own)
-        self.environment.synapsed_housekeeping = self.keep_house
-
-    def keep_house(self) -> None:
-        """Once for everybody: the dialers of all of them."""
-        for dialer in (self.dialer, *_dialers[self.environment]):
-            dialer.sweep()
+        if self.environment not in _dialers:
+            _dialers[self.environment] = [self.dialer]
+            alone = self.environment.synapsed_gauges
+            self.environment.synapsed_gauges = lambda: {**alone(), **held(self.environment)}
+            self.environment.synapsed_housekeeping = lambda: keep_house(self.environment)
+        _dialers[self.environment].append(self.own)
 
     def on_stop(self) -> None:
         _dialers[self.environment].remove(self.own)

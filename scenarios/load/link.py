@@ -3,31 +3,42 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
+from harness.lifeline import die_with_parent
 from reference_impl.transports.base import Peer
 
 
 class Link:
-    """A running `reference_impl.relay` in front of `peers`; dial its own `peers` instead. `end` it."""
+    """A running `reference_impl.relay` in front of `peers`; dial its own `peers` instead. `end` it.
+
+    It dies with this process, and a Ctrl-C is none of its business: users end before what they talk to. Raises
+    `ConnectionError` when it does not start; it says why on standard error.
+    """
 
     def __init__(self, peers: Sequence[Peer], rtt: float = 0.0) -> None:
         self._relay = subprocess.Popen(
-            [sys.executable, "-m", "reference_impl.relay", "--rtt", str(rtt)],
+            [sys.executable, "-m", "scenarios.load.link", str(os.getpid()), "--rtt", str(rtt)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
             text=True,
         )
         assert self._relay.stdin is not None
         assert self._relay.stdout is not None
         known = [{"peer_id": bytes(each).hex(), "addresses": {"tcp": list(each.addresses["tcp"])}} for each in peers]
-        self._relay.stdin.write(json.dumps({"peers": known}) + "\n")
-        self._relay.stdin.flush()
-        there = json.loads(self._relay.stdout.readline())["peers"]
+        with suppress(BrokenPipeError):
+            self._relay.stdin.write(json.dumps({"peers": known}) + "\n")
+            self._relay.stdin.flush()
+        ready = self._relay.stdout.readline()
+        if not ready:
+            self.end()
+            raise ConnectionError("the link to the peers did not start")
+        there = json.loads(ready)["peers"]
         self.peers = tuple(
             Peer(bytes(each), {"tcp": tuple(reached["addresses"]["tcp"])}, resumes=each.resumes)
             for each, reached in zip(peers, there, strict=True)
@@ -47,4 +58,13 @@ class Link:
         self._relay.wait()
         for stream in (self._relay.stdin, self._relay.stdout):
             if stream is not None:
-                stream.close()
+                with suppress(BrokenPipeError):
+                    stream.close()
+
+
+if __name__ == "__main__":
+    die_with_parent(int(sys.argv[1]))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    from reference_impl.relay import main  # here, as the process that starts it has no use for it
+
+    sys.exit(main(sys.argv[2:]))

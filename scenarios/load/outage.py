@@ -96,6 +96,7 @@ class OutageUser(EpisodeUser):
         self.outage = _outages[self.environment]
         self.peers = (*self.outage.peers, *self.peers[STRUCK:PEERS])
         self.numbers = told(self.environment)
+        self.numbers["link.relays"] = 1.0
 
     def begin(self) -> None:
         gevent.spawn(self.outage.play, self.dialer, self.numbers)

@@ -116,6 +116,18 @@ def test_an_arm_that_answered_nothing_leaves_a_cross_and_no_bar() -> None:
     assert bars.cpu(mute, "surge", "k") is None
 
 
+def test_a_median_among_requests_without_an_answer_is_not_told() -> None:
+    found = sample()
+    short = tuple(
+        msgspec.structs.replace(each, percentiles=(10.0, 40.0), seconds=(0.1, 0.2), service_seconds=(0.1, 0.2))
+        for each in found.curves
+    )
+    chart = charts.percentiles(msgspec.structs.replace(found, curves=short), "surge", "request", "slice", "k")
+    assert chart is not None
+    assert "not resolved" in chart.wide
+    assert "0.2" not in chart.wide.split("</desc>")[0]
+
+
 def test_with_many_arms_curves_show_the_main_ones() -> None:
     many = msgspec.structs.replace(sample(), arms=("none", *(f"x{i}" for i in range(20)), "first-day-reuse", "all"))
     assert charts.main_arms(many) == ("none", "first-day-reuse", "all")

@@ -5,7 +5,7 @@ import math
 import msgspec
 import pytest
 
-from harness.analyse.records import Estimate
+from harness.analyse.records import Direction, Estimate
 from reports import words
 from tests.reports.sample import STUDY, attributed, swept
 
@@ -139,3 +139,13 @@ def test_a_sweep_without_a_crossing_says_what_it_shows() -> None:
     assert words.crossover_words(worse, "lower").startswith("harms at every value")
     assert words.crossover_words(mixed, "lower").startswith("no crossover shown between")
     assert "; shown to pay at 64; to harm at " in words.crossover_words(mixed, "lower")
+
+
+@pytest.mark.parametrize("direction", ["lower", "neither"])
+def test_estimates_that_cross_where_nothing_is_shown_do_not_say_that_it_pays(direction: Direction) -> None:
+    found = swept().crossovers[0]
+    assert found.at is not None
+    wide = tuple(msgspec.structs.replace(each, low=0.5, high=2.0) for each in found.ratios)
+    told = words.crossover_words(msgspec.structs.replace(found, ratios=wide), direction)
+    assert told.startswith("no crossover shown between")
+    assert "pays" not in told

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from harness.errors import LoadError
 from harness.execute.load import LoadProcess, LoadSpec
 from harness.execute.target import Target
 from harness.execute.wire import GaugesAnswer, OpenSlice, SliceResult, Work, WorkloadFile
@@ -86,8 +87,11 @@ def test_a_flood_is_counted_by_the_node_as_it_is_by_the_attacker() -> None:
     limits = {"max_requests_per_second": 50.0, "burst_size": 20}
     with loaded("flood", ALL, 8, {"FLOOD_SECONDS": "1.0"}, rate_limit=limits, source_limit=limits) as load:
         result = played(load, 1.0)
-        gauges = load.gauges().target
-    names = by_name(result)
+        told = load.gauges()
+    names, gauges = by_name(result), told.target
+    honest = 4
+    assert told.load["pooling.idle"] > honest  # everybody's: each of them keeps one, and the abuser some
+    assert told.load["cleanup.open"] >= told.load["pooling.idle"]
     assert names["request"] > 0
     assert 20 <= names["abuse"] <= 20 + 50 * 1.0 + 1
     assert 20 <= names["sybil"] <= 20 + 50 * 1.0 + 1
@@ -183,6 +187,34 @@ def test_threads_just_started_all_leave_the_starting_line() -> None:
     command = [sys.executable, "-c", NEW_THREADS]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 0, ended.stderr
+
+
+BROKEN_RECORDER = """
+from scenarios.load.contention import THREADS, ContentionUser
+class Broken:
+    def request(self, *_):
+        raise ValueError("a broken recorder")
+user = ContentionUser.__new__(ContentionUser)
+user.recorders, reported = [Broken()] * THREADS, []
+user.report = lambda *arguments: reported.append(arguments)
+try:
+    user.record()
+except ValueError as error:
+    print(error, reported)
+"""
+
+
+def test_a_recorder_that_raises_is_no_fast_recording() -> None:
+    command = [sys.executable, "-c", BROKEN_RECORDER]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "a broken recorder []\n"), ended.stderr
+
+
+def test_without_its_link_a_workload_does_not_begin() -> None:
+    """Dialed directly, peers that should be far away would be near."""
+    said = "workload 'w' cannot begin: ConnectionError: the link to the peers did not start"
+    with pytest.raises(LoadError, match=said), loaded("distant", "all", 2, {"DISTANT_RTT": "-1"}):
+        pass
 
 
 @pytest.mark.parametrize(("reuse", "least", "most"), [("0", -1, 0), ("1", 24, 24), ("0.5", 4, 20)])

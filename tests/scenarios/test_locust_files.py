@@ -112,9 +112,11 @@ def test_ctrl_c_ends_users_before_their_node(tmp_path: Path) -> None:
     assert _statistics(tmp_path / "statistics.json")["request"]["num_failures"] == 0
 
 
-def test_a_killed_locust_takes_its_node_along(tmp_path: Path) -> None:
-    with command(*locust("steady"), cwd=tmp_path) as started:
+@pytest.mark.parametrize(("file", "links"), [("steady", 0), ("outage", 1)])
+def test_a_killed_locust_takes_its_node_and_its_link_along(tmp_path: Path, file: str, links: int) -> None:
+    with command(*locust(file), cwd=tmp_path) as started:
         wait_for(lambda: "All users spawned" in started.said(), started.said)
-        assert len(started.descendants("reference_impl")) == 1
+        assert len(started.descendants("-m reference_impl")) == 1
+        assert len(started.descendants("-m scenarios.load.link")) == links
         started.process.send_signal(signal.SIGKILL)
         assert started.ended().code == -signal.SIGKILL  # and nothing is left

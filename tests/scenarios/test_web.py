@@ -189,7 +189,7 @@ def test_a_workload_with_a_story_tells_it_anew_with_every_start(tmp_path: Path) 
         def links(workload: str) -> list[int]:
             assert web.post("/swarm", user_count=2, spawn_rate=2, user_classes=workload)["success"]
             web.until(lambda: web.requests()[0] > 0)
-            found = [process.pid for process in web.started.descendants("reference_impl.relay")]
+            found = [process.pid for process in web.started.descendants("scenarios.load.link")]
             web.post("/stop")
             web.until(lambda: not web.started.descendants("reference_impl"))
             return found

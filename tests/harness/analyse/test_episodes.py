@@ -60,6 +60,8 @@ def test_what_is_left_counts_one_more() -> None:
     assert value_of(metric("descriptors_left"), Episode(left(17), LOAD, ()), "") == 8.0
     assert value_of(metric("registry_left"), EPISODE, "") == 6.0
     assert value_of(metric("target_memory"), EPISODE, "") == 1000.0
+    linked = Episode(left(17, {"link.relays": 1.0}), LOAD, ())
+    assert value_of(metric("descriptors_left"), linked, "") == "a relay between both ends has descriptors of its own"
     silent = Episode(msgspec.structs.replace(left(), gauges={}), LOAD, ())
     assert value_of(metric("registry_left"), silent, "") == "the target or the dialer does not tell its registry"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import signal
 import socket
 import sqlite3
@@ -76,9 +77,14 @@ def refused(answer: Answer, fault: str) -> str:
 
 
 def made_up(
-    root: Path, *expectations: Expectation, bursts: int = 12, complete: bool = True, segment_seconds: float = 0.0
+    root: Path,
+    *expectations: Expectation,
+    bursts: int = 12,
+    complete: bool = True,
+    segment_seconds: float = 0.0,
+    shift: float = 0.25,
 ) -> Path:
-    """A run under `root` whose rows say that `all` is four times as fast."""
+    """A run under `root` whose rows say that a request of `all` takes a quarter of the time, or `shift`."""
     study = a_study(*expectations)
     workload = msgspec.structs.replace(study.workloads[0], segment_seconds=segment_seconds)
     study = msgspec.structs.replace(study, workloads=(workload,), budget=Budget(min_bursts=7, max_bursts=bursts))
@@ -92,15 +98,14 @@ def made_up(
             ("rates", {}),
             ("spent", 30.0),
             ("complete", complete),
-            ("ended", 1e9 + 30),
         ):
             store.put(key, value)
-        fill(store, study, bursts)
+        fill(store, study, bursts, shift)
         return store.folder
 
 
-def fill(store: Store, study: Study, bursts: int) -> None:
-    measured = a_run(study, {"all": 0.25}, bursts)
+def fill(store: Store, study: Study, bursts: int, shift: float = 0.25) -> None:
+    measured = a_run(study, {"all": shift}, bursts)
     for burst in measured.bursts:
         store.add_burst(burst)
     for row in measured.slices:
@@ -215,7 +220,7 @@ def test_dry_run_follows_the_switches(bench: Bench) -> None:
         (("run", "nope"), "study", "no study 'nope'; expected a study file or one of: "),
         (("run", "--on", "poling"), "usage", "unknown optimization 'poling'; expected one of: pooling, "),
         (("run", "--on", ","), "usage", "--on names nothing"),
-        (("run", "--on", "pooling", "--only", "metrics"), "usage", "--only stands alone"),
+        (("run", "--on", "pooling", "--only", "metrics"), "usage", "--on and --only each say the whole treatment"),
         (("run", "--design", "fractal"), "usage", "--design 'fractal'; expected one of: on-off, "),
         (("run", "--seconds", "-5"), "usage", "--seconds -5; expected"),
         (("run", "--seconds", "1"), "study", "'connection latency' against 'none' gets 1 bursts, but 8 are the fewest"),
@@ -289,6 +294,35 @@ def test_a_resumed_run_says_that_the_revision_changed(bench: Bench, tmp_path: Pa
         store.put("environment", msgspec.structs.replace(host.environment(ROOT), revision="0" * 40))
     assert bench("run", "--resume", "latest").err == ""
     assert "begun at revision 000000000000 and resumed at " in (folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize("dirty", [False, True])
+def test_a_resumed_run_says_that_code_was_changed(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dirty: bool
+) -> None:
+    folder, here = made_up(tmp_path / "runs"), host.environment(ROOT)
+    with Store.open(folder) as store:
+        store.put("environment", msgspec.structs.replace(here, dirty=False))
+    monkeypatch.setattr(host, "environment", lambda _: msgspec.structs.replace(here, dirty=dirty))
+    assert bench("run", "--resume", "latest").err == ""
+    assert ("resumed with changes of the code that are in no revision" in (folder / "report.html").read_text()) is dirty
+
+
+@pytest.mark.parametrize("command", [("report",), ("run", "--resume"), ("run",)])
+def test_a_name_too_long_for_a_file_is_one_line(bench: Bench, command: tuple[str, ...]) -> None:
+    assert "no " in refused(bench(*command, "x" * 300), "study" if command == ("run",) else "store")
+
+
+def test_a_reader_that_left_takes_no_command_away() -> None:
+    code = "import sys; from harness.cli.output import Output; out = Output()"
+    code += "; [out.print('x' * 9999) for _ in range(9)]; sys.exit(3)"
+    reads, writes = os.pipe()
+    os.close(reads)
+    with os.fdopen(writes, "w") as closed:
+        done = subprocess.run(
+            [sys.executable, "-c", code], stdout=closed, stderr=subprocess.PIPE, text=True, check=False, cwd=ROOT
+        )
+    assert (done.returncode, done.stderr) == (3, "")
 
 
 @pytest.mark.parametrize(("complete", "method"), [(True, "signed rank"), (False, "sequential")])
@@ -392,7 +426,9 @@ def test_however_a_run_ends_what_was_measured_is_kept(
         return
     folder = (tmp_path / "runs" / "latest").resolve()
     assert f"go on with: synapsed-bench run --resume runs/{folder.name}" in answer.out
-    assert str(error) in (folder / "report.html").read_text() or "Ctrl-C" in (folder / "report.html").read_text()
+    assert f"The run was ended by: {' '.join(str(error).split()) or 'Ctrl-C'}" in " ".join(
+        (folder / "report.html").read_text().split()
+    )
     summary = msgspec.json.decode((folder / "summary.json").read_bytes())
     assert summary["complete"] is False
     assert summary["valid"] is isinstance(error, KeyboardInterrupt)  # a system that died is not judged

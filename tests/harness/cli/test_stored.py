@@ -84,13 +84,35 @@ def test_two_runs_of_one_study_agree(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_a_contradiction_is_exit_1_and_shown(bench: Bench, tmp_path: Path) -> None:
-    first = made_up(tmp_path / "runs", MET)
-    contrary = Expectation(**{**msgspec.structs.asdict(MET), "at_least": 8.0})
-    second = made_up(tmp_path / "runs", contrary)
+    first, second = made_up(tmp_path / "runs", MET), made_up(tmp_path / "runs", MET, shift=0.9)
     answer = bench("compare", first.name, second.name)
     assert answer.code == 1
     assert "MISSED" in answer.out
     assert " no" in answer.out
+
+
+def test_what_was_asked_otherwise_is_no_contradiction(bench: Bench, tmp_path: Path) -> None:
+    otherwise = Expectation(**{**msgspec.structs.asdict(MET), "at_least": 8.0})  # MET and MISSED, and both are right
+    first, second = made_up(tmp_path / "runs", MET), made_up(tmp_path / "runs", otherwise)
+    answer = bench("compare", first.name, second.name)
+    assert answer.code == 0
+    assert "MISSED" not in answer.out
+
+
+def test_an_invalid_run_contradicts_nothing(bench: Bench, tmp_path: Path) -> None:
+    first = made_up(tmp_path / "runs", MET)
+    second = made_up(tmp_path / "runs", MET, shift=0.9, complete=False)
+    with Store.open(second) as store:
+        store.put("ended_by", "target all (pid 7) died")
+    answer = bench("compare", first.name, second.name)
+    assert answer.code == 0
+    assert "The second run is INVALID: its verdicts count for nothing." in answer.out
+
+
+def test_runs_without_anything_in_common_are_one_line(bench: Bench, tmp_path: Path) -> None:
+    first, second = made_up(tmp_path / "runs", bursts=3), made_up(tmp_path / "runs", bursts=3)
+    said = refused(bench("compare", first.name, second.name), "usage")
+    assert "share no expectation and no estimate with an interval" in said
 
 
 def test_estimates_apart_are_told() -> None:
@@ -117,9 +139,14 @@ def test_segments_are_exported_apart_from_what_can_be_judged(bench: Bench, tmp_p
 def test_a_report_of_a_run_in_progress_does_not_say_that_it_was_killed(bench: Bench, tmp_path: Path) -> None:
     folder = made_up(tmp_path / "runs", MET, complete=False)
     with runs.claimed(folder):
-        assert bench("report").code == 0
-        assert "still being measured when this was written" in (folder / "report.html").read_text()
-    assert bench("report").code == 0
+        answer = bench("report")
+        assert "STILL RUNNING" in answer.out
+        assert "INTERRUPTED" not in answer.out
+        page = (folder / "report.html").read_text()
+        assert "<title>still running: " in page
+        assert "was being measured when this was written" in page
+        assert "killed" not in page
+    assert "INTERRUPTED" in bench("report").out
     page = (folder / "report.html").read_text()
     assert "its process, which was killed" in page
-    assert "still being measured" not in page
+    assert "still running" not in page

@@ -92,7 +92,7 @@ def test_a_slice_tells_cache_misses_when_asked_and_where_there_is_a_counter(
     server: Target, client: str, asked: bool
 ) -> None:
     here = counting((os.getpid(),)) is not None
-    env = {"SYNAPSED_TARGET": msgspec.json.encode(server.ready).decode()}
+    env = {"SYNAPSED_TARGET": msgspec.json.encode(server.ready).decode(), "SYNAPSED_OPTIMIZATIONS": ""}
     with LoadProcess.start(LoadSpec("test", (WorkloadFile("w", client, 2),), env, cache_misses=asked)) as load:
         found = load.slice(msgspec.structs.replace(opening(0.1), targets=server.pids())).cache_misses
     assert (found is not None and found > 0) == (here and asked)
@@ -106,7 +106,7 @@ def test_a_stretch_counts_both_ends_by_whatever_event_there_is(server: Target, c
         f"import harness.execute.cache_misses as it\nit.counting.__defaults__ = ({PAGE_FAULTS},)\n"
     )
     ready = msgspec.json.encode(server.ready).decode()
-    env = {"SYNAPSED_TARGET": ready, "PYTHONPATH": str(tmp_path)}
+    env = {"SYNAPSED_TARGET": ready, "SYNAPSED_OPTIMIZATIONS": "", "PYTHONPATH": str(tmp_path)}
     with LoadProcess.start(LoadSpec("test", (WorkloadFile("w", client, 2),), env, cache_misses=True)) as load:
         order = msgspec.structs.replace(opening(0.1), targets=server.pids())
         found = [load.slice(order).cache_misses for _ in range(2)]

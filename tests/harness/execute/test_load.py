@@ -352,6 +352,11 @@ def test_workloads_share_a_process_but_not_their_listeners(tmp_path: Path) -> No
             "    @task\n    def t(self): pass",
             "ended before its first task: OSError: no way",
         ),
+        (
+            "from locust import User, events, task\n@events.test_start.add_listener\n"
+            "def lay(**_): raise OSError('no link')\nclass U(User):\n    @task\n    def t(self): pass",
+            "workload 'w' cannot begin: OSError: no link",
+        ),
     ],
 )
 def test_a_bad_locust_file_is_one_clear_error(tmp_path: Path, text: str, expected: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import UsageError
+from harness.errors import StoreError, UsageError
 from harness.gate import revisions
 from harness.gate.revisions import Revision, prepare
 
@@ -135,6 +135,12 @@ def test_a_revision_without_a_lock(repository: Path) -> None:
 def test_an_unknown_revision_is_a_usage_error(repository: Path, name: str) -> None:
     with pytest.raises(UsageError, match="is no revision"):
         ready(repository, name)
+
+
+def test_a_cache_that_cannot_be_made_is_one_line(repository: Path) -> None:
+    taken = repository / "code.txt"
+    with pytest.raises(StoreError, match=r"code.txt/.gate: no folder for revisions can be made there: Not a directory"):
+        prepare(repository, taken / ".gate", ["HEAD"], print)
 
 
 def test_outside_a_repository(tmp_path: Path) -> None:

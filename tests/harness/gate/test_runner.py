@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from xml.etree import ElementTree as xml
 
@@ -37,14 +38,16 @@ def setting(folder: Path) -> Setting:
     for _, path in files:
         path.write_text("PASS of yesterday")
     console, now = Console(file=io.StringIO(), width=100), datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)
-    return Setting(folder, folder / "runs", "again", "base", "head", console, now, files, clock=lambda: 0.0)
+    return Setting(folder, folder / "runs", "again", "base", "head", console, now, files)
 
 
-def ending_with(error: BaseException | None, bursts: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A measurement that keeps so many bursts of equal arms and then ends so."""
+def ending_with(
+    error: BaseException | None, bursts: int, monkeypatch: pytest.MonkeyPatch, shifts: Mapping[str, float] | None = None
+) -> None:
+    """A measurement that keeps so many bursts, of equal arms but for `shifts`, and then ends so."""
 
     def run(study: object, store: Store, *_: object) -> None:
-        measured = a_run(steering().asked.study, {}, bursts)
+        measured = a_run(steering().asked.study, shifts or {}, bursts)
         for burst in measured.bursts:
             store.add_burst(burst)
         for row in measured.slices:
@@ -92,6 +95,39 @@ def test_the_report_is_headed_by_the_word_and_so_it_is_when_written_again(
     session.report(folder, console)
     assert [page.read_bytes() for page in pages] == written
     assert word in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_gate_that_cannot_trust_itself_is_invalid_in_its_run_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ending_with(None, 60, monkeypatch, {"base-again": 1.028})  # beyond the gate's 1 %, within a study's 3 %
+    assert runner.run(steering(), setting(tmp_path)) == 4
+    (folder,) = (tmp_path / "runs").glob("2026*")
+
+    def invalid() -> bool:
+        summary, page = json.loads((folder / "summary.json").read_bytes()), (folder / "report.html").read_text()
+        failed = [each["name"] for each in summary["checks"] if each["status"] == "invalid"]
+        return not summary["valid"] and failed == ["gate"] and "<strong>INVALID.</strong>" in page
+
+    assert invalid()
+    session.report(folder, Console(file=io.StringIO(), width=100))
+    assert invalid()
+
+
+def test_a_report_is_not_written_over_what_is_read(tmp_path: Path) -> None:
+    read = tmp_path / "pairs.csv"
+    read.write_text("burst,pair")
+    with pytest.raises(UsageError, match=r"--json .*pairs.csv: this is the file to be read; expected another"):
+        runner.clear((("json", read),), read)
+    assert read.read_text() == "burst,pair"
+
+
+def test_a_link_such_as_dev_stdout_stays(tmp_path: Path) -> None:
+    link, target = tmp_path / "out", tmp_path / "target"
+    target.write_text("PASS of yesterday")
+    link.symlink_to(target)
+    runner.clear((("markdown", link),))
+    assert link.is_symlink()
 
 
 def test_a_report_that_cannot_be_written_does_not_hide_the_error(

@@ -21,6 +21,7 @@ from harness.plan.budget import (
     burst_seconds,
     bursts_needed,
     forecast,
+    foreseen,
     left,
     resolution,
     sequential_bursts_needed,
@@ -179,11 +180,30 @@ PROOF = Proof("x", "none", 9, 8, run=20, resolution=0.1)
 )
 def test_bursts_are_due_while_they_fit_and_until_the_fewest_are_done(done: int, spent: float, seconds: float) -> None:
     study = a_study(budget=Budget(seconds=100.0, min_bursts=7, max_bursts=50))
-    assert left(study, Forecast(9, 10.0, 90.0, 100.0, ()), done, spent) == pytest.approx(seconds)
+    found = left(study, Forecast(9, 10.0, 90.0, 100.0, ()), done, spent, foreseen=10.0 * done)
+    assert found == pytest.approx(seconds)
 
 
 def test_what_the_questions_need_is_due_as_far_as_it_was_forecast() -> None:
     study = a_study(budget=Budget(seconds=100.0, min_bursts=7, max_bursts=50))
-    assert left(study, Forecast(20, 5.0, 100.0, 100.0, (PROOF,)), 19, 190.0) == pytest.approx(10.0)
-    assert left(study, Forecast(20, 5.0, 100.0, 100.0, (PROOF,)), 20, 1e6) == 0.0
-    assert left(study, Forecast(12, 8.0, 96.0, 100.0, (PROOF,)), 12, 1e6) == 0.0
+    assert left(study, Forecast(20, 5.0, 100.0, 100.0, (PROOF,)), 19, 190.0, 95.0) == pytest.approx(10.0)
+    assert left(study, Forecast(20, 5.0, 100.0, 100.0, (PROOF,)), 20, 1e6, 100.0) == 0.0
+    assert left(study, Forecast(12, 8.0, 96.0, 100.0, (PROOF,)), 12, 1e6, 96.0) == 0.0
+
+
+def test_bursts_that_were_forecast_to_be_long_do_not_count_as_slow() -> None:
+    study = a_study(budget=Budget(seconds=100.0, min_bursts=7, max_bursts=50))
+    expected = Forecast(9, 10.0, 90.0, 100.0, ())
+    assert left(study, expected, 2, 50.0, foreseen=50.0) == pytest.approx(50.0)
+    assert left(study, expected, 2, 50.0, foreseen=25.0) == pytest.approx(100.0)  # each of five takes 20 s
+
+
+def test_what_was_foreseen_of_bursts_is_the_sum_of_their_kinds() -> None:
+    long = Workload(name="churn", file="churn.py", episode_seconds=60.0, arms=("none", "all"))
+    study = msgspec.structs.replace(a_study(asked("latency")), workloads=(SURGE, long))
+    of = layout(study)
+    each = [foreseen(study, of, number + 1) - foreseen(study, of, number) for number in range(6)]
+    assert len(of.kinds) == 2
+    for first, second in (each[:2], each[2:4], each[4:]):
+        assert {first > 100.0, second > 100.0} == {True, False}
+        assert first + second == pytest.approx(2.0 * burst_seconds(study, of, Costs()))

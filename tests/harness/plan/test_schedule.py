@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.plan.arms import layout
-from harness.plan.schedule import burst, schedule
+from harness.plan.schedule import BurstPlan, burst, schedule
 from harness.study.records import Budget, Design, DesignKind, Expectation, Study, Workload
 
 SURGE = Workload(name="surge", file="surge.py")
@@ -55,6 +55,20 @@ def test_a_resumed_run_continues_the_same_schedule(seed: int, start: int) -> Non
     plan = layout(study)
     whole = list(islice(schedule(study, plan), start + 3))
     assert list(islice(schedule(study, plan, start), 3)) == whole[start:]
+
+
+@given(st.integers(0, 2**40), st.lists(st.booleans(), max_size=30))
+def test_what_was_cut_short_is_played_again(seed: int, cut: list[bool]) -> None:
+    """However often a run is cut short and resumed, its whole bursts are of the kinds of an undisturbed run."""
+    study = a_study(seed, kind="ablation")
+    plan = layout(study)
+    whole: list[BurstPlan] = []
+    for number, short in enumerate(cut):
+        planned = next(schedule(study, plan, number, lost=number - len(whole)))
+        assert planned.number == number
+        whole += [] if short else [planned]
+    undisturbed = islice(schedule(study, plan), len(whole))
+    assert [frozenset(each.arms) for each in whole] == [frozenset(each.arms) for each in undisturbed]
 
 
 @given(st.integers(0, 2**40))
