@@ -27,7 +27,8 @@ OFFERED = 0.90
 "share of the intended arrivals that must have been started"
 LAG_SECONDS = 0.010
 LAG_SHARE = 0.10
-"schedule lag that is tolerated: this long, or this share of the stretch if that is longer"
+LAG_MOST = 0.100
+"schedule lag that is tolerated: this long, or this share of the stretch if that is longer, but never more than the last"
 AA_MARGIN = 0.03
 "equal arms must not differ by more"
 AA_METRICS = ("latency_p50", "throughput", "cpu_per_request")
@@ -203,7 +204,7 @@ def _generator(subject: Subject) -> Iterator[Check]:
 def _lag(subject: Subject) -> Iterator[Check]:
     for where, rows in _open(subject):
         seconds = float(np.median([row.lag_max for row in rows]))
-        bound = max(LAG_SECONDS, LAG_SHARE * float(np.median([row.planned for row in rows])))
+        bound = min(LAG_MOST, max(LAG_SECONDS, LAG_SHARE * float(np.median([row.planned for row in rows]))))
         yield Check(
             "schedule lag",
             _status(seconds <= bound),
