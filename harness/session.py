@@ -63,14 +63,14 @@ def resume(folder: Path, console: Console, *, strict: bool) -> int:
         was, here = store.get("environment", Environment), host.environment(ROOT)
         if differs := _differs(was, here):
             raise StoreError(f"{folder.name} cannot go on here: {differs}; measure anew")
-        notes = store.find("notes", tuple[str, ...]) or ()
+        notes = list(store.find("notes", tuple[str, ...]) or ())
         if was.revision != here.revision:
-            notes = (*notes, f"The run was begun at revision {was.revision[:12]} and resumed at {here.revision[:12]}")
-        if here.dirty and not was.dirty:
-            notes = (*notes, "It was resumed with changes of the code that are in no revision")
+            notes.append(f"The run was begun at revision {was.revision[:12]} and resumed at {here.revision[:12]}")
+        if here.dirty:
+            notes.append("It was resumed with changes of the code that are in no revision")
         if died := mishap(store):
-            notes = (*notes, f"The run was ended by: {died}; it was resumed, and what was measured before counts")
-        store.put("notes", notes)
+            notes.append(f"The run was ended by: {died}; it was resumed, and what was measured before counts")
+        store.put("notes", tuple(dict.fromkeys(notes)))
         return _measure(study, store, console, strict=strict)
 
 
@@ -92,6 +92,13 @@ def report(folder: Path, console: Console) -> None:
         study, measured = stored(store)
         analysis = analyse(study, measured, mishap=mishap(store))
         _write(study, store, measured, answered(analysis, store), console)
+
+
+def judged(folder: Path) -> Analysis:
+    """The stored rows, judged. Raises `StoreError` when nothing was measured."""
+    with Store.open(folder) as store:
+        study, measured = stored(store)
+        return answered(analyse(study, measured, mishap=mishap(store)), store)
 
 
 def answered(analysis: Analysis, store: Store) -> Analysis:

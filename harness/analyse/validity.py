@@ -28,7 +28,7 @@ OFFERED = 0.90
 LAG_SECONDS = 0.010
 LAG_SHARE = 0.10
 LAG_MOST = 0.100
-"schedule lag that is tolerated: this long, or this share of the stretch if that is longer, but never more than the last"
+"schedule lag that is tolerated: this long, or this share of the stretch if that is longer, but no more than the last"
 AA_MARGIN = 0.03
 "equal arms must not differ by more"
 AA_METRICS = ("latency_p50", "throughput", "cpu_per_request")

@@ -14,7 +14,6 @@ from contextlib import suppress
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 
 from harness.cli import stored, verdicts
 from harness.cli.options import RUNS, RunsOption, command_line, number
@@ -148,7 +147,7 @@ def _names(option: str, text: str | None) -> tuple[str, ...]:
 def fail(error: BenchError) -> NoReturn:
     """One line on stderr that says whose fault it is, and the error's exit code."""
     said = " ".join(str(error).split())
-    Console(stderr=True).print(f"synapsed-bench: {error.fault}: {said}", highlight=False, soft_wrap=True, markup=False)
+    Output(stderr=True).print(f"synapsed-bench: {error.fault}: {said}", highlight=False, soft_wrap=True, markup=False)
     sys.exit(error.exit_code)
 
 
@@ -163,7 +162,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except Exception as error:
-        traceback.print_exc()
+        with suppress(BrokenPipeError):
+            traceback.print_exc()
         told = f"{type(error).__name__}: {error}; expected no such thing: please report it with the lines above"
         fail(MeasurementVoid(told, "a bug of ours"))  # never 1, which would be a verdict
 

@@ -1,9 +1,9 @@
-"""Standard output that nobody may read to its end: `synapsed-bench run ... | head` must not take a measurement away."""
+"""Output that nobody may read to its end: `synapsed-bench run ... | head` must not take a measurement away."""
 
 from __future__ import annotations
 
 import os
-import sys
+from typing import IO
 
 from rich.console import Console
 
@@ -14,11 +14,11 @@ class Output(Console):
     def on_broken_pipe(self) -> None:
         """Go on without a reader."""
         self.quiet = True
-        into_nothing()
+        into_nothing(self.file)
 
 
-def into_nothing() -> None:
-    """Send what is still to be written to standard output nowhere."""
+def into_nothing(stream: IO[str]) -> None:
+    """Send what is still to be written to `stream` nowhere."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
+    os.dup2(nowhere, stream.fileno())
     os.close(nowhere)

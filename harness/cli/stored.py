@@ -5,17 +5,13 @@ from __future__ import annotations
 import sys
 import webbrowser
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from harness.cli.options import RUNS, RunsOption
 from harness.cli.output import Output, into_nothing
 from harness.errors import StoreError, UsageError
-
-if TYPE_CHECKING:
-    from harness.measure.records import Measured
-    from harness.study.records import Study
 
 RunArgument = Annotated[str, typer.Argument(metavar="[RUN]", help="A run folder, its name, or latest.")]
 FORMATS = ("csv", "json")
@@ -54,13 +50,15 @@ def export(
     runs_folder: RunsOption = RUNS,
 ) -> None:
     """Every measured value of a run as a table, for `judge`, pandas or a spreadsheet."""
-    from harness import runs
+    from harness import runs, session
+    from harness.measure.store import Store
     from harness.plan.arms import workloads
     from reports import frames
 
     if format_ not in FORMATS:
         raise UsageError(f"--format {format_!r}; expected one of: {', '.join(FORMATS)}")
-    study, measured, _ = _stored(runs.find(runs_folder, run_name))
+    with Store.open(runs.find(runs_folder, run_name)) as store:
+        study, measured = session.stored(store)
     names = [each.name for each in workloads(study)]
     if workload and workload not in names:
         raise UsageError(f"--workload {workload!r}; expected one of: {', '.join(names)}")
@@ -71,7 +69,7 @@ def export(
             sys.stdout.write(text)
             sys.stdout.flush()
         except BrokenPipeError:  # whoever reads has seen enough
-            into_nothing()
+            into_nothing(sys.stdout)
         return
     try:
         out.write_text(text, encoding="utf-8")
@@ -88,14 +86,10 @@ def compare(
 
     Each run's ratios were taken within it; absolute numbers of two runs are not compared, as the machine drifts.
     """
-    from harness import runs
-    from harness.analyse.analysis import analyse
+    from harness import runs, session
     from reports import comparison, frames
 
-    one, other = (
-        analyse(study, measured, mishap=mishap)
-        for study, measured, mishap in (_stored(runs.find(runs_folder, name)) for name in (first, second))
-    )
+    one, other = (session.judged(runs.find(runs_folder, name)) for name in (first, second))
     shared = frames.verdicts(one, other)
     if not shared and frames.estimates(one, other).empty:
         raise UsageError(
@@ -104,12 +98,3 @@ def compare(
     console.print(comparison.result(one, other))
     contradicted = any(frames.contradict(*pair) for pair in shared)
     raise typer.Exit(int(one.valid and other.valid and contradicted))
-
-
-def _stored(folder: Path) -> tuple[Study, Measured, str]:
-    """A run's study, its rows, and the error that ended it ("" = none)."""
-    from harness import session
-    from harness.measure.store import Store
-
-    with Store.open(folder) as store:
-        return *session.stored(store), session.mishap(store)

@@ -57,9 +57,11 @@ class LoadedWorkload:
         """
         with _environment_variables(self._env):
             runner = self._environment.runner
-            with _beginning(self.name):
+            try:
                 runner.start(self.users, spawn_rate=self.users)
                 runner.spawning_greenlet.get()
+            except Exception as error:
+                raise WorkloadError(f"workload {self.name!r} cannot begin: {type(error).__name__}: {error}") from error
             self._gather(deadline)
 
     def check_alive(self) -> None:
@@ -218,8 +220,7 @@ def _environment(spec: WorkloadFile, classes: list[type], events: Any, barrier: 
         runner = environment.create_local_runner()
         events.request._handlers[:] = own  # without Locust's statistics
         recorder.listen(events.request)
-        with _beginning(spec.name):
-            events.init.fire(environment=environment, runner=runner, web_ui=None)
+        events.init.fire(environment=environment, runner=runner, web_ui=None)
     return environment
 
 
@@ -233,14 +234,6 @@ class _StrictHook(EventHook):
             handler(**kwargs)
 
 
-@contextmanager
-def _beginning(name: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        raise WorkloadError(f"workload {name!r} cannot begin: {type(error).__name__}: {error}") from error
-
-
 def _events_without(strangers: set[int]) -> Any:
     """Hooks with the listeners of `locust.events`, except functions whose module dictionary is one of
     `strangers`.
@@ -248,7 +241,7 @@ def _events_without(strangers: set[int]) -> Any:
     make: Any = Events  # untyped constructor
     events = make()
     strict: Any = _StrictHook
-    events.init, events.test_start = strict(), strict()
+    events.test_start = strict()
     for name, hook in vars(locust.events).items():
         if isinstance(hook, EventHook):
             getattr(events, name)._handlers.extend(

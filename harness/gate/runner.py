@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,13 +82,11 @@ def clear(files: Files, reads: Path | None = None) -> None:
     for kind, path in files:
         if reads is not None and path.resolve() == reads.resolve():
             raise UsageError(f"--{kind} {path}: this is the file to be read; expected another one to write")
-        if not path.absolute().parent.is_dir():
+        if not os.path.isdir(path.absolute().parent):
             raise UsageError(f"{path}: there is no folder {path.parent}; expected one to write the report to")
         try:
-            if (
-                path.is_file() or path.is_dir()
-            ) and not path.is_symlink():  # /dev/stdout is to be written to, and stays
-                path.unlink()
+            if not path.absolute().is_relative_to("/dev"):  # /dev/stdout is to be written to, and stays
+                path.unlink(missing_ok=True)
         except OSError as error:
             raise StoreError(f"{path}: cannot be replaced: {error.strerror or error}") from error
 

@@ -1,4 +1,4 @@
-"""Who runs when: a seeded random order that depends only on the study and the number of the burst.
+"""Who runs when: a seeded random order.
 
 Because burst n is a pure function of (study, n, how many before it were cut short), a resumed run continues the very
 schedule that was interrupted, plays again what was, and the same seed gives the same order on every machine.

@@ -19,7 +19,7 @@ from harness.analyse.records import Verdict
 from harness.errors import MeasurementVoid
 from harness.execute import burst as processes
 from harness.execute.burst import BlockSpec, BurstSpec, Step
-from harness.measure.records import ArmReading, Memory, Sample, Slice
+from harness.measure.records import ArmReading, Burst, Memory, Sample, Slice
 from harness.measure.store import Store
 from harness.pipeline import Rates, Steering
 from harness.plan.arms import layout
@@ -165,6 +165,17 @@ def test_a_rate_once_found_is_kept_over_a_resumption(store: Store, monkeypatch: 
     assert not [each for each in again.asked if each[0] == "capacity"]
     assert {block.rate for block in again.blocks} == {50.0}
     assert [each.number for each in store.measured().bursts] == [0, 1, 2]
+
+
+def test_a_burst_that_was_cut_short_is_played_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = short(CLOSED, STORY, bursts=4)
+    undisturbed = [{block.workload for block in burst(study, layout(study), number).blocks} for number in range(4)]
+    assert len({frozenset(each) for each in undisturbed}) == 2
+    store.add_burst(Burst(0, burst(study, layout(study), 0).arms, 1.0, complete=False))
+    play(study, store, Script(), monkeypatch)
+    whole = [each for each in store.measured().bursts if each.complete]
+    assert [each.number for each in whole] == [1, 2, 3, 4]
+    assert [{name for name, _ in each.playing} for each in whole] == undisturbed
 
 
 def test_an_arm_that_answers_nothing_has_no_rate(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -192,6 +192,7 @@ def test_a_workload_with_a_story_tells_it_anew_with_every_start(tmp_path: Path) 
             found = [process.pid for process in web.started.descendants("scenarios.load.link")]
             web.post("/stop")
             web.until(lambda: not web.started.descendants("reference_impl"))
+            web.until(lambda: not web.started.descendants("scenarios.load.link"))
             return found
 
         (first,), (second,) = links("OutageUser"), links("OutageUser")

@@ -313,16 +313,18 @@ def test_a_name_too_long_for_a_file_is_one_line(bench: Bench, command: tuple[str
     assert "no " in refused(bench(*command, "x" * 300), "study" if command == ("run",) else "store")
 
 
-def test_a_reader_that_left_takes_no_command_away() -> None:
-    code = "import sys; from harness.cli.output import Output; out = Output()"
+@pytest.mark.parametrize("stderr", [False, True])
+def test_a_reader_that_left_takes_no_command_away(stderr: bool) -> None:
+    code = f"import sys; from harness.cli.output import Output; out = Output(stderr={stderr})"
     code += "; [out.print('x' * 9999) for _ in range(9)]; sys.exit(3)"
     reads, writes = os.pipe()
     os.close(reads)
     with os.fdopen(writes, "w") as closed:
-        done = subprocess.run(
-            [sys.executable, "-c", code], stdout=closed, stderr=subprocess.PIPE, text=True, check=False, cwd=ROOT
+        ends = (
+            {"stdout": subprocess.PIPE, "stderr": closed} if stderr else {"stdout": closed, "stderr": subprocess.PIPE}
         )
-    assert (done.returncode, done.stderr) == (3, "")
+        done = subprocess.run([sys.executable, "-c", code], text=True, check=False, cwd=ROOT, **ends)  # type: ignore[call-overload]
+    assert (done.returncode, done.stdout or "", done.stderr or "") == (3, "", "")
 
 
 @pytest.mark.parametrize(("complete", "method"), [(True, "signed rank"), (False, "sequential")])

@@ -122,12 +122,19 @@ def test_a_report_is_not_written_over_what_is_read(tmp_path: Path) -> None:
     assert read.read_text() == "burst,pair"
 
 
-def test_a_link_such_as_dev_stdout_stays(tmp_path: Path) -> None:
+def test_a_device_to_be_written_to_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    removed: list[Path] = []
+    monkeypatch.setattr(Path, "unlink", lambda path, **_: removed.append(path))
+    runner.clear((("markdown", Path("/dev/stdout")), ("junit", Path("gate.xml"))))
+    assert removed == [Path("gate.xml")]
+
+
+def test_a_report_behind_a_link_does_not_speak_for_a_later_run(tmp_path: Path) -> None:
     link, target = tmp_path / "out", tmp_path / "target"
     target.write_text("PASS of yesterday")
     link.symlink_to(target)
     runner.clear((("markdown", link),))
-    assert link.is_symlink()
+    assert not link.exists()
 
 
 def test_a_report_that_cannot_be_written_does_not_hide_the_error(
