@@ -78,9 +78,13 @@ def run(study: Study, store: Store, directory: Path, display: Display, steering:
         store.put("rates", rates)
     measured = store.measured()
     done, spent = store.complete_bursts(), store.find("spent", float) or 0.0
+
+    def to_go() -> float:
+        return budget.left(study, forecast, done, spent, budget.foreseen(study, layout, done))
+
     begun = store.next_burst()
     for plan in schedule.schedule(study, layout, begun, lost=begun - done):
-        if not budget.left(study, forecast, done, spent, budget.foreseen(study, layout, done)):
+        if not to_go():
             break
         began = time.monotonic()
         _measure(study, plan, rates, store, start, display)
@@ -88,9 +92,7 @@ def run(study: Study, store: Store, directory: Path, display: Display, steering:
         store.put("spent", spent)
         measured += store.measured(since=plan.number)  # reading all of them anew would take longer with each burst
         decided = steering.decided(measured) and done >= study.budget.min_bursts  # it is asked always: it shows
-        foreseen = budget.foreseen(study, layout, done)
-        left = 0.0 if decided else budget.left(study, forecast, done, spent, foreseen)
-        display.burst_done(plan.number, spent, left, interim(study, measured))
+        display.burst_done(plan.number, spent, 0.0 if decided else to_go(), interim(study, measured))
         if decided:
             break
     return analyse(study, store.measured())

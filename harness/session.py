@@ -90,15 +90,17 @@ def report(folder: Path, console: Console) -> None:
     """Judge the stored rows and write the report again."""
     with Store.open(folder) as store:
         study, measured = stored(store)
-        analysis = analyse(study, measured, mishap=mishap(store))
-        _write(study, store, measured, answered(analysis, store), console)
+        _write(study, store, measured, _judged(study, measured, store), console)
 
 
 def judged(folder: Path) -> Analysis:
-    """The stored rows, judged. Raises `StoreError` when nothing was measured."""
+    """A run's rows, judged. Raises `StoreError` when nothing was measured."""
     with Store.open(folder) as store:
-        study, measured = stored(store)
-        return answered(analyse(study, measured, mishap=mishap(store)), store)
+        return _judged(*stored(store), store)
+
+
+def _judged(study: Study, measured: Measured, store: Store) -> Analysis:
+    return answered(analyse(study, measured, mishap=mishap(store)), store)
 
 
 def answered(analysis: Analysis, store: Store) -> Analysis:
