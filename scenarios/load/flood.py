@@ -2,23 +2,30 @@
 
 "request" are the well-behaved peers, "abuse" the single abuser, "sybil" the attacker who begins a handshake per
 connection, as somebody new each time, and leaves before saying who: from an address of its own (127.0.0.2; where there
-is none, from everybody's).
+is none, from everybody's). No switch reaches the attackers: they keep connections, or none, as suits them.
 """
 
 from __future__ import annotations
 
+import errno
+import math
 import os
 import socket
-from contextlib import suppress
+import struct
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 from locust import constant, events, task
 
-from reference_impl.channel import SECOND_BYTES, Initiation
+from reference_impl.buffer_pool import Allocating, BufferSettings
+from reference_impl.channel import SECOND_BYTES, Channel, Initiation
 from reference_impl.dialer import Dialer
+from reference_impl.errors import Rejected
+from reference_impl.frame import LENGTH_BYTES, wire_size
 from reference_impl.identity import Identity
-from reference_impl.service import ECHO
+from reference_impl.service import SECONDS as RETRY_AFTER
+from reference_impl.service import SIZE, SOURCE
+from reference_impl.transports.base import Peer
 from scenarios.load.episode import EpisodeUser
 from scenarios.load.session import session
 from scenarios.load.users import FAILURES
@@ -26,11 +33,15 @@ from scenarios.load.users import FAILURES
 SECONDS = float(os.environ.get("FLOOD_SECONDS", "4"))
 "of the whole flood: the single abuser has its first half"
 ABUSERS = 4
-ABUSE_PAYLOAD = os.urandom(16 * 1024)
+WANTED = 1024 * 1024
+"bytes that the abuser asks for, in a request of four"
 PAYLOAD = os.urandom(1024)
 PAUSE = 0.001
+TIMEOUT = 1.0
+"seconds that an attacker waits for anything"
 ELSEWHERE = "127.0.0.2"
 STRANGERS = 500
+_RESET = struct.pack("ii", 1, 0)
 
 _dialers: dict[Any, list[Dialer]] = {}
 "everybody's, of a running environment"
@@ -77,7 +88,78 @@ class HonestUser(EpisodeUser):
     @task
     def ask(self) -> None:
         self.now()
-        timed(self, "request", self.own, PAYLOAD)
+        began = perf_counter()
+        try:
+            with self.own.connect(self.peers[0]) as connection:
+                size = len(connection.request(PAYLOAD))
+        except FAILURES as error:
+            self.report("request", perf_counter() - began, 0, error)
+        else:
+            self.report("request", perf_counter() - began, size)
+
+
+class Glutton:
+    """A connection whose answers are thrown away unopened: a request costs the node several times what it costs us."""
+
+    _trash = memoryview(bytearray(wire_size(WANTED) - LENGTH_BYTES))
+    _refusal = wire_size(RETRY_AFTER.size) - LENGTH_BYTES
+
+    def __init__(self, identity: Identity, peer: Peer) -> None:
+        self._socket = connected(peer)
+        self._stream = self._socket.makefile("rb")
+        try:
+            self._channel = self._introduce(Initiation(identity, bytes(peer)))
+        except BaseException:
+            self.close()
+            raise
+
+    def _introduce(self, initiation: Initiation) -> Channel:
+        self._socket.sendall(initiation.first)
+        last, channel = initiation.finish(self._read(SECOND_BYTES), Allocating(BufferSettings()))
+        self._socket.sendall(last)
+        return channel
+
+    def gorge(self) -> int:
+        """Ask for WANTED bytes and let them come. Raises `Rejected`, `OSError`."""
+        self._socket.sendall(cast(bytes, self._channel.seal(SOURCE, SIZE.pack(WANTED))))
+        record = int.from_bytes(self._read(LENGTH_BYTES), "big")
+        if record == self._refusal:
+            self._read(record)
+            raise Rejected(math.nan)  # how long to wait is in what was not opened
+        if self._stream.readinto(self._trash) < len(self._trash):
+            raise ConnectionResetError("the node hung up")
+        return WANTED
+
+    def _read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        if len(data) < size:
+            raise ConnectionResetError("the node hung up")
+        return data
+
+    def close(self) -> None:
+        self._stream.close()
+        self._socket.close()
+
+
+def connected(peer: Peer, source: str = "") -> socket.socket:
+    """A connection to `peer`, from the address `source` where there is such a one. It ends with a reset: who says
+    goodbye keeps the port for another minute, and thousands of connections would soon look for a free one.
+    """
+    opened = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        opened.settimeout(TIMEOUT)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        if source:
+            try:
+                opened.bind((source, 0))
+            except OSError as error:
+                if error.errno != errno.EADDRNOTAVAIL:
+                    raise
+        opened.connect(peer.addresses["tcp"])
+    except BaseException:
+        opened.close()
+        raise
+    return opened
 
 
 class Abuser(EpisodeUser):
@@ -85,46 +167,53 @@ class Abuser(EpisodeUser):
 
     fixed_count = ABUSERS
     wait_time = constant(PAUSE)
-    strangers: list[Identity] = []  # noqa: RUF012 - made once, shared by all abusers
+    identities: list[Identity] = []  # noqa: RUF012 - the abuser's, then strangers': made once, shared by all abusers
 
     def on_start(self) -> None:
         super().on_start()
-        while len(Abuser.strangers) < STRANGERS:
-            Abuser.strangers.append(Identity.generate())
+        self.glutton: Glutton | None = None
+        while len(Abuser.identities) < 1 + STRANGERS:
+            Abuser.identities.append(Identity.generate())
+
+    def on_stop(self) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        if self.glutton is not None:
+            self.glutton.close()
+            self.glutton = None
 
     @task
     def attack(self) -> None:
         if self.now() < SECONDS / 2:
-            timed(self, "abuse", self.dialer, ABUSE_PAYLOAD)
+            self.abuse()
         else:
+            self.leave()
             self.come_as_a_stranger()
+
+    def abuse(self) -> None:
+        began = perf_counter()
+        try:
+            if self.glutton is None:
+                self.glutton = Glutton(Abuser.identities[0], self.peers[0])
+            size = self.glutton.gorge()
+        except FAILURES as error:
+            if not isinstance(error, Rejected):
+                self.leave()
+            self.report("abuse", perf_counter() - began, 0, error)
+        else:
+            self.report("abuse", perf_counter() - began, size)
 
     def come_as_a_stranger(self) -> None:
         """A connection and the beginning of a handshake; "sybil" is answered when the node sends its part of it."""
         began = perf_counter()
         try:
-            with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as connected:
-                connected.settimeout(1.0)
-                with suppress(OSError):
-                    connected.bind((ELSEWHERE, 0))
-                connected.connect(self.peers[0].addresses["tcp"])
-                initiation = Initiation(self.random.choice(Abuser.strangers), bytes(self.peers[0]))
-                connected.sendall(initiation.first)
-                if not connected.recv(SECOND_BYTES):
+            with connected(self.peers[0], ELSEWHERE) as opened:
+                stranger = self.random.choice(Abuser.identities[1:])
+                opened.sendall(Initiation(stranger, bytes(self.peers[0])).first)
+                if not opened.recv(SECOND_BYTES):
                     raise ConnectionResetError("the node hung up")
         except FAILURES as error:
             self.report("sybil", perf_counter() - began, 0, error)
         else:
             self.report("sybil", perf_counter() - began, 0)
-
-
-def timed(user: Any, name: str, dialer: Dialer, payload: bytes) -> None:
-    """One echo of `payload`, reported as `name`."""
-    began = perf_counter()
-    try:
-        with dialer.connect(user.peers[0]) as connection, connection.exchange(ECHO, payload) as answer:
-            size = len(answer.body)
-    except FAILURES as error:
-        user.report(name, perf_counter() - began, 0, error)
-    else:
-        user.report(name, perf_counter() - began, size)
