@@ -15,6 +15,7 @@ import gevent
 from locust import task
 
 from scenarios.load.episode import EpisodeUser
+from scenarios.load.session import session
 from scenarios.load.users import FAILURES
 
 PEERS = 32
@@ -39,7 +40,7 @@ class ChurnUser(EpisodeUser):
 
     def on_start(self) -> None:
         super().on_start()
-        self.peers = self.peers[:PEERS]
+        self.peers = session(self.environment).over_tcp()[:PEERS]
 
     @task
     def use(self) -> None:

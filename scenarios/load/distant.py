@@ -36,7 +36,7 @@ _strangers: dict[Any, Iterator[Peer]] = {}
 def _lay(environment: Any, **_: Any) -> None:
     if not playing(environment, __name__):
         return
-    peers = session(environment).peers
+    peers = session(environment).over_tcp()
     peers = peers if REUSE >= 0 else peers[:PEERS]
     if RTT:
         _links[environment] = Link(peers, RTT)

@@ -172,6 +172,7 @@ class Abuser(EpisodeUser):
     def on_start(self) -> None:
         super().on_start()
         self.glutton: Glutton | None = None
+        self.peers = session(self.environment).over_tcp()
         while len(Abuser.identities) < 1 + STRANGERS:
             Abuser.identities.append(Identity.generate())
 

@@ -42,6 +42,7 @@ class MeshUser(EpisodeUser):
 
     def on_start(self) -> None:
         super().on_start()
+        self.peers = session(self.environment).over_tcp()
         self.buffers = Allocating(BufferSettings())
         self.environment.synapsed_gauges = self.gauges
 

@@ -78,7 +78,7 @@ _outages: dict[Any, Outage] = {}
 def _lay(environment: Any, **_: Any) -> None:
     if not playing(environment, __name__):
         return
-    _outages[environment] = Outage(session(environment).peers[:STRUCK])
+    _outages[environment] = Outage(session(environment).over_tcp()[:STRUCK])
 
 
 @events.test_stop.add_listener

@@ -47,6 +47,14 @@ class Session:
     make_dialer: Callable[[], Dialer]
     "another peer with the same switches"
 
+    def over_tcp(self) -> tuple[Peer, ...]:
+        """The peers, for a workload that opens connections beside the dialer's. Raises `ConnectionError` for a node
+        that does not listen for Noise over TCP.
+        """
+        if any("tcp" not in peer.addresses for peer in self.peers):
+            raise ConnectionError("this workload speaks Noise over TCP; expected a node that listens on transport tcp")
+        return self.peers
+
 
 _sessions: dict[Any, Session] = {}
 on_failed_start: list[Callable[[str], None]] = []

@@ -105,6 +105,17 @@ def test_a_flood_is_counted_by_the_node_as_it_is_by_the_attacker() -> None:
     assert result.ended == result.tasks
 
 
+@pytest.mark.parametrize("name", ["churn", "distant", "flood", "mesh", "outage"])
+def test_who_opens_connections_beside_the_dialer_needs_tcp(name: str) -> None:
+    command = (sys.executable, "-m", "reference_impl", "--peers", "1", "--transports", "tls")
+    env = {"SYNAPSED_OPTIMIZATIONS": "none"}
+    with Target.start(command, env, ready_timeout=30.0) as target:
+        file = WorkloadFile("w", str(ROOT / "scenarios" / "load" / f"{name}.py"), 8)
+        spec = LoadSpec("test", (file,), {**env, "SYNAPSED_TARGET": json.dumps(target.ready), "MESH_CLIENTS": "1"})
+        with pytest.raises(LoadError, match="expected a node that listens on transport tcp"), LoadProcess.start(spec):
+            pass
+
+
 PORTS = """
 from types import SimpleNamespace
 from scenarios.load import flood
