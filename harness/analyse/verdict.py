@@ -161,6 +161,8 @@ def _sentence(question: Question, of: Metric, outcome: Outcome, reason: str, adj
     shown = question.contrast.estimate if question.contrast is not None else None
     side, bound = bound_of(question.expectation)
     subject = f"{of.noun[0].upper()}{of.noun[1:]}"
+    if question.expectation.request:
+        subject += f" of {question.expectation.request}"
     if question.contrast is not None and question.contrast.workload:
         subject += f" on {question.contrast.workload}"
     times = bound >= 2.0 or (shown is not None and shown.ratio >= 2.0)
@@ -177,6 +179,8 @@ def _sentence(question: Question, of: Metric, outcome: Outcome, reason: str, adj
 
 def describe(shown: Estimate, times: bool = False) -> str:
     """A ratio in words: "fell by 92 % (interval 91 to 93 %)", or as a multiple when `times`."""
+    if shown.low == shown.ratio == shown.high == 1.0:
+        return "did not change"
     if times:
         interval = f"{shown.low:.3g} to {_number(shown.high)} times" if shown.bounded else "not bounded"
         return f"became {shown.ratio:.3g} times as high (interval {interval})"

@@ -74,6 +74,11 @@ def test_sentences() -> None:
         "CPU per request on surge rose by 2 % (interval 1.35 to 2.65 %) against none;"
         " claimed: at most 2 % more: INCONCLUSIVE (the interval contains the claimed bound)"
     )
+    assert judged(expected("success_ratio", at_least=0.99), around(1.0, spread=0.0)).sentence == (
+        "Success ratio on surge did not change against none; claimed: at most 1 % less: MET"
+    )
+    of_one = msgspec.structs.replace(expected(at_most=0.3), request="connect")
+    assert judged(of_one, around(0.08)).sentence.startswith("Median latency of connect on surge fell by 92 % (")
     assert "interval not bounded" in judged(expected(at_most=0.3), around(0.1, bursts=4)).sentence
     assert "times as high (interval not bounded)" in judged(expected(at_least=3), around(9, bursts=4)).sentence
     assert describe_bound("at_least", 0.98) == "at most 2 % less"
