@@ -99,7 +99,7 @@ class HonestUser(EpisodeUser):
 
 
 class Glutton:
-    """A connection whose answers are thrown away unopened: a request costs the node several times what it costs us."""
+    """A connection whose answers are thrown away unopened: the node has to seal what nobody opens."""
 
     _trash = memoryview(bytearray(wire_size(WANTED) - LENGTH_BYTES))
     _refusal = wire_size(RETRY_AFTER.size) - LENGTH_BYTES

@@ -132,7 +132,7 @@ print(here[0], flood.connected(peer, "192.0.2.1").getsockname()[0])
 
 
 def test_an_attacker_leaves_no_port_behind_and_comes_from_where_it_can() -> None:
-    """With a minute for each, looking for a free port became what the load process did, and then there was none."""
+    """With a minute for each, looking for a free port became most of what the load process did."""
     ended = subprocess.run(
         [sys.executable, "-c", PORTS], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )
