@@ -99,6 +99,9 @@ class CircuitOpen(ConnectionError):
     def __str__(self) -> str:
         return f"circuit open, retry in {self.retry_after:.3f} s"
 
+    def __repr__(self) -> str:
+        return "CircuitOpen()"  # without the time: load generators count failures by this
+
 
 @dataclass(frozen=True, slots=True)
 class Transition:

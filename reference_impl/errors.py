@@ -35,6 +35,9 @@ class Rejected(Exception):
         super().__init__(f"rejected by the peer's rate limiter; retry after {retry_after:.3f} s")
         self.retry_after = retry_after
 
+    def __repr__(self) -> str:
+        return "Rejected()"  # without the time: load generators count failures by this
+
 
 class RemoteError(Exception):
     """The peer answered with an error: the request was malformed. The connection stays usable."""

@@ -38,6 +38,25 @@ class CallbackError(Exception):
 class ChurnUser(EpisodeUser):
     """Needs some peer for a moment; sometimes it ends badly."""
 
+    ALONE = {  # noqa: RUF012 - faults, and time limits that seconds of them meet
+        "node": {"tick": 0.25, "handshake_timeout": 0.5},
+        "pooling": {"max_idle_time": 0.5, "cleanup_interval": 0.25, "wait_timeout": 0.25},
+        "tcp": {"connect_timeout": 0.25, "request_timeout": 0.25},
+        "circuit_breaker": {"timeout": 0.25, "max_timeout": 1.0, "backoff": 0.01},
+        "faults": {
+            "rules": [
+                {"kind": "refuse", "share": 0.02},
+                {"kind": "silent", "share": 0.01},
+                {"kind": "reset", "share": 0.03},
+                {"kind": "corrupt", "share": 0.03},
+                {"kind": "delay", "share": 0.02, "seconds": 0.01},
+                {"kind": "throttle", "share": 0.01, "rate": 20000.0},
+                {"kind": "busy", "share": 0.01, "iterations": 500},
+                {"kind": "crash", "first": 1000, "count": 1, "seconds": 0.2},
+            ]
+        },
+    }
+
     def on_start(self) -> None:
         super().on_start()
         self.peers = session(self.environment).over_tcp()[:PEERS]

@@ -27,7 +27,7 @@ from reference_impl.service import SECONDS as RETRY_AFTER
 from reference_impl.service import SIZE, SOURCE
 from reference_impl.transports.base import Peer
 from scenarios.load.episode import EpisodeUser
-from scenarios.load.session import session
+from scenarios.load.session import flat, session
 from scenarios.load.users import FAILURES
 
 SECONDS = float(os.environ.get("FLOOD_SECONDS", "4"))
@@ -44,7 +44,7 @@ STRANGERS = 500
 _RESET = struct.pack("ii", 1, 0)
 
 _dialers: dict[Any, list[Dialer]] = {}
-"everybody's, of a running environment"
+"everybody's, of a running environment; those of users that are gone still tell what they did"
 
 
 @events.test_stop.add_listener
@@ -58,16 +58,22 @@ def keep_house(environment: Any) -> None:
         dialer.sweep()
 
 
-def held(environment: Any) -> dict[str, float]:
-    """What the dialers of all of them hold."""
-    gauges = [dialer.gauges() for dialer in _dialers[environment]]
-    wanted = (("pooling", "idle"), ("cleanup", "open"))
-    return {f"{room}.{name}": float(sum(each[room].get(name, 0) for each in gauges)) for room, name in wanted}
+def together(environment: Any) -> dict[str, float]:
+    """The gauges of everybody's dialers: sums, and of the one share among them the share of the whole."""
+    each = [flat(dialer.gauges()) for dialer in _dialers[environment]]
+    total = {name: sum(gauges.get(name, 0.0) for gauges in each) for name in each[0]}
+    acquired = total["buffer_pool.acquired"]
+    total["buffer_pool.reuse_ratio"] = 1.0 - total["buffer_pool.allocated"] / acquired if acquired else 0.0
+    return total
 
 
 class HonestUser(EpisodeUser):
     """One of many: asks, reads, thinks 10 ms."""
 
+    ALONE = {  # noqa: RUF012 - limits that an abuser meets
+        "rate_limit": {"max_requests_per_second": 100.0, "burst_size": 10},
+        "source_limit": {"max_requests_per_second": 50.0, "burst_size": 50},
+    }
     weight = 1
     wait_time = constant(0.01)
 
@@ -77,12 +83,11 @@ class HonestUser(EpisodeUser):
         if self.environment not in _dialers:
             _dialers[self.environment] = [self.dialer]
             alone = self.environment.synapsed_gauges
-            self.environment.synapsed_gauges = lambda: {**alone(), **held(self.environment)}
+            self.environment.synapsed_gauges = lambda: {**alone(), **together(self.environment)}
             self.environment.synapsed_housekeeping = lambda: keep_house(self.environment)
         _dialers[self.environment].append(self.own)
 
     def on_stop(self) -> None:
-        _dialers[self.environment].remove(self.own)
         self.own.close()
 
     @task

@@ -91,6 +91,11 @@ def _cut(environment: Any, **_: Any) -> None:
 class OutageUser(EpisodeUser):
     """Needs now this peer, now that one."""
 
+    ALONE = {  # noqa: RUF012 - time limits that end within the outage
+        "tcp": {"connect_timeout": 0.25, "request_timeout": 0.25},
+        "pooling": {"wait_timeout": 0.25},
+    }
+
     def on_start(self) -> None:
         super().on_start()
         self.outage = _outages[self.environment]

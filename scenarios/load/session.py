@@ -3,7 +3,8 @@
 The harness names its target in SYNAPSED_TARGET (the node's ready line, or "@" and the file that
 holds it) and the switches in SYNAPSED_OPTIMIZATIONS.
 Without a target - plain `locust -f`, or the web UI - a reference node of our own is started with the switches that
-were asked for (command line, start form), and ended with the test.
+were asked for (command line, start form), and ended with the test. Where nobody gives SYNAPSED_SETTINGS, it and the
+dialers get what the workload needs to show anything (`PeerUser.ALONE`).
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ def _begin(environment: Any, **_: Any) -> None:
     if environment in _sessions:
         return
     try:
-        _sessions[environment] = _open_session(environment.parsed_options)
+        _sessions[environment] = _open_session(environment)
     except (OSError, ValueError, TargetError, UnknownOptimization, SettingsError) as error:
         message = f"cannot start: {error}"
         if environment.web_ui is None:
@@ -132,7 +133,7 @@ def _end(environment: Any, **_: Any) -> None:
     if environment not in _sessions:
         return
     if _sessions[environment].node is not None:
-        logger.info(_pool_summary(dialer_gauges(environment)))
+        logger.info(_pool_summary(environment.synapsed_gauges()))
     _close_session(_sessions.pop(environment))
 
 
@@ -143,7 +144,8 @@ def _quit(environment: Any, **_: Any) -> None:
         environment.runner.stop()
 
 
-def _open_session(options: Any) -> Session:
+def _open_session(environment: Any) -> Session:
+    options = environment.parsed_options
     ready = os.environ.get("SYNAPSED_TARGET", "")
     if ready.startswith("@"):
         ready = Path(ready[1:]).read_text(encoding="utf-8")
@@ -152,7 +154,7 @@ def _open_session(options: Any) -> Session:
         names = [name for name in names if name in CONTROLS] + [
             name for name in OPTIMIZATIONS if getattr(options, name)
         ]
-    settings = json.loads(os.environ.get("SYNAPSED_SETTINGS", "{}"))
+    settings = json.loads(os.environ.get("SYNAPSED_SETTINGS") or ("{}" if ready else _alone(environment)))
     described = json.loads(ready or "{}")
     if authority := described.get("tls", {}).get("authority"):  # it issues our certificate too
         settings["tls"] = {"authority": authority, **settings.get("tls", {})}
@@ -161,7 +163,7 @@ def _open_session(options: Any) -> Session:
         return assemble.dialer(parse(names), Identity.generate(), settings)
 
     dialer = make_dialer()
-    node = None if ready else _start_node(names)
+    node = None if ready else _start_node(names, json.dumps(settings))
     described = node.ready if node else described
     peers = tuple(
         Peer(
@@ -174,10 +176,20 @@ def _open_session(options: Any) -> Session:
     return Session(peers, dialer, node, make_dialer)
 
 
-def _start_node(names: Sequence[str]) -> Target:
+def _alone(environment: Any) -> str:
+    """What those workloads need that nobody gave settings for, of several the later's."""
+    tables: dict[str, Any] = {}
+    for kind in environment.user_classes:
+        tables.update(getattr(kind, "ALONE", {}))
+    if tables:
+        logger.info("settings of this workload (SYNAPSED_SETTINGS gives others): %s", json.dumps(tables))
+    return json.dumps(tables)
+
+
+def _start_node(names: Sequence[str], settings: str) -> Target:
     on = ",".join(names) or "none"
     command = (sys.executable, "-m", "reference_impl", "--on", on, "--peers", str(OWN_NODE_PEERS))
-    node = Target.start(command, {}, ready_timeout=READY_SECONDS, name="node")
+    node = Target.start(command, {"SYNAPSED_SETTINGS": settings}, ready_timeout=READY_SECONDS, name="node")
     logger.info("started a reference node (pid %d) with these optimizations on: %s", node.pid, on)
     return node
 
@@ -201,15 +213,16 @@ def hit_rate(gauges: dict[str, float]) -> float:
 
 def dialer_gauges(environment: Any) -> dict[str, float]:
     """The dialer's gauges as `room.name`."""
-    return _flat(session(environment).dialer.gauges())
+    return flat(session(environment).dialer.gauges())
 
 
 def node_gauges(environment: Any) -> dict[str, float]:
     """The node's gauges as `room.name`, asked for over a connection of its own."""
     current = session(environment)
     with current.dialer.connect(current.peers[0]) as connection:
-        return _flat(cast("dict[str, dict[str, float]]", connection.stats()))
+        return flat(cast("dict[str, dict[str, float]]", connection.stats()))
 
 
-def _flat(rooms: dict[str, dict[str, float]]) -> dict[str, float]:
+def flat(rooms: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Gauges by room, as `room.name`."""
     return {f"{room}.{name}": float(value) for room, gauges in rooms.items() for name, value in gauges.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Mapping
 from itertools import accumulate
 from time import perf_counter
 from typing import Any
@@ -30,6 +31,8 @@ class PeerUser(User):
     wait_time = constant(0)
     requests_per_task = 1
     """The most that one task reports: the harness finds a request told twice by it."""
+    ALONE: Mapping[str, Mapping[str, Any]] = {}
+    """Settings tables without which the workload would show nothing, for a session that nobody gives settings."""
     _made = 0
 
     def __init__(self, environment: Any) -> None:

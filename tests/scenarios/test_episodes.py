@@ -14,6 +14,7 @@ from harness.errors import LoadError
 from harness.execute.load import LoadProcess, LoadSpec
 from harness.execute.target import Target
 from harness.execute.wire import GaugesAnswer, OpenSlice, SliceResult, Work, WorkloadFile
+from harness.study import file as study_file
 from harness.study.file import ROOT
 
 QUICK = {"connect_timeout": 0.2, "request_timeout": 0.2}
@@ -92,6 +93,9 @@ def test_a_flood_is_counted_by_the_node_as_it_is_by_the_attacker() -> None:
     honest = 4
     assert told.load["pooling.idle"] >= honest  # everybody's: each of them keeps one
     assert told.load["cleanup.open"] >= told.load["pooling.idle"]
+    assert told.load["pooling.hits"] + told.load["pooling.misses"] >= names["request"]
+    assert told.load["metrics.requests"] >= names["request"]
+    assert told.load["buffer_pool.reuse_ratio"] == 0.0  # a KiB is not pooled
     assert names["request"] > 0
     assert 20 <= names["abuse"] <= 20 + 50 * 1.0 + 1
     assert 20 <= names["sybil"] <= 20 + 50 * 1.0 + 1
@@ -114,6 +118,21 @@ def test_who_opens_connections_beside_the_dialer_needs_tcp(name: str) -> None:
         spec = LoadSpec("test", (file,), {**env, "SYNAPSED_TARGET": json.dumps(target.ready), "MESH_CLIENTS": "1"})
         with pytest.raises(LoadError, match="expected a node that listens on transport tcp"), LoadProcess.start(spec):
             pass
+
+
+ALONE = """
+import json
+from scenarios.load import churn, flood, outage
+print(json.dumps([churn.ChurnUser.ALONE, flood.HonestUser.ALONE, outage.OutageUser.ALONE]))
+"""
+
+
+def test_a_workload_by_itself_is_that_of_the_plan() -> None:
+    said = subprocess.run(
+        [sys.executable, "-c", ALONE], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    ).stdout
+    of = {each.name: each.settings for each in study_file.load(study_file.find("plan")).workloads}
+    assert json.loads(said) == [of["churn"], of["flood"], of["outage"]]
 
 
 PORTS = """

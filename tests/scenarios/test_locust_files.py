@@ -74,6 +74,23 @@ def test_a_file_runs_by_itself(outcomes: dict[tuple[str, str], Outcome], file: s
     assert (float(rate) == 0) == (switches == "all off")
 
 
+@pytest.mark.parametrize(
+    ("file", "switch", "request_name"), [("outage", "circuit-breaker", "struck"), ("flood", "rate-limit", "abuse")]
+)
+def test_what_fails_on_purpose_shows_its_switch_by_itself(
+    tmp_path: Path, file: str, switch: str, request_name: str
+) -> None:
+    """With the default limits nothing would fail, and each failure would be a row of its own."""
+    refused = []
+    for on in ("true", "false"):
+        wanted = ("-t", "2s", "--json-file", on, f"--{switch}", on)
+        ended = run(*locust(file, *wanted), cwd=tmp_path, env={"OUTAGE_BEGINS": "0.2", "OUTAGE_LASTS": "1.2"})
+        assert "settings of this workload" in ended.err
+        refused.append(_statistics(tmp_path / f"{on}.json")[request_name]["num_failures"])
+        assert sum(f" {request_name}: " in line for line in (ended.out + ended.err).splitlines()) <= 3
+    assert refused[0] > 5 + 2 * refused[1]
+
+
 def test_one_switch_is_one_option_at_both_ends(tmp_path: Path) -> None:
     ended = run(*locust("steady", "-t", "1s", "--pooling", "false", "--metrics", "off"), cwd=tmp_path)
     assert ended.code == 0
