@@ -1,7 +1,8 @@
 """Verdicts on data measured with any other tool: pairs in a CSV file, through the same contrasts, verdicts and gate.
 
 Each line is one measurement: `burst` (whole number: measured with the same processes), `pair` (whole number:
-measured right after one another), `arm`, `metric`, `value`. A value without its partner in the other arm is counted
+measured right after one another), `arm`, `metric`, `value`; perhaps `extreme` ("none" or "all": a share of none or of
+all, of which two do not differ). A value without its partner in the other arm is counted
 as left out, never dropped in silence.
 """
 
@@ -29,6 +30,7 @@ from harness.analyse.contrast import (
     pair_up,
     usable,
 )
+from harness.analyse.episodes import EXTREMES
 from harness.analyse.metrics import METRICS, Metric
 from harness.analyse.records import Analysis, ContrastResult, Direction
 from harness.analyse.verdict import Question, describe, judge
@@ -37,6 +39,8 @@ from harness.gate import rules
 from harness.study.records import Budget, Design, Expectation, Study, Target
 
 COLUMNS = ("burst", "pair", "arm", "metric", "value")
+EXTREME = "extreme"
+"a column that may be there"
 _CLAIM = re.compile(
     r"\s*(?P<metric>[^<>=]+?)\s*(?P<sign><=|>=)\s*(?P<bound>[-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*(?P<percent>%?)\s*"
 )
@@ -95,7 +99,7 @@ class Judged:
 
 
 def read(path: Path) -> Recorded:
-    """The data of a CSV file with the columns COLUMNS in any order (others are ignored).
+    """The data of a CSV file with the columns COLUMNS, perhaps EXTREME, in any order (others are ignored).
 
     Raises `DataError`: file, line, column, what was expected.
     """
@@ -170,7 +174,8 @@ def _parse(name: str, rows: Iterator[list[str]]) -> Recorded:
             if key in of:
                 told = f"burst {key[0]}, pair {key[1]} of {cells['metric']!r} on {cells['arm']!r}"
                 raise DataError(f"{name}:{line}: value: a second value for {told}; expected one")
-            of[key] = _number(name, line, cells["value"])
+            value = _number(name, line, cells["value"])
+            of[key] = _extreme(name, line, cells[EXTREME], value) if cells.get(EXTREME) else value
     except csv.Error as error:
         raise DataError(f"{name}:{line + 1}: not CSV: {error}") from error
     if not values:
@@ -187,7 +192,9 @@ def _header(name: str, rows: Iterator[list[str]]) -> Mapping[str, int]:
         if header.count(column) != 1:
             how = "is missing" if column not in header else "appears twice"
             raise DataError(f"{name}:1: {column}: {how}; expected a header with {','.join(COLUMNS)}")
-    return {column: header.index(column) for column in COLUMNS}
+    if header.count(EXTREME) > 1:
+        raise DataError(f"{name}:1: {EXTREME}: appears twice; expected it once, or not at all")
+    return {column: header.index(column) for column in (*COLUMNS, EXTREME) if column in header}
 
 
 def _whole(name: str, line: int, column: str, text: str) -> int:
@@ -210,6 +217,15 @@ def _number(name: str, line: int, text: str) -> float:
     if not math.isfinite(value):
         raise DataError(f"{name}:{line}: value: is {text[:40]!r}; expected a finite number")
     return value
+
+
+def _extreme(name: str, line: int, text: str, value: float) -> float:
+    kind = EXTREMES.get(text)
+    if kind is None:
+        raise DataError(
+            f"{name}:{line}: {EXTREME}: is {text[:40]!r}; expected one of: {', '.join(EXTREMES)}, or nothing"
+        )
+    return kind(value)
 
 
 def _arms(recorded: Recorded, ask: Ask) -> tuple[str, str]:

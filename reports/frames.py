@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from harness.analyse.contrast import Row, value_of
-from harness.analyse.episodes import Episode
+from harness.analyse.episodes import Episode, extreme
 from harness.analyse.metrics import METRICS, Metric
 from harness.analyse.records import Analysis, ContrastResult, Estimate, Source, Verdict
 from harness.analyse.rows import Rows, arrange
@@ -16,7 +16,7 @@ from harness.measure.records import Measured, Slice, Stretch
 from harness.plan.arms import layout, workloads
 from harness.study.records import Study, Workload
 
-VALUES = ("workload", "source", "burst", "pair", "arm", "metric", "request", "unit", "value")
+VALUES = ("workload", "source", "burst", "pair", "arm", "metric", "request", "unit", "value", "extreme")
 KINDS: tuple[Stretch, ...] = ("slice", "segment", "episode")
 WHO = ["role", "workload", "metric", "request", "source", "b", "a"]
 
@@ -24,6 +24,7 @@ WHO = ["role", "workload", "metric", "request", "source", "b", "a"]
 def values(study: Study, measured: Measured, workload: str = "", segments: bool = False) -> pd.DataFrame:
     """One row per value, columns VALUES, hidden arms among them; what has no value there has no row.
 
+    `extreme` is "none" or "all" where a share is of none or of all: two of a kind do not differ, whatever their values.
     `pair` is the block, `source` where the value comes from (slice, segment, episode, reading). Of the metrics that
     belong to a request name, those of the workload's own request. `workload` leaves the others out, and its segments,
     which are no pairs like its slices: what is left is what `synapsed-bench judge` reads. `segments`: only those.
@@ -66,7 +67,7 @@ def _value(metric: Metric, row: Row, place: tuple[str, Source, str], request: st
         return
     about = row.reading if isinstance(row, Episode) else row
     pair = about.block if isinstance(about, Slice) else 0
-    yield workload, source, about.burst, pair, arm, metric.name, asked, metric.unit, value
+    yield workload, source, about.burst, pair, arm, metric.name, asked, metric.unit, value, extreme(value)
 
 
 def estimates(first: Analysis, second: Analysis) -> pd.DataFrame:

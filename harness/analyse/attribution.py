@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from harness.analyse.contrast import Contrast, Readings, burst_medians, estimate, pair_up
+from harness.analyse.contrast import Contrast, Readings, burst_medians, estimate, pair_up, ratio_of
 from harness.analyse.records import Attribution, Estimate, FlagEffect
 from harness.measure.records import Burst
 from harness.plan.arms import Layout, parse_cell
@@ -50,8 +50,9 @@ class Effects:
         chosen = np.array(weights)
         middle = float(chosen @ self.values)
         freedom = self.clusters - self.values.size
-        half = float(stats.t.ppf(0.5 + confidence / 2.0, freedom)) * math.sqrt(chosen @ self.covariance @ chosen)
-        return FlagEffect(name, math.exp(middle), math.exp(middle - half), math.exp(middle + half))
+        variance = max(0.0, float(chosen @ self.covariance @ chosen))  # rounding may leave less than nothing
+        half = float(stats.t.ppf(0.5 + confidence / 2.0, freedom)) * math.sqrt(variance)
+        return FlagEffect(name, ratio_of(middle), ratio_of(middle - half), ratio_of(middle + half))
 
 
 def observations(cell: str, flags: Sequence[str], a: Readings, b: Readings) -> Iterator[Foldover]:
@@ -81,7 +82,10 @@ def main_effects(found: Sequence[Foldover]) -> Effects | None:
     scaled = fit.resid / fit.scale
     influence = design * fit.model.M.psi(scaled)[:, None]
     per_burst = np.array([influence[bursts == burst].sum(axis=0) for burst in np.unique(bursts)])
-    bread = np.linalg.inv((design * fit.model.M.psi_deriv(scaled)[:, None]).T @ design) * fit.scale
+    within = (design * fit.model.M.psi_deriv(scaled)[:, None]).T @ design  # of the observations that are no outliers
+    if np.linalg.matrix_rank(within) < flags:
+        return None
+    bread = np.linalg.inv(within) * fit.scale
     correction = clusters / (clusters - flags)
     covariance = bread @ (per_burst.T @ per_burst) @ bread * correction
     return Effects(np.asarray(fit.params), covariance, clusters)

@@ -10,6 +10,7 @@ estimate is the centre of the burst medians with the interval that the signed-ra
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ Key = tuple[int, int]
 "(burst, block): what two arms share when they form a pair; readings have block 0"
 Value = float | str
 "a positive number, or the reason why there is none"
+_LARGEST = math.log(sys.float_info.max)
 MAX_UNUSABLE = 0.10
 "share of pairs without a value beyond which the others stand for nothing: what is missing is rarely missing by chance"
 
@@ -142,6 +144,11 @@ def burst_medians(pairs: Pairs) -> tuple[NDArray[np.int64], Floats]:
     return numbers, (differences[first + (counts - 1) // 2] + differences[first + counts // 2]) / 2.0
 
 
+def ratio_of(difference: float) -> float:
+    """The ratio that a log ratio stands for; infinity beyond what a number can hold."""
+    return math.exp(difference) if difference < _LARGEST else math.inf
+
+
 def estimate(pairs: Pairs, confidence: float, sequential: bool = False) -> Estimate:
     """Centre of the burst medians with its interval at `confidence`; `pairs` must not be empty.
 
@@ -152,13 +159,13 @@ def estimate(pairs: Pairs, confidence: float, sequential: bool = False) -> Estim
         middle, (low, high) = float(np.median(medians)), interval_at_any_time(medians, confidence)
     else:
         middle, (low, high) = centre(medians), centre_interval(medians, confidence)
-    bounded = math.isfinite(low) and math.isfinite(high)
+    bounded = max(abs(low), abs(high)) < _LARGEST
     if not bounded:
         low, high = -math.inf, math.inf
     return Estimate(
-        ratio=math.exp(middle),
-        low=math.exp(low),
-        high=math.exp(high),
+        ratio=ratio_of(middle),
+        low=ratio_of(low),
+        high=ratio_of(high),
         confidence=confidence,
         method=("sequential" if sequential else "signed rank") if bounded else "unbounded",
         bursts=medians.size,
@@ -190,7 +197,7 @@ def judge_contrast(
         source=question.source,
         estimate=found,
         burst_numbers=tuple(int(number) for number in numbers),
-        burst_ratios=tuple(math.exp(value) for value in medians),
+        burst_ratios=tuple(map(ratio_of, medians)),
         value_a=_median(a.values),
         value_b=_median(b.values),
         unusable=sum(pairs.reasons.values()),

@@ -6,7 +6,7 @@ An episode's counts may well be zero (nothing leaked, nothing wasted), and zero 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +39,15 @@ class NoneOf(float):
 
 class AllOf(float):
     """A share of all, likewise."""
+
+
+EXTREMES: Mapping[str, type[float]] = {"none": NoneOf, "all": AllOf}
+"""What exported values are called that do not differ from others of their kind."""
+
+
+def extreme(value: float) -> str:
+    """The name of the kind of extreme that `value` is; empty for any other."""
+    return next((name for name, kind in EXTREMES.items() if isinstance(value, kind)), "")
 
 
 def share(count: int, of: int) -> float:

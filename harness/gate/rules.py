@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.analyse.centre import centre
-from harness.analyse.contrast import Pairs, burst_medians
+from harness.analyse.contrast import Pairs, burst_medians, ratio_of
 from harness.analyse.metrics import metric
 from harness.analyse.records import Direction
 from harness.analyse.sequential import interval, log_e, symmetric_log_e_path
@@ -140,9 +140,9 @@ def _decide_metric(name: str, pairs: Pairs, policy: Policy, metrics: int) -> Met
     return MetricDecision(
         name=name,
         outcome=outcome,
-        slowdown=math.exp(np.median(medians)) if medians.size else math.nan,
-        low=math.exp(low),
-        high=math.exp(high),
+        slowdown=ratio_of(float(np.median(medians))) if medians.size else math.nan,
+        low=ratio_of(low),
+        high=ratio_of(high),
         bursts=medians.size,
         pairs=losses.size,
         log_e_fail=fail,

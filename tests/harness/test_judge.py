@@ -268,3 +268,28 @@ def test_reports_of_an_earlier_judgement_do_not_speak_for_one_that_failed(tmp_pa
     )
     assert code == 2, said
     assert not any(path.exists() for path in names.values())
+
+
+def test_two_shares_of_none_do_not_differ(tmp_path: Path) -> None:
+    """(k + 1/2) / (n + 1) of no errors is less the more requests there were."""
+    header = HEADER.replace("value", "value,extreme")
+    rows = [
+        f"{burst},0,{arm},error_ratio,{0.5 / (n + 1)},none\n"
+        for burst in range(8)
+        for arm, n in (("x", 100), ("y", 999))
+    ]
+    (found,) = judged(read(a_file(tmp_path, *rows, header=header)), Ask()).analysis.contrasts
+    assert found.estimate
+    assert (found.estimate.low, found.estimate.high) == (1.0, 1.0)
+    path = a_file(tmp_path, "1,0,x,error_ratio,0.1,nothing\n", header=header)
+    with pytest.raises(DataError, match=r":2: extreme: is 'nothing'; expected one of: none, all, or nothing"):
+        read(path)
+
+
+def test_numbers_whose_ratio_is_none_are_no_traceback(tmp_path: Path) -> None:
+    rows = [f"{burst},0,{arm},m,{value}\n" for burst in range(8) for arm, value in (("x", 1e-200), ("y", 1e200))]
+    path = a_file(tmp_path, *rows)
+    (found,) = judged(read(path), Ask()).analysis.contrasts
+    assert found.estimate
+    assert not found.estimate.bounded
+    assert run(str(path), "--expect", "m>=2")[0] in (0, 3)

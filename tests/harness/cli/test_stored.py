@@ -50,6 +50,18 @@ def test_what_is_exported_can_be_judged(bench: Bench, tmp_path: Path) -> None:
     assert found["estimate"]["ratio"] == pytest.approx(own.contrast.estimate.ratio)
 
 
+def test_no_errors_are_judged_alike_wherever(bench: Bench, tmp_path: Path) -> None:
+    """Both arms have none, one of them of four times as many requests."""
+    made_up(tmp_path / "runs", MET)
+    assert bench("export", "--workload", "surge", "-o", "pairs.csv").code == 0
+    judged = bench(
+        "judge", "pairs.csv", "--a", "none", "--b", "all", "--expect", "error_ratio<=0.9", "--json", "found.json"
+    )
+    (found,) = json.loads((tmp_path / "found.json").read_text())["verdicts"]
+    assert (judged.code, found["outcome"]) == (1, "MISSED")
+    assert (found["estimate"]["low"], found["estimate"]["high"]) == (1.0, 1.0)
+
+
 def test_json_lines_and_readings_are_exported_too(bench: Bench, tmp_path: Path) -> None:
     made_up(tmp_path / "runs")
     rows = [json.loads(line) for line in bench("export", "latest", "--format", "json").out.splitlines()]
