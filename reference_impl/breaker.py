@@ -206,10 +206,13 @@ class CircuitBreaker:
             raise CircuitOpen(max(0.0, self._no_permit_before - now))
         return permit
 
-    def succeeded(self, permit: Permit) -> None:
-        """The permitted call worked."""
+    def succeeded(self, permit: Permit, *, proven: bool = True) -> None:
+        """The permitted call worked. Not `proven`: what the peer is needed for is still to be seen, and if that fails
+        first, the breaker opens for longer than the last time.
+        """
         if permit is self._closed:
             outcomes = self._outcomes
+            self._open_for = self._settings.timeout
             if not self._settings.window:
                 outcomes.clear()
             elif outcomes:
@@ -220,7 +223,7 @@ class CircuitBreaker:
             if self._take_back(permit):
                 self._successes += 1
                 if self._successes >= self._settings.success_threshold:
-                    self._close(now)
+                    self._close(now, proven)
         self._tell()
 
     def failed(self, permit: Permit) -> None:
@@ -308,8 +311,9 @@ class CircuitBreaker:
         self._outcomes = self._no_outcomes()
         self._change(CircuitState.OPEN, now)
 
-    def _close(self, now: float) -> None:
-        self._open_for = self._settings.timeout
+    def _close(self, now: float, proven: bool) -> None:
+        if proven:
+            self._open_for = self._settings.timeout
         self._change(CircuitState.CLOSED, now)
         self._closed = Permit(self._generation)
 

@@ -189,7 +189,7 @@ class CircuitBreakers:
                         self._breakers.move_to_end(key)
             raise
         if permit.trial:
-            breaker.succeeded(permit)
+            breaker.succeeded(permit, proven=False)
         return connection
 
     def succeeded(self, key: Hashable) -> None:

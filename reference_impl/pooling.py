@@ -102,6 +102,7 @@ class ConnectionPool(Generic[C]):
         if (now - seat.last_used >= self._trusted_for or now >= seat.expires_at) and (
             self._watching or self._fault(seat, now) is not None
         ):
+            slot.peer = peer
             return self._lend(self._usable(seat))
         seat.hits += 1
         # lend(seat), written out: the call would cost a tenth of checkout and checkin together.

@@ -98,6 +98,11 @@ class Direction:
         if self._reset is not None and self._carried > self._reset:
             self.finish(None)
 
+    @property
+    def flying(self) -> bool:
+        """Whether something is on its way."""
+        return bool(self._flying)
+
     def finish(self, last: bytes | None) -> None:
         """Behind all that flies, the end: b"" half-closes the target, None resets both."""
         if self._flying:
@@ -203,7 +208,10 @@ class _End(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._relayed is not None and self._relayed.alive:
-            self._relayed.cut(rudely=exc is not None)
+            if exc is not None and self._into is not None and self._into.flying:
+                self._into.finish(None)
+            else:
+                self._relayed.cut(rudely=exc is not None)
 
 
 class DialerEnd(_End):

@@ -186,8 +186,10 @@ class Session(asyncio.BufferedProtocol):
             return
         left = self._transport.get_write_buffer_size()
         if left == 0:
-            self._release_sent()
+            self._taken()
         elif left <= _WRITE_HIGH:  # beyond it the transport itself tells when it is empty
+            if not self._began:
+                self._expect()
             asyncio.get_running_loop().call_later(_LOOK_AGAIN, self._after_write)
 
     def _release_sent(self) -> None:
@@ -202,9 +204,16 @@ class Session(asyncio.BufferedProtocol):
             self._expect()
 
     def resume_writing(self) -> None:
-        self._release_sent()
-        self._settle()
+        self._taken()
         self._transport.resume_reading()
+
+    def _taken(self) -> None:
+        """The peer has its answer. Of a message that has begun behind its request, the rest is due from now on."""
+        self._release_sent()
+        if self._began:
+            self._settle()
+            if self._channel is not None and not self._channel.inbox.between:
+                self._expect()
 
     def trim(self) -> None:
         """Idle for a while: keep the keys, drop the AEAD contexts. A message may have begun right behind the last."""
@@ -221,6 +230,8 @@ class Session(asyncio.BufferedProtocol):
     def fail(self, error: ChannelError) -> None:
         """The peer broke the protocol: the connection dies, by way of its guard."""
         guard = self._guard
+        if guard is not None and self._transport.get_write_buffer_size():  # closing would wait for the peer to take it
+            self._transport.abort()
         self._node.unfinished.pop(self, None)
         if self._recorder is self._entrance.arrivals:
             self._recorder.failed()

@@ -45,7 +45,7 @@ class TlsChannel:
         self.peer_id = peer_id
         self._tls: ssl.SSLObject | None = ends.tls
         self._outgoing = ends.outgoing
-        self._left = REKEY_INTERVAL  # records; ssl offers no key update
+        self._left = REKEY_INTERVAL  # records; ssl offers no key update, and takes none
         self.inbox = TlsInbox(ends, buffers)
 
     def seal(self, kind: int, body: Bytes) -> bytes:
@@ -70,7 +70,11 @@ class TlsChannel:
 
     def feed(self, data: Bytes) -> list[Message]:
         """The messages that `data` completes. Raises `ChannelError`."""
-        return self.inbox.feed(data)
+        messages = self.inbox.feed(data)
+        if self._outgoing.pending:
+            release_all(messages)
+            raise ChannelError("peer asked for new keys, of which any number would wait to be sent")
+        return messages
 
     def trim(self) -> None:
         """Nothing to do: OpenSSL gives its record buffers back by itself."""
@@ -82,7 +86,9 @@ class TlsChannel:
 
 
 class TlsInbox:
-    """The receiving half: plaintext of any cut in, whole messages out."""
+    """The receiving half: plaintext of any cut in, whole messages out. A TLS record of which a part has arrived is in
+    OpenSSL and cannot be seen: it counts for nothing, `between` two messages too.
+    """
 
     __slots__ = ("_acquire", "_at", "_incoming", "_kind", "_message", "_pending", "_tls")
 

@@ -863,6 +863,25 @@ def test_a_transport_that_accepts_and_then_breaks_is_given_up() -> None:
     assert breakers.connect(KEYS, Network()) == f"connection by {KEYS[1]}"
 
 
+@pytest.mark.parametrize(("works", "opened"), [(False, [1.0, 2.0, 4.0, 8.0]), (True, [1.0, 1.0, 1.0, 1.0])])
+def test_each_time_for_longer_until_a_request_works(works: bool, opened: list[float]) -> None:
+    """To connect is not what the peer is needed for."""
+    clock, key = Clock(), KEYS[0]
+    breakers, _ = wired(CircuitBreakers, clock, failure_threshold=1, success_threshold=1, retries=0)
+    found = []
+    for _ in opened:
+        breakers.failed(key)
+        with pytest.raises(CircuitOpen) as refused:
+            breakers.connect([key], Network())
+        found.append(refused.value.retry_after)
+        clock.now += refused.value.retry_after
+        breakers.connect([key], Network())
+        assert breakers.state(key) is CircuitState.CLOSED
+        if works:
+            breakers.succeeded(key)
+    assert found == pytest.approx(opened)
+
+
 def test_requests_that_work_clear_the_failures() -> None:
     breakers, _ = wired(CircuitBreakers, failure_threshold=2)
     for _ in range(5):

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from reference_impl import assemble
+from reference_impl import session as session_module
 from reference_impl.breaker import CircuitState
 from reference_impl.buffer_pool import BufferSettings, CryptoBufferPool
 from reference_impl.buffers import PooledBuffer
@@ -26,6 +27,7 @@ from reference_impl.optimizations import OPTIMIZATIONS, parse
 from reference_impl.service import OK, SIZE, SOURCE
 from reference_impl.session import Session
 from reference_impl.transports.base import Peer
+from reference_impl.transports.memory import MemoryEnd, MemorySocket, MemoryTransport
 from tests.reference_impl.conftest import CLIENT, NODES, RunningNode
 from tests.reference_impl.helpers import wait_until
 from tests.reference_impl.test_forks import forked, run
@@ -431,6 +433,52 @@ def test_nor_is_one_that_begins_behind_a_whole_one(running: Start, arm: str) -> 
     assert lazy.channel.feed(lazy.socket.recv(1000))[0].kind == OK
     assert lazy.socket.recv(1) == b""
     lazy.socket.close()
+
+
+@pytest.mark.parametrize("arm", ["none", "all"])
+def test_nor_is_one_that_begins_behind_one_whose_answer_is_taken_late(running: Start, arm: str) -> None:
+    node = running(arm, node={"tick": 0.02, "message_timeout": 600.0})
+    lazy = RawPeer(node, CryptoBufferPool(BufferSettings()), window=4096)
+    whole = lazy.channel.seal(SOURCE, SIZE.pack(MAX_BODY))
+    (piece, *_) = lazy.channel.seal(1, bytes(20_000))
+    assert isinstance(whole, bytes)
+    assert isinstance(piece, PooledBuffer)
+    lazy.socket.sendall(whole + bytes(piece.view[:100]))
+    assert wait_until(lambda: bool(node.node.owing)), "it waits for the answer to be taken"
+    (session,) = node.node.owing
+    assert lazy.receive(1 << 16).kind == OK
+    assert wait_until(lambda: node.call(session._transport.get_write_buffer_size) == 0)
+    assert list(node.node.owing) == [session], "it waits for the rest of the next"
+    lazy.socket.close()
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_nor_is_the_little_that_is_left_of_one(running: Start, monkeypatch: pytest.MonkeyPatch, broken: bool) -> None:
+    """So little that the transport never says that it is too much."""
+    node = running("all", "memory", node={"tick": 60.0})
+    left = 100
+    monkeypatch.setattr(MemoryEnd, "get_write_buffer_size", lambda _: left)
+    monkeypatch.setattr(session_module, "_LOOK_AGAIN", 0.001)
+
+    async def ask() -> MemorySocket:
+        transport = MemoryTransport(CLIENT, CryptoBufferPool(BufferSettings()))
+        link = transport.secure(resource := transport.open(node.peers[0].addresses["memory"]), node.peers[0])
+        with link.exchange(SOURCE, SIZE.pack(MAX_BODY)) as message:
+            assert len(message.body) == MAX_BODY
+        return resource
+
+    resource = node.call(ask)
+    assert wait_until(lambda: bool(node.node.owing))
+    (session,) = node.node.owing
+    assert session._unsent
+    if broken:
+        node.call(lambda: resource.send(b"\x00\x01x"))  # no record: it does not wait for the rest to be taken either
+        assert not resource.is_quiet()
+        assert node.node.cleanup.open_connections() == 0
+    else:
+        left = 0
+    assert wait_until(lambda: not node.node.owing)
+    assert not session._unsent
 
 
 @pytest.mark.parametrize("arm", ["none", "all"])

@@ -363,6 +363,17 @@ def test_when_all_idle_ones_are_dead_it_connects(net: Network) -> None:
     assert net.most_open[PEER] == 2
 
 
+def test_one_found_dead_is_made_anew_where_the_peer_is_now(net: Network) -> None:
+    """The same identity at another address: the same key, but not the same peer to be dialed."""
+    before, now = (bytes(bytearray(PEER)) for _ in range(2))
+    pool = net.pool(liveness_after=0.5)
+    lease = pool.checkout(before)
+    pool.checkin(lease)
+    net.made[0].alive = False
+    net.clock.now += 0.5
+    assert pool.checkout(now).connection.peer is now
+
+
 def test_a_poll_that_raises_means_dead(net: Network) -> None:
     pool = net.pool()
     pool.checkin(pool.checkout(PEER))

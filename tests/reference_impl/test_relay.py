@@ -179,6 +179,23 @@ def test_a_dialer_that_resets_takes_the_node_s_end_along(running: Start, linked:
     assert wait_until(lambda: not node.node.unfinished and not relay.open)
 
 
+def test_a_reset_arrives_behind_what_was_sent_before_it(running: Start) -> None:
+    node = running("all")
+    with socket.create_server(("127.0.0.1", 0)) as rude:
+        relay = Relay(Script(), 0.2)
+        address = node.call(lambda: relay.link(*rude.getsockname()))
+        with socket.create_connection(address, 10) as dialer:
+            other, _ = rude.accept()
+            other.sendall(b"half an ans")
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            threading.Event().wait(0.05)  # it flies for 0.1 s
+            other.close()
+            assert dialer.recv(100) == b"half an ans"
+            with pytest.raises(ConnectionResetError):
+                dialer.recv(100)
+        node.call(relay.close)
+
+
 def test_nobody_behind_the_link_resets_the_dialer(running: Start) -> None:
     node = running("all")
     with socket.socket() as unused:
