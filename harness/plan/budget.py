@@ -8,8 +8,10 @@ budget can be expected to show, from typical noise of this kind of measurement (
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 
 from scipy import stats
 
@@ -182,21 +184,21 @@ def _proofs(study: Study, layout: Layout, bursts: int) -> Iterator[Proof]:
     confidence = family_confidence(study)
     sequential = study.budget.stop_early
     needed = sequential_bursts_needed((1.0 - confidence) / 2.0) if sequential else bursts_needed(confidence)
+    planned = [schedule.kind(study, layout, place) for place in range(max(bursts, (needed + 1) * len(layout.kinds)))]
     for each in study.expectations:
         of = metric(each.metric)
         on = next(one for one in workloads(study) if one.name == each.workload)
         for against in each.against:
-            share = _share(layout, each.workload, {against, each.arm})
-            held = math.floor(bursts * share + 1e-9)
+            holding = list(accumulate(int(_holds(kind, each.workload, {against, each.arm})) for kind in planned))
+            held = holding[bursts - 1]
             blocks = _blocks(study, of, on)
             width = resolution(PAIR_SD.get(of.name, OTHER_SD), blocks, held, confidence) if held else math.inf
-            yield Proof(each.name, against, held, needed, math.ceil(needed / share - 1e-9), width)
+            yield Proof(each.name, against, held, needed, bisect_left(holding, needed) + 1, width)
 
 
-def _share(layout: Layout, workload: str, pair: set[str]) -> float:
-    """Share of all rounds' bursts in which both arms of `pair` are measured on `workload`."""
-    holds = [any(name == workload and pair <= set(arms) for name, arms in kind.playing) for kind in layout.kinds]
-    return sum(holds) / len(holds)
+def _holds(kind: BurstKind, workload: str, pair: set[str]) -> bool:
+    """Whether both arms of `pair` are measured on `workload` in such a burst."""
+    return any(name == workload and pair <= set(arms) for name, arms in kind.playing)
 
 
 def _blocks(study: Study, of: Metric, workload: Workload) -> int:

@@ -26,6 +26,8 @@ from harness.plan.budget import (
     resolution,
     sequential_bursts_needed,
 )
+from harness.plan.schedule import kind
+from harness.study.file import find, load
 from harness.study.records import Budget, Design, Expectation, Study, Workload
 from tests.harness.analyse.simulation import differences
 
@@ -146,8 +148,28 @@ def test_a_question_gets_more_when_the_table_waits() -> None:
     seldom = msgspec.structs.replace(often, budget=msgspec.structs.replace(budget, table_every=2))
     sets = len(layout(often).sets)
     (before,), (now,) = planned(often).proofs, planned(seldom).proofs
-    assert before.run == before.needed * sets
-    assert (now.bursts, now.run) == (200 // (sets + 1), math.ceil(now.needed * (sets + 1) / 2))
+    rounds = (sets, math.ceil((sets + 1) / 2))  # the pair's place in its last round is drawn
+    for proof, each in zip((before, now), rounds, strict=True):
+        assert (proof.needed - 1) * each < proof.run <= proof.needed * each
+    assert now.bursts == 200 // (sets + 1)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_question_gets_what_the_schedule_gives_it(seed: int) -> None:
+    """None and all meet in the first sets of each round and in some folded ones, whose order is drawn."""
+    study = msgspec.structs.replace(load(find("attribution")), seed=seed, expectations=(asked("throughput"),))
+    for bursts in range(24, 40):
+        budget = msgspec.structs.replace(study.budget, seconds=1e6, min_bursts=1, max_bursts=bursts)
+        of = layout(study)
+        met = [any({"none", "all"} <= {*arms} for _, arms in kind(study, of, n).playing) for n in range(bursts)]
+        try:
+            (proof,) = planned(msgspec.structs.replace(study, budget=budget)).proofs
+        except StudyError:
+            assert sum(met) < 6
+        else:
+            assert proof.bursts == sum(met) >= 6
+            assert sum(met[: proof.run]) == 6
+            assert met[proof.run - 1]
 
 
 def test_an_undecidable_question_is_refused_with_what_it_needs() -> None:
