@@ -16,7 +16,7 @@ from harness.analyse.attribution import attribute
 from harness.analyse.centre import Floats
 from harness.analyse.contrast import Contrast, Readings, Row, judge_contrast, readings, uncounted
 from harness.analyse.crossover import crossover
-from harness.analyse.metrics import METRICS, Metric, metric
+from harness.analyse.metrics import METRICS, PACE, Metric, metric
 from harness.analyse.records import (
     Analysis,
     Attribution,
@@ -29,7 +29,7 @@ from harness.analyse.records import (
 )
 from harness.analyse.rows import Rows, arrange
 from harness.analyse.tails import tails
-from harness.analyse.validity import Subject, check
+from harness.analyse.validity import Subject, check, load_was_the_limit
 from harness.analyse.verdict import Question, describe, family_confidence, judge
 from harness.measure.records import Measured
 from harness.plan.arms import Comparison, Layout, layout, workloads
@@ -210,7 +210,18 @@ class _Analyst:
                 if asked is None:
                     yield Question(expectation, against)
                 else:
-                    yield Question(expectation, against, *self._judged(asked, confidence))
+                    evidence = self._judged(asked, confidence)
+                    yield Question(expectation, against, *evidence, limited=self._limited(asked))
+
+    def _limited(self, asked: Contrast) -> frozenset[str]:
+        """Of the two arms, those whose pace the load process decided, where the question is about pace."""
+        played = [each for each in self.workloads if each.name == asked.workload and asked.metric.name in PACE]
+        return frozenset(
+            arm
+            for workload in played
+            for arm in (asked.a, asked.b)
+            if load_was_the_limit(self.study, workload, self.rows.every(workload.name, arm))
+        )
 
     def _asked(self, expectation: Expectation, against: str) -> Contrast | None:
         """The contrast an expectation is about, from the first kind of stretch that has rows; None if there

@@ -448,5 +448,12 @@ _TABLE = (
     ),
 )
 
+PACE = frozenset(
+    {
+        *("latency_p50", "latency_mean", "latency_p99", "latency_p999", "service_p50"),
+        *("throughput", "goodput", "admitted_rate", "time_per_request"),
+    }
+)
+"What follows in a closed loop from how fast its slowest part is."
 METRICS: dict[str, Metric] = {each.name: each for each in _TABLE}
 "name -> metric, in display order"

@@ -69,6 +69,22 @@ def check(subject: Subject) -> tuple[Check, ...]:
     return tuple(found for each in CHECKS for found in each(subject))
 
 
+def load_was_the_limit(study: Study, workload: Workload, rows: Sequence[Slice]) -> bool:
+    """Whether the load process decided how fast a closed loop went, and the system was waiting.
+
+    Never where the load process is a part of the system: before our own node, with a Locust file of an arm's own, and
+    where the workload says so (`both_ends`).
+    """
+    own_files = any(arm.file or workload.name in arm.files for arm in study.arms)
+    if workload.arrivals != "closed" or workload.both_ends or study.target.kind == "reference" or own_files:
+        return False
+    lasting = [row for row in rows if row.seconds > 0.0]
+    if not lasting:
+        return False
+    load = float(np.median([row.cpu_load / row.seconds for row in lasting]))
+    return load > GENERATOR_BUSY > float(np.median([row.cpu_target / row.seconds for row in lasting]))
+
+
 def _mishap(subject: Subject) -> Iterator[Check]:
     yield Check(
         "processes",
@@ -199,6 +215,20 @@ def _generator(subject: Subject) -> Iterator[Check]:
             f"at most {GENERATOR_BUSY:.0%}",
             "lower the rate, or spread the load over more processes",
         )
+
+
+def _load_limit(subject: Subject) -> Iterator[Check]:
+    for workload, arm, rows in subject.groups():
+        if load_was_the_limit(subject.study, workload, rows):
+            yield Check(
+                "load limit",
+                "note",
+                _where(workload, arm),
+                f"the load process used more than {GENERATOR_BUSY:.0%} of its core, and the target less",
+                "the target, not the load process, is what a closed loop waits for",
+                "let tasks arrive at a rate (arrivals, rate), use a faster user class, or ask for"
+                " cpu_target_per_request; where the Locust file is on trial too, say so (both_ends)",
+            )
 
 
 def _lag(subject: Subject) -> Iterator[Check]:
@@ -394,6 +424,7 @@ CHECKS: tuple[Callable[[Subject], Iterator[Check]], ...] = (
     _conservation,
     _slice_length,
     _generator,
+    _load_limit,
     _lag,
     _offered,
     _steady,

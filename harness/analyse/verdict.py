@@ -27,7 +27,8 @@ class Question:
     """One expectation against one arm, with the evidence if any: the contrast and its burst medians (log
     ratios).
 
-    `other` is the metric when it is not one of the table (data from another tool).
+    `other` is the metric when it is not one of the table (data from another tool). `limited` are arms in which the
+    load process was the limit: the system is at least as good there as was measured.
     """
 
     expectation: Expectation
@@ -35,6 +36,7 @@ class Question:
     contrast: ContrastResult | None = None
     medians: Floats = field(default_factory=lambda: np.empty(0))
     other: Metric | None = None
+    limited: frozenset[str] = frozenset()
 
     @property
     def metric(self) -> Metric:
@@ -150,11 +152,18 @@ def _outcome(question: Question, of: Metric, alpha: float, adjusted_p: float, se
     if found.estimate is None or found.problem:
         return "INCONCLUSIVE", found.problem
     if adjusted_p <= alpha:
-        claims_below = bound_of(question.expectation)[0] == "at_most"
-        return ("MET" if _shown_below(question, found.estimate, sequential) == claims_below else "MISSED"), ""
+        return _decided(question, found, of, _shown_below(question, found.estimate, sequential))
     if not found.estimate.bounded:
         return "INCONCLUSIVE", f"{too_few(found.estimate.bursts)} for an interval"
     return "INCONCLUSIVE", "the interval contains the claimed bound"
+
+
+def _decided(question: Question, found: ContrastResult, of: Metric, below: bool) -> tuple[Outcome, str]:
+    """On which side of the bound the evidence lies is what was claimed or not, unless the load process put it there."""
+    worse = found.a if below == (of.direction == "lower") else found.b
+    if worse in question.limited:
+        return "INCONCLUSIVE", f"the load process was the limit of {worse}, which may be better than it seems"
+    return ("MET" if below == (bound_of(question.expectation)[0] == "at_most") else "MISSED"), ""
 
 
 def _sentence(question: Question, of: Metric, outcome: Outcome, reason: str, adjusted_p: float) -> str:

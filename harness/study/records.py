@@ -147,6 +147,9 @@ class Workload(_Record, frozen=True, kw_only=True):
     "the request name whose latency stands for the workload"
     silent_tasks: bool = False
     "whether some of its tasks make no request at all; if not, one that reports none is a request that got lost"
+    both_ends: bool = False
+    "whether its file is on trial too, as a client's library is; if not, a load process at its limit says nothing about"
+    " the system"
     max_error_ratio: float = 0.0
     "share of requests that may fail before the run is INVALID"
     max_rejection_ratio: float = 0.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -9,7 +11,7 @@ from harness.analyse.analysis import analyse
 from harness.analyse.records import Check
 from harness.analyse.validity import CHECKS
 from harness.measure.records import Measured, Slice
-from harness.study.records import Design, Study
+from harness.study.records import Design, Expectation, Study, Target
 from tests.harness.analyse.synthetic import STEADY, SURGE, a_run, a_study, changed
 
 DESIGN = Design(controls=("first-day-reuse",))
@@ -38,7 +40,7 @@ def test_a_good_run_is_valid() -> None:
     analysis = analyse(both(), quiet_run(both()))
     assert analysis.valid
     assert {each.status for each in analysis.checks} <= {"ok", "note"}
-    assert len({each.name for each in analysis.checks}) == len(CHECKS) - 2  # no segments here
+    assert len({each.name for each in analysis.checks}) == len(CHECKS) - 3  # no segments here, and no limit of the load
     assert all(each.saw and each.bound and each.remedy and each.where for each in analysis.checks)
 
 
@@ -255,3 +257,30 @@ def test_where_no_twin_was_measured_is_told_once() -> None:
     assert [(each.status, each.where) for each in notes] == [("note", "steady")]
     alone = a_study(workloads=(here,), design=msgspec.structs.replace(DESIGN, hidden=False))
     assert not found(alone, quiet_run(alone), "A/A equivalence")
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "limit"),
+    [
+        ("command", {}, True),
+        ("command", {"both_ends": True}, False),
+        ("command", {"arrivals": "constant", "rate": 100.0}, False),
+        ("reference", {}, False),
+    ],
+)
+def test_a_load_process_at_its_limit_judges_nobody(kind: Any, changes: dict[str, Any], limit: bool) -> None:
+    claim = Expectation(name="x", claim="x", workload="surge", metric="throughput", at_least=2.5)
+    study = a_study(claim, workloads=(msgspec.structs.replace(SURGE, **changes),))
+    study = msgspec.structs.replace(study, target=Target(kind=kind, command=("server",) if kind == "command" else ()))
+    measured = quiet_run(a_study(claim))
+    idle = (0.5, 0.97)  # of none and its twin the target is the limit
+    slices = tuple(
+        msgspec.structs.replace(row, cpu_load=load * row.seconds, cpu_target=target * row.seconds)
+        for row in measured.slices
+        for load, target in ((0.97, 0.5) if row.arm == "all" else idle,)
+    )
+    judged = analyse(study, msgspec.structs.replace(measured, slices=slices))
+    told = [each for each in judged.checks if each.name == "load limit"]
+    assert [(each.where, each.status) for each in told] == [("surge on all", "note")] * limit
+    if "arrivals" not in changes:  # there it would void the run
+        assert judged.verdicts[0].outcome == ("INCONCLUSIVE" if limit else "MISSED")

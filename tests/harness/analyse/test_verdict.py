@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -60,6 +61,30 @@ def test_outcome_follows_the_interval(
     ratio: float, at_most: float | None, at_least: float | None, outcome: str
 ) -> None:
     assert judged(expected(at_most=at_most, at_least=at_least), around(ratio)).outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("limited", "name", "ratio", "bound", "outcome"),
+    [
+        ("all", "throughput", 2.0, 2.5, "INCONCLUSIVE"),  # it may be more than that
+        ("all", "throughput", 3.0, 2.5, "MET"),
+        ("none", "throughput", 3.0, 2.5, "INCONCLUSIVE"),  # of what may be more
+        ("none", "throughput", 2.0, 2.5, "MISSED"),
+        ("all", "latency_p50", 0.5, 0.3, "INCONCLUSIVE"),
+        ("all", "latency_p50", 0.1, 0.3, "MET"),
+        ("none", "latency_p50", 0.1, 0.3, "INCONCLUSIVE"),
+        ("none", "latency_p50", 0.5, 0.3, "MISSED"),
+    ],
+)
+def test_what_the_load_process_held_back_is_not_held_against_the_system(
+    limited: str, name: str, ratio: float, bound: float, outcome: str
+) -> None:
+    faster = name == "throughput"
+    claim = expected(name, at_least=bound if faster else None, at_most=None if faster else bound)
+    question = dataclasses.replace(asked(claim, around(ratio)), limited=frozenset({limited}))
+    (found,) = judge([question], a_study(claim))
+    assert found.outcome == outcome
+    assert (f"the load process was the limit of {limited}" in found.sentence) == (outcome == "INCONCLUSIVE")
 
 
 def test_sentences() -> None:
