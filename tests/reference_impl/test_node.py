@@ -19,7 +19,7 @@ from reference_impl.buffer_pool import BufferSettings, CryptoBufferPool
 from reference_impl.buffers import PooledBuffer
 from reference_impl.channel import SECOND_BYTES, Channel, Initiation
 from reference_impl.dialer import Dialer
-from reference_impl.errors import FrameError, IdentityError, Rejected, RemoteError
+from reference_impl.errors import ChannelError, FrameError, IdentityError, Rejected, RemoteError
 from reference_impl.frame import MAX_BODY, wire_size
 from reference_impl.identity import Identity
 from reference_impl.lease import LeaseError
@@ -435,6 +435,25 @@ def test_nor_is_one_that_begins_behind_a_whole_one(running: Start, arm: str) -> 
     lazy.socket.close()
 
 
+def test_who_leaves_in_the_middle_of_a_message_leaves_neither_keys_nor_buffer(running: Start) -> None:
+    node = running("buffer_pool", node={"tick": 60.0})
+    buffers: Any = node.node.rooms.buffers
+    lazy = RawPeer(node, CryptoBufferPool(BufferSettings()))
+    head, *_ = (bytes(piece.view) for piece in lazy.channel.seal(1, bytes(MAX_BODY)) if isinstance(piece, PooledBuffer))
+    lazy.socket.sendall(head)
+    assert wait_until(lambda: bool(node.node.owing))
+    assert buffers.gauges()["acquired"] > 0
+    session: Any = next(iter(node.node.owing))
+    channel = session._channel
+    lazy.socket.close()
+    assert wait_until(lambda: session._channel is None)
+    assert channel.inbox.between, "what was half received went back, wiped"
+    with pytest.raises(ChannelError):
+        channel.seal(1, b"x")
+    with pytest.raises(ChannelError):
+        channel._receiving.encrypt(b"x")
+
+
 @pytest.mark.parametrize("arm", ["none", "all"])
 def test_nor_is_one_that_begins_behind_one_whose_answer_is_taken_late(running: Start, arm: str) -> None:
     node = running(arm, node={"tick": 0.02, "message_timeout": 600.0})
@@ -449,6 +468,7 @@ def test_nor_is_one_that_begins_behind_one_whose_answer_is_taken_late(running: S
     assert lazy.receive(1 << 16).kind == OK
     assert wait_until(lambda: node.call(session._transport.get_write_buffer_size) == 0)
     assert list(node.node.owing) == [session], "it waits for the rest of the next"
+    assert not session._unsent, "the buffers of the answer are back"
     lazy.socket.close()
 
 

@@ -312,6 +312,15 @@ def test_what_is_used_expired_or_crowded_out_is_wiped() -> None:
     assert one.secret == two.secret == bytes(32)
 
 
+def test_who_got_no_ticket_for_longest_loses_one_first() -> None:
+    kept = tickets(max_tickets=3)
+    made = [ticket(number) for number in range(4)]
+    for key, each in zip(b"abac", made, strict=True):
+        kept.keep(bytes([key]), each)
+    assert kept.take(b"b") is None
+    assert [kept.take(b"a"), kept.take(b"a"), kept.take(b"c")] == [made[2], made[0], made[3]]
+
+
 def ticket(number: int) -> Ticket:
     """A ticket of no handshake."""
     return Ticket(bytes([number]), bytearray(b"x" * 32), b"", 1e9)

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 import pytest
 
 from reference_impl.buffer_pool import Allocating, BufferSettings
+from reference_impl.errors import HandshakeError
 from reference_impl.identity import Identity
-from reference_impl.transports.tcp import TcpSettings, TcpTransport
+from reference_impl.transports.tcp import TcpSettings, TcpTransport, _receive_second
+from tests.clock import Clock
 
 
 @pytest.fixture
@@ -40,3 +42,20 @@ def test_nobody_there_is_an_error_and_no_descriptor_lost(transport: TcpTransport
     with pytest.raises(ConnectionRefusedError):
         transport.open(address)
     assert len(os.listdir("/dev/fd")) == before
+
+
+def test_a_peer_that_drips_its_handshake_gains_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, limits = Clock(0.0), [5.0]
+
+    class Dripping:
+        def recv(self, size: int) -> bytes:
+            clock.now += 1.0
+            return b"\x00"
+
+        def settimeout(self, seconds: float) -> None:
+            limits.append(seconds)
+
+    monkeypatch.setattr("reference_impl.transports.tcp.time.monotonic", clock)
+    with pytest.raises(HandshakeError, match="fell silent"):
+        _receive_second(Dripping(), 5.0)  # type: ignore[arg-type]  # as much of a socket as it uses
+    assert limits == [5.0, 4.0, 3.0, 2.0, 1.0]
