@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations, product
-from math import prod
+from math import isfinite, prod
 
 import msgspec
 
@@ -337,7 +337,10 @@ def _pairs_of_pairs(pairs: tuple[tuple[str, str], ...]) -> Iterator[tuple[str, .
 
 
 def workloads(study: Study) -> tuple[Workload, ...]:
-    """The study's workloads; the one a sweep names becomes one variant per value: `name[parameter=value]`."""
+    """The study's workloads; the one a sweep names becomes one variant per value: `name[parameter=value]`.
+
+    Raises `StudyError` for a sweep without sense, or with values that its parameter cannot have.
+    """
     sweep = study.design.sweep
     if study.design.kind != "sweep":
         return study.workloads
@@ -376,10 +379,14 @@ def _text(value: float | str) -> str:
 
 def _variant(workload: Workload, sweep: Sweep, value: float | str) -> Workload:
     name = variant_name(sweep, value)
+    if not isinstance(value, str) and not isfinite(value):
+        raise StudyError(f"sweep over {sweep.parameter} needs finite numbers, not {value}")
     if sweep.parameter not in (*_COUNTS, "rate", "slice_seconds"):
         env = {**workload.env, sweep.parameter: _text(value)}
         return msgspec.structs.replace(workload, name=name, env=env)
     if isinstance(value, str):
         raise StudyError(f"sweep over {sweep.parameter} needs numbers, not {value!r}")
+    if sweep.parameter in _COUNTS and not float(value).is_integer():
+        raise StudyError(f"sweep over {sweep.parameter} needs whole numbers, not {value}")
     typed: float | int = int(value) if sweep.parameter in _COUNTS else value
     return msgspec.structs.replace(workload, name=name, **{sweep.parameter: typed})

@@ -16,7 +16,7 @@ from harness.analyse.metrics import METRICS, Metric
 from harness.errors import StudyError
 from harness.plan import arms
 from harness.study.place import Where
-from harness.study.records import OPTIMIZATIONS, PLACEHOLDER, Arm, Study, Target, Workload
+from harness.study.records import OPTIMIZATIONS, PLACEHOLDER, Arm, Study, Sweep, Target, Workload
 
 Problem = tuple[Where, str]
 Resolve = Callable[[str], object]
@@ -89,6 +89,7 @@ def problems(study: Study, resolve: Resolve) -> Iterator[Problem]:
         yield from _arm(study, arm, ("arms", index), resolve)
     yield from _places(study)
     yield from _design(study)
+    yield from _sweep(study, resolve)
     yield from _expectations(study)
 
 
@@ -224,15 +225,41 @@ def _design(study: Study) -> Iterator[Problem]:
     if design.baseline == design.treatment:
         yield ("design", "treatment"), f"is {design.treatment!r} like the baseline; expected another arm"
     yield from _factors(study)
-    if study.design.sweep and design.kind != "sweep":
-        yield ("design", "sweep"), f'stands beside kind "{design.kind}"; expected kind = "sweep"'
-    if design.sweep and design.sweep.metric and design.sweep.metric not in METRICS:
-        yield ("design", "sweep"), f"metric is {design.sweep.metric!r}; expected one of: {', '.join(METRICS)}"
-    if design.kind == "sweep":
-        try:
-            arms.workloads(study)
-        except StudyError as error:
-            yield ("design", "sweep"), str(error)
+
+
+def _sweep(study: Study, resolve: Resolve) -> Iterator[Problem]:
+    """A workload that a value makes must satisfy what a declared one must."""
+    where: Where = ("design", "sweep")
+    sweep = study.design.sweep
+    if study.design.kind != "sweep":
+        if sweep:
+            yield where, f'stands beside kind "{study.design.kind}"; expected kind = "sweep"'
+        return
+    try:
+        measured = arms.workloads(study)
+    except StudyError as error:
+        yield where, str(error)
+        return
+    names = [each.name for each in measured]
+    for variant in measured:
+        if variant in study.workloads:
+            continue
+        if names.count(variant.name) > 1:
+            yield where, f"makes {variant.name!r} twice; expected a name of its own for each value"
+        for (field, *_), message in _workload(study, variant, (), resolve):
+            yield where, f"makes {variant.name!r}, whose {field} {message}"
+    for declared in study.workloads:
+        if sweep and declared.name == sweep.workload:
+            yield from _swept(sweep, declared, where)
+
+
+def _swept(sweep: Sweep, declared: Workload, where: Where) -> Iterator[Problem]:
+    if sweep.parameter == "rate" and declared.shape:
+        yield (*where, "parameter"), f"is 'rate', which the shape of {declared.name!r} overrides; expected another"
+    if sweep.parameter == "slice_seconds" and declared.is_episode:
+        yield (*where, "parameter"), f"is 'slice_seconds', but {declared.name!r} is an episode; expected another"
+    if sweep.metric:
+        yield from _of_metric(sweep.metric, declared, where)
 
 
 def _factors(study: Study) -> Iterator[Problem]:

@@ -258,6 +258,11 @@ def test_sweeps_that_make_no_sense_are_refused() -> None:
         workloads(a_study(Design(kind="sweep", sweep=Sweep(workload="bulk", parameter="users", values=(1.0,)))))
     with pytest.raises(StudyError, match="needs numbers, not 'many'"):
         swept("users", "many")
+    with pytest.raises(StudyError, match=r"sweep over tasks needs whole numbers, not 1\.5"):
+        swept("tasks", 1.0, 1.5)
+    for value in (float("inf"), float("nan")):
+        with pytest.raises(StudyError, match=f"sweep over SIZE needs finite numbers, not {value}"):
+            swept("SIZE", value)
 
 
 def test_a_factorial_round_measures_the_whole_four_times_and_each_part_once() -> None:

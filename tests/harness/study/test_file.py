@@ -116,8 +116,8 @@ REPLACED = [
         'kind = "on-off"',
         'kind = "sweep"\nsweep = {workload = "surge", parameter = "users", values = [1, 2], metric = "speed"}',
         "sweep = {",
-        "design.sweep",
-        "metric is 'speed'; expected one of: latency_p50",
+        "design.sweep.metric",
+        "is 'speed'; expected one of: latency_p50",
     ),
     (
         'kind = "on-off"',
@@ -211,6 +211,94 @@ def test_a_mistake_is_placed_and_explained(
     said = refusal(tmp_path, text)
     assert said.startswith(f"{line_of(text, at)}: {key}: ")
     assert re.search(expected, said)
+
+
+@pytest.mark.parametrize(
+    ("sweep", "key", "expected"),
+    [
+        (
+            'workload = "surge", parameter = "rate", values = [50, 100]',
+            "design.sweep",
+            "makes 'surge[rate=50]', whose rate belongs to open arrivals",
+        ),
+        (
+            'workload = "surge", parameter = "users", values = [8, 8.0]',
+            "design.sweep",
+            "makes 'surge[users=8]' twice; expected a name of its own for each value",
+        ),
+        ('workload = "surge", parameter = "SIZE", values = [8, "8"]', "design.sweep", "makes 'surge[SIZE=8]' twice"),
+        (
+            'workload = "surge", parameter = "users", values = [2, 0]',
+            "design.sweep",
+            "makes 'surge[users=0]', whose users is 0; expected a whole number >= 1",
+        ),
+        (
+            'workload = "surge", parameter = "users", values = [1.5]',
+            "design.sweep",
+            "sweep over users needs whole numbers, not 1.5",
+        ),
+        (
+            'workload = "surge", parameter = "users", values = [inf, 2]',
+            "design.sweep",
+            "sweep over users needs finite numbers, not inf",
+        ),
+        (
+            'workload = "surge", parameter = "SIZE", values = [2, nan]',
+            "design.sweep",
+            "sweep over SIZE needs finite numbers, not nan",
+        ),
+        (
+            'workload = "steady", parameter = "rate", values = [-5, 50]',
+            "design.sweep",
+            "makes 'steady[rate=-5]', whose rate is -5.0; expected requests per second",
+        ),
+        (
+            'workload = "steady", parameter = "rate", values = [5]',
+            "design.sweep",
+            "makes 'steady[rate=5]', whose slice_seconds has fewer than 10 arrivals in it; expected at least 2 s",
+        ),
+        (
+            'workload = "surge", parameter = "slice_seconds", values = [0.0]',
+            "design.sweep",
+            "makes 'surge[slice_seconds=0]', whose slice_seconds is 0.0; expected at least 0.1 s",
+        ),
+        (
+            'workload = "surge", parameter = "tasks", values = [100]',
+            "design.sweep",
+            "makes 'surge[tasks=100]', whose tasks belongs to an episode",
+        ),
+        (
+            'workload = "steady", parameter = "users", values = [2, 4], metric = "latency_p99"',
+            "design.sweep.metric",
+            "is 'latency_p99', which 'steady' does not tell; expected segment_seconds or episode_seconds there",
+        ),
+        (
+            'workload = "ramp", parameter = "rate", values = [5, 50]',
+            "design.sweep.parameter",
+            "is 'rate', which the shape of 'ramp' overrides; expected another",
+        ),
+        (
+            'workload = "ramp", parameter = "slice_seconds", values = [1, 2]',
+            "design.sweep.parameter",
+            "is 'slice_seconds', but 'ramp' is an episode; expected another",
+        ),
+    ],
+)
+def test_a_sweep_makes_workloads_that_could_be_declared(tmp_path: Path, sweep: str, key: str, expected: str) -> None:
+    ramp = """
+[[workload]]
+name = "ramp"
+file = "scenarios/load/steady.py"
+arrivals = "constant"
+shape = [[0, 1], [5, 10]]
+episode_seconds = 5
+"""
+    text = (
+        GOOD.partition("[[expectation]]")[0].replace('kind = "on-off"', f'kind = "sweep"\nsweep = {{{sweep}}}') + ramp
+    )
+    said = refusal(tmp_path, text)
+    assert said.startswith(f"{line_of(text, 'sweep = {')}: {key}: ")
+    assert expected in said
 
 
 OWN = """
