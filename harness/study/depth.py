@@ -6,7 +6,7 @@ the study's, `workload.NAME` (`expectation.NAME`, `arm.NAME`, `switch.NAME`) int
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from harness.errors import StudyError, UsageError
@@ -16,34 +16,53 @@ Tables = dict[str, Any]
 
 
 def at(tables: Tables, depth: str | None) -> Tables:
-    """The tables of a study at `depth` (None: as it stands), without their depths.
+    """The tables of a well-formed study at `depth` (None: as it stands), without its depths.
 
     Raises `UsageError` for a depth it does not have, `StudyError` for one that names what is not there.
     """
-    depths = tables.pop("depth", {})
+    depths = tables.get("depth", {})
+    if not isinstance(depths, dict):
+        raise StudyError("depth: expected [depth.NAME] tables")
+    tables = {name: value for name, value in tables.items() if name != "depth"}
     if depth is None:
         return tables
     if depth not in depths:
         known = ", ".join(depths) or "none"
         raise UsageError(f"this study has no depth {depth!r}; it has: {known}")
+    if not isinstance(depths[depth], dict):
+        raise StudyError(f"depth.{depth}: expected a [depth.{depth}] table")
     changes = dict(depths[depth])
-    tables["name"] = f"{tables.get('name', '')}-{depth}"
-    if keep := changes.pop("keep", None):
-        _known(tables, "workloads", keep, depth)
-        tables["workloads"] = [each for each in tables["workloads"] if each["name"] in keep]
-        tables["expectations"] = [each for each in tables.get("expectations", ()) if each["workload"] in keep]
+    tables["name"] = f"{tables['name']}-{depth}"
+    if "keep" in changes:
+        tables |= _kept(tables, changes.pop("keep"), depth)
     for plural, singular in SINGULAR.items():
         single = changes.pop(singular, {})
-        if not isinstance(single, dict):
+        if not (isinstance(single, dict) and all(isinstance(each, dict) for each in single.values())):
             raise StudyError(f"depth.{depth}.{singular}: expected [depth.{depth}.{singular}.NAME] tables")
         _known(tables, plural, single, depth)
         if single:
-            tables[plural] = [_merged(each, single.get(each.get("name"), {})) for each in tables[plural]]
+            tables[plural] = [_merged(each, single.get(each["name"], {})) for each in tables[plural]]
     return _merged(tables, changes)
 
 
-def _known(tables: Tables, plural: str, names: Any, depth: str) -> None:
-    there = [each.get("name") for each in tables.get(plural, ())]
+def _kept(tables: Tables, keep: Any, depth: str) -> Tables:
+    """The workloads that `keep` names, and the expectations but those on others or on what a sweep makes of them."""
+    if not isinstance(keep, list):
+        raise StudyError(f"depth.{depth}.keep: expected a list of text, the names of workloads")
+    _known(tables, "workloads", keep, depth)
+    others = [each["name"] for each in tables["workloads"] if each["name"] not in keep]
+    return {
+        "workloads": [each for each in tables["workloads"] if each["name"] in keep],
+        "expectations": [
+            each
+            for each in tables.get("expectations", ())
+            if not any(each["workload"] == name or each["workload"].startswith(f"{name}[") for name in others)
+        ],
+    }
+
+
+def _known(tables: Tables, plural: str, names: Iterable[Any], depth: str) -> None:
+    there = [each["name"] for each in tables.get(plural, ())]
     for name in names:
         if name not in there:
             known = ", ".join(there) or "none, as there is none"

@@ -48,15 +48,16 @@ def load(path: Path, depth: str | None = None) -> Study:
             raise StudyError(f"{path}:{place.line(text, (plural,))}: {plural}: expected [[{singular}]] tables")
         if singular in tables:
             tables[plural] = tables.pop(singular)
-    try:
-        tables = at_depth(tables, depth)
-    except StudyError as error:
-        raise StudyError(f"{path}: {error}") from error
-    try:
-        study = msgspec.convert(tables, Study)
-    except msgspec.ValidationError as error:
-        where, message = place.explained(error)
-        raise StudyError(f"{path}:{place.place(text, where)}: {message}") from error
+    for each in dict.fromkeys((None, depth)):  # as it stands first, so that a depth changes what is well-formed
+        try:
+            at_each = at_depth(tables, each)
+        except StudyError as error:
+            raise StudyError(f"{path}: {error}") from error
+        try:
+            study = msgspec.convert(at_each, Study)
+        except msgspec.ValidationError as error:
+            where, message = place.explained(error)
+            raise StudyError(f"{path}:{place.place(text, where)}: {message}") from error
     for where, message in problems(study, partial(resolve, directory=path.parent)):
         raise StudyError(f"{path}:{place.place(text, where)}: {message}")
     return study

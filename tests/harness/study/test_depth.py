@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,7 +28,7 @@ TABLES: dict[str, Any] = {
 }
 
 
-def tables() -> dict[str, object]:
+def tables() -> dict[str, Any]:
     return copy.deepcopy(TABLES)
 
 
@@ -41,6 +43,67 @@ def test_a_depth_keeps_some_workloads_and_their_expectations() -> None:
     assert [each["name"] for each in found["workloads"]] == ["a"]
     assert [each["name"] for each in found["expectations"]] == ["x"]
     assert found["budget"] == {"seconds": 10, "blocks": 2}
+
+
+def test_a_depth_keeps_expectations_on_what_a_sweep_makes_of_a_workload() -> None:
+    found = tables()
+    found["expectations"] += [{"name": each, "workload": each} for each in ("a[users=8]", "b[users=8]", "misspelt")]
+    assert [each["workload"] for each in at(found, "quick")["expectations"]] == ["a", "a[users=8]", "misspelt"]
+
+
+def test_a_depth_that_keeps_nothing_has_no_workload() -> None:
+    assert at({**tables(), "depth": {"quick": {"keep": []}}}, "quick")["workloads"] == []
+
+
+@pytest.mark.parametrize(
+    ("depths", "expected"),
+    [
+        (3, "depth: expected [depth.NAME] tables"),
+        ({"quick": 1}, "depth.quick: expected a [depth.quick] table"),
+        ({"quick": {"keep": 1}}, "depth.quick.keep: expected a list of text, the names of workloads"),
+        ({"quick": {"keep": "a"}}, "depth.quick.keep: expected a list of text"),
+        ({"quick": {"keep": [1]}}, "depth.quick names workload 1; expected one of: a, b"),
+        ({"quick": {"workload": {"a": 3}}}, "depth.quick.workload: expected [depth.quick.workload.NAME] tables"),
+    ],
+)
+def test_a_depth_of_another_type(depths: object, expected: str) -> None:
+    with pytest.raises(StudyError, match=re.escape(expected)):
+        at({**tables(), "depth": depths}, "quick")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ('name = "surge"', "", r"4: workload\[1\]: expected a key 'name'"),
+        ('workload = "surge"', "", r"7: expectation\[1\]: expected a key 'workload'"),
+        ("[[workload]]", "[workload]", r"4: workload: expected "),
+    ],
+)
+def test_a_mistake_of_the_study_is_told_at_its_place_at_every_depth(
+    tmp_path: Path, old: str, new: str, expected: str
+) -> None:
+    text = """\
+name = "s"
+title = "t"
+seed = 3
+[[workload]]
+name = "surge"
+file = "scenarios/load/surge.py"
+[[expectation]]
+name = "x"
+claim = "c"
+workload = "surge"
+metric = "throughput"
+at_least = 1
+[depth.quick]
+keep = ["surge"]
+"""
+    path = tmp_path / "study.toml"
+    path.write_text(text)
+    assert study_file.load(path, "quick").name == "s-quick"
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(StudyError, match=expected):
+        study_file.load(path, "quick")
 
 
 def test_a_depth_changes_what_it_names() -> None:
