@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -59,6 +59,10 @@ _WORKLOAD: Sequence[Rule] = (
 )
 
 
+def _no_nul(text: Iterable[str]) -> bool:
+    return "\0" not in "".join(text)
+
+
 def _says_when_ready(ready: str) -> bool:
     if ready.startswith("pattern:"):
         try:
@@ -69,8 +73,14 @@ def _says_when_ready(ready: str) -> bool:
 
 
 _TARGET: Sequence[Rule] = (
+    ("command", _no_nul, "words without a NUL byte"),
     ("peers", lambda v: 1 <= v <= 2_000, "a whole number from 1 to 2000, all of whom the ready line can name"),
     ("ready", _says_when_ready, "line, port:HOST:PORT, url:URL or pattern:REGEX"),
+)
+_SIDE: Sequence[Rule] = (("args", _no_nul, "words without a NUL byte"),)
+_ARM: Sequence[Rule] = (
+    ("name", bool, "a name"),
+    ("interpreter", _no_nul, "a path without a NUL byte"),
 )
 
 
@@ -101,8 +111,18 @@ def _broken(record: Any, rules: Sequence[Rule], where: Where) -> Iterator[Proble
             yield (*where, field), f"{shown}; expected {expected}"
 
 
+def _variables(env: Mapping[str, str], where: Where) -> Iterator[Problem]:
+    """What no environment of a process can hold."""
+    for name, value in env.items():
+        if not name or "=" in name or not _no_nul(name):
+            yield (*where, "env"), f"names {name!r}; expected names of variables, without '=' and NUL bytes"
+        elif not _no_nul(value):
+            yield (*where, "env"), f"sets {name} to {value!r}; expected text without a NUL byte"
+
+
 def _target(target: Target, where: Where) -> Iterator[Problem]:
     yield from _broken(target, _TARGET, where)
+    yield from _variables(target.env, where)
     if target.kind == "command" and not target.command:
         yield (*where, "command"), "is empty; expected the program to start and its arguments"
     if target.kind == "reference" and target.command:
@@ -118,6 +138,9 @@ def _switches(study: Study) -> Iterator[Problem]:
             yield where, f"is {switch.name!r}; expected letters, digits, '.', '_' and '-', not all, none or all-..."
         if study.optimizations.count(switch.name) > 1 or switch.name == arms.hidden_name(study.design.baseline):
             yield where, f"{switch.name!r} is used twice; expected a name of its own"
+        for name, side in (("on", switch.on), ("off", switch.off)):
+            yield from _broken(side, _SIDE, ("switches", index, name))
+            yield from _variables(side.env, ("switches", index, name))
         for variable in {**switch.on.env, **switch.off.env}:
             others = [each.name for each in study.switches if variable in {**each.on.env, **each.off.env}]
             if others[0] != switch.name:
@@ -146,6 +169,7 @@ def _places(study: Study) -> Iterator[Problem]:
 
 def _workload(study: Study, workload: Workload, where: Where, resolve: Resolve) -> Iterator[Problem]:
     yield from _broken(workload, _WORKLOAD, where)
+    yield from _variables(workload.env, where)
     if [each.name for each in study.workloads].count(workload.name) > 1:
         yield (*where, "name"), f"{workload.name!r} is used twice; expected a name of its own"
     if workload.arrivals == "closed" and (workload.rate or workload.shape):
@@ -187,14 +211,14 @@ def _episode(workload: Workload, where: Where) -> Iterator[Problem]:
 
 
 def _arm(study: Study, arm: Arm, where: Where, resolve: Resolve) -> Iterator[Problem]:
-    if not arm.name:
-        yield (*where, "name"), "is empty; expected a name"
+    yield from _broken(arm, _ARM, where)
     if [each.name for each in study.arms].count(arm.name) > 1:
         yield (*where, "name"), f"{arm.name!r} is used twice; expected a name of its own"
     if study.design.hidden and arm.name == arms.hidden_name(study.design.baseline):
         yield (*where, "name"), f"{arm.name!r} is the baseline's hidden twin; expected a name of its own"
     if arms.parse_cell(arm.name, study.optimizations) is not None:
         yield (*where, "name"), f"{arm.name!r} means a set of optimizations; expected a name of its own"
+    yield from _variables(arm.env, where)
     if arm.target:
         yield from _target(arm.target, (*where, "target"))
     target = arm.target or study.target
