@@ -29,7 +29,7 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 _STUDY: Sequence[Rule] = (
     ("name", _NAME.fullmatch, "letters, digits, '.', '_' and '-', as it names the run's folder"),
     ("seed", lambda v: v >= 0, "a whole number >= 0"),
-    ("confidence", lambda v: 0.5 <= v < 1, "0.5 <= confidence < 1"),
+    ("confidence", lambda v: 0.5 <= v <= 0.9999, "0.5 <= confidence <= 0.9999"),
     ("workloads", bool, "at least one [[workload]]"),
 )
 _BUDGET: Sequence[Rule] = (

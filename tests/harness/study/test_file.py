@@ -87,6 +87,12 @@ def test_a_good_study_becomes_records(tmp_path: Path) -> None:
     assert study.expectations[0].at_least == 2.5
 
 
+def test_the_highest_confidence_can_be_planned(tmp_path: Path) -> None:
+    text = GOOD.replace("seed = 7", "confidence = 0.9999").replace("seconds = 10", "seconds = 600")
+    study = study_file.load(write(tmp_path, text.replace("max_bursts = 5", "max_bursts = 60")))
+    assert budget.forecast(study, arms.layout(study)).proofs
+
+
 def test_every_bundled_study_loads_and_can_decide_what_it_asks() -> None:
     paths = sorted(study_file.STUDIES.glob("*.toml"))
     assert "quick" in [path.stem for path in paths]
@@ -101,7 +107,8 @@ REPLACED = [
     # what stands there, what stands there instead, where the mistake is then, its key, what was expected
     ('name = "tiny"', 'name = "../tiny"', "../tiny", "name", "letters, digits"),
     ("seed = 7", "seed = -1", "seed", "seed", "a whole number >= 0"),
-    ("seed = 7", "confidence = 1.5", "confidence", "confidence", "0.5 <= confidence < 1"),
+    ("seed = 7", "confidence = 1.5", "confidence", "confidence", "0.5 <= confidence <= 0.9999"),
+    ("seed = 7", "confidence = 0.9999999999999999", "confidence", "confidence", "0.5 <= confidence <= 0.9999"),
     ("seed = 7", "sead = 7", "sead", "sead", "unknown key; expected one of: .*seed.*workload,"),
     ("peers = 8", 'peers = "8"', "peers", "target.peers", "expected a whole number, got text in quotes"),
     ("peers = 8", "peers = 0", "peers", "target.peers", "from 1 to 2000"),
