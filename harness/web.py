@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
@@ -19,17 +20,27 @@ USERS = 32
 
 
 def serve(host: str, port: int, extra: Sequence[str]) -> int:
-    """Become Locust. `extra` goes to Locust as it is. Raises `UsageError` when the port cannot be had."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise UsageError(f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port") from error
+    """Become Locust. `extra` goes to Locust as it is. Raises `UsageError` when address or port cannot be had."""
+    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        _try_to_listen(host, port)
+    except (OSError, UnicodeError) as error:
+        fault = "--port" if getattr(error, "errno", None) in (errno.EADDRINUSE, errno.EACCES) else "--host"
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"cannot listen on {place}: {reason}; choose another with {fault}") from error
     load = ROOT / "scenarios" / "load"
     files = ",".join(str(load / f"{name}.py") for name in (*WORKLOADS, "web_guard", "web_form"))
     arguments = ["-m", "locust", "-f", files, "--class-picker", "--web-host", host, "--web-port", str(port)]
     arguments += ["--users", str(USERS), "--spawn-rate", str(USERS)]  # what the form suggests
-    sys.stderr.write(f"the web UI is at http://{host}:{port}  (Ctrl-C ends it)\n")
+    sys.stderr.write(f"the web UI is at http://{place}  (Ctrl-C ends it)\n")
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, *arguments, *extra])
+
+
+def _try_to_listen(host: str, port: int) -> None:
+    """Raises `OSError` when it cannot be done, `UnicodeError` for what no name of a machine is."""
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, _, _, _, address = min(found)  # IPv4 goes first, as for Locust
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)

@@ -530,6 +530,40 @@ def test_a_taken_port_is_one_line_for_the_web_ui(bench: Bench, taken: str) -> No
     assert said == f"cannot listen on 127.0.0.1:{taken}: Address already in use; choose another with --port"
 
 
+def test_the_web_ui_can_listen_on_an_address_of_ipv6(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("no IPv6 on this machine")
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as other:
+        port = str(other.getsockname()[1])
+        said = refused(bench("web", "--host", "::1", "--port", port), "usage")
+        assert said == f"cannot listen on [::1]:{port}: Address already in use; choose another with --port"
+    became: list[list[str]] = []
+
+    def execv(_: str, words: list[str]) -> None:
+        became.append(words)
+        raise SystemExit(0)  # as this process would be Locust now
+
+    monkeypatch.setattr(os, "execv", execv)
+    answer = bench("web", "--host", "::1", "--port", port)
+    assert answer.err == f"the web UI is at http://[::1]:{port}  (Ctrl-C ends it)\n"
+    assert became[0][became[0].index("--web-host") + 1] == "::1"
+
+
+def test_an_address_that_is_not_ours_is_one_line_for_the_web_ui(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = refused(bench("web", "--host", "192.0.2.1"), "usage")
+    assert said == "cannot listen on 192.0.2.1:8089: Cannot assign requested address; choose another with --host"
+    said = refused(bench("web", "--host", "a" * 70), "usage")  # longer than a name can be
+    assert said.startswith(f"cannot listen on {'a' * 70}:8089: ")
+    assert said.endswith("; choose another with --host")
+
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    said = refused(bench("web", "--host", "nowhere"), "usage")
+    assert said == "cannot listen on nowhere:8089: Name or service not known; choose another with --host"
+
+
 def test_a_taken_port_is_one_line_for_a_node(bench: Bench, taken: str) -> None:
     answer = bench("serve", "--port", taken)
     assert answer.code == 2
