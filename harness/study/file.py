@@ -58,9 +58,31 @@ def load(path: Path, depth: str | None = None) -> Study:
         except msgspec.ValidationError as error:
             where, message = place.explained(error)
             raise StudyError(f"{path}:{place.place(text, where)}: {message}") from error
+    study = _by_one_name(study)
     for where, message in problems(study, partial(resolve, directory=path.parent)):
         raise StudyError(f"{path}:{place.place(text, where)}: {message}")
     return study
+
+
+def _by_one_name(study: Study) -> Study:
+    """`study` with `all` for the name of its only switch: by two names that arm would be measured twice."""
+    if len(study.switches) != 1:
+        return study
+    (only,) = study.optimizations
+
+    def usual(*names: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys("all" if name == only else name for name in names))
+
+    design = study.design
+    (baseline,), (treatment,) = usual(design.baseline), usual(design.treatment)
+    return replace(
+        study,
+        design=replace(design, baseline=baseline, treatment=treatment, controls=usual(*design.controls)),
+        workloads=tuple(replace(each, arms=usual(*each.arms)) for each in study.workloads),
+        expectations=tuple(
+            replace(each, arm=usual(each.arm)[0], against=usual(*each.against)) for each in study.expectations
+        ),
+    )
 
 
 def adjust(

@@ -400,6 +400,54 @@ def test_switches_that_make_no_sense(tmp_path: Path, old: str, new: str, key: st
     assert expected in said
 
 
+SINGLE = """
+name = "single"
+title = "one switch"
+[target]
+kind = "command"
+command = ["./server", "--port", "{port}"]
+ready = "port:127.0.0.1:{port}"
+[[switch]]
+name = "fast"
+on = { args = ["--fast"] }
+[design]
+treatment = "fast"
+[[workload]]
+name = "surge"
+file = "scenarios/load/surge.py"
+[[workload]]
+name = "dial"
+file = "scenarios/load/dial.py"
+arms = ["none", "fast", "all"]
+[[expectation]]
+name = "faster"
+claim = "c"
+workload = "surge"
+metric = "throughput"
+arm = "fast"
+at_least = 2
+[[expectation]]
+name = "idle"
+claim = "c"
+workload = "surge"
+metric = "throughput"
+arm = "none"
+against = ["all", "fast"]
+at_most = 1
+"""
+
+
+def test_the_name_of_a_single_switch_is_the_arm_all(tmp_path: Path) -> None:
+    study = study_file.load(write(tmp_path, SINGLE))
+    assert [arm.name for arm in arms.layout(study).arms] == ["none", "all", "none-again"]
+    assert study.workloads[1].arms == ("none", "all")
+    assert [(each.arm, each.against) for each in study.expectations] == [("all", ("none",)), ("none", ("all",))]
+    other = write(tmp_path, SINGLE.replace('treatment = "fast"', 'baseline = "fast"\ntreatment = "none"'))
+    assert study_file.load(other).design.baseline == "all"
+    said = refusal(tmp_path, SINGLE.replace('arm = "fast"', 'arm = "fats"'))
+    assert "unknown arm 'fats'; expected one of none, all, fast, " in said
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
