@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 
 from harness.study import place, records
-from reports.schema import type_words
 
 TABLES: Mapping[str, type[msgspec.Struct]] = {
     "": records.Study,
@@ -61,7 +60,7 @@ def keys(record: type[msgspec.Struct]) -> Iterator[Key]:
             else _toml(field.default if field.default is not msgspec.NODEFAULT else field.default_factory())
         )
         name = place.written(record, field.name)
-        yield Key(name, _type(hints[field.name]), default, meanings[field.name])
+        yield Key(name, place.type_words(hints[field.name]), default, meanings[field.name])
 
 
 def markdown() -> str:
@@ -74,15 +73,6 @@ def markdown() -> str:
         head = ("| key | type | without it | meaning |", "|---|---|---|---|")
         parts.append("\n".join((title, "", about, "", *head, *rows, "")))
     return "\n".join(parts)
-
-
-def _type(hint: Any) -> str:
-    kinds = [each for each in (typing.get_args(hint) or (hint,)) if each is not type(None)]
-    if isinstance(kinds[0], type) and issubclass(kinds[0], msgspec.Struct):
-        return "tables" if typing.get_origin(hint) is tuple else "table"
-    if typing.get_origin(hint) is dict:
-        return "table"
-    return type_words(kinds[0] if type(None) in typing.get_args(hint) else hint)
 
 
 def _meanings(record: type[msgspec.Struct]) -> dict[str, str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args, get_type_hints
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -18,15 +19,16 @@ SINGULAR: Mapping[str, str] = {
     "switches": "switch",
 }
 """Arrays of tables are written in the singular, [[workload]], and held in the plural."""
-_TYPES = {
+_WORDS: Mapping[object, str] = {str: "text", int: "whole number", float: "number", bool: "true or false"}
+_FOUND = {
     "int": "a whole number",
     "float": "a number",
     "str": "text in quotes",
     "bool": "true or false",
-    "array": "an array",
+    "array": "a list",
     "object": "a table",
-    "null": "nothing",
 }
+"""What msgspec calls what stands in a file, and what that is."""
 Where = tuple[str | int, ...]
 """Keys and places in arrays that lead to a value, such as ("workloads", 0, "users")."""
 
@@ -49,28 +51,55 @@ def syntax(text: str, error: tomllib.TOMLDecodeError) -> str:
 def explained(error: msgspec.ValidationError) -> tuple[Where, str]:
     """Where a study breaks its types, and a sentence with what was expected."""
     message, _, at = str(error).partition(" - at `")
-    where: Where = tuple(
-        int(step[1:-1]) if step.startswith("[") else step
-        for step in re.findall(r"\[\d+\]|[\w-]+", at.rstrip("`").replace("[...]", ""))
-    )
+    path = re.findall(r"\[[\d.]+\]|[\w-]+", at)
+    where: Where = tuple(int(step[1:-1]) if step.startswith("[") else step for step in path if step != "[...]")
     if unknown := re.search(r"unknown field `([^`]+)`", message):
-        return (*where, unknown[1]), f"unknown key; expected one of: {', '.join(_keys(where))}"
+        known = (written(_type_at(path), field) for field in _type_at(path).__struct_fields__)
+        return (*where, unknown[1]), f"unknown key; expected one of: {', '.join(known)}"
     if missing := re.search(r"missing required field `([^`]+)`", message):
         name = missing[1]
         return where, f"expected at least one [[{SINGULAR[name]}]]" if name in SINGULAR else f"expected a key {name!r}"
-    for jargon, words in _TYPES.items():
-        message = message.replace(f"`{jargon}`", words)
-    return where, f"{message[:1].lower()}{message[1:]}"
+    expected = type_words(_type_at(path))
+    if expected == "tables":
+        expected = f"[[{SINGULAR[path[-1]]}]] tables"
+    elif expected.startswith(("whole number", "number", "list", "table")):
+        expected = f"a {expected}"
+    if path[-1:] == ["[...]"]:
+        expected = f"{expected} in each of its keys"
+    if choice := re.search(r"enum value (.*)", message):
+        return where, f"is {choice[1]}; expected {expected}"
+    if found := re.search(r"got `(\w+)`", message):
+        return where, f"expected {expected}, got {_FOUND.get(found[1], f'a {found[1]}')}"
+    return where, f"{message[:1].lower()}{message[1:]}".replace("`array`", "a list")
 
 
-def _keys(where: Where) -> list[str]:
-    """The keys that the table at `where` may have."""
+def _type_at(path: Sequence[str]) -> Any:
+    """The type that a study has at a path: keys, [number] in a list, [...] in a table of any keys."""
     kind: Any = Study
-    for step in where:
-        if isinstance(step, str):
-            hint = get_type_hints(kind)[step]
-            kind = next(each for each in (hint, *get_args(hint)) if hasattr(each, "__struct_fields__"))
-    return [written(kind, field) for field in kind.__struct_fields__]
+    for step in path:
+        if step.startswith("["):
+            kind = get_args(kind)[-1 if step == "[...]" else 0]
+        else:
+            kind = get_type_hints(_not_none(kind))[step]
+    return _not_none(kind)
+
+
+def _not_none(kind: Any) -> Any:
+    """The type of what is given, where nothing may be."""
+    return get_args(kind)[0] if type(None) in get_args(kind) else kind
+
+
+def type_words(kind: Any) -> str:
+    """A type in a study as a person says it; tables have headings of their own."""
+    kind = _not_none(kind)
+    within = get_args(kind)
+    if kind in _WORDS:
+        return _WORDS[kind]
+    if get_origin(kind) is Literal:
+        return " or ".join(f'"{value}"' for value in within)
+    if get_origin(kind) is tuple:
+        return "tables" if hasattr(within[0], "__struct_fields__") else f"list of {type_words(within[0])}"
+    return " or ".join(map(type_words, within)) if get_origin(kind) is UnionType else "table"
 
 
 def written(record: type[msgspec.Struct], field: str) -> str:
