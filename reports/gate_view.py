@@ -59,15 +59,15 @@ def interval(found: MetricDecision) -> str:
     if found.low <= 0.0 or math.isinf(found.high):
         return f"{too_few(found.bursts)} for an interval"
     sign = 1.0 if found.slowdown >= 1.0 else -1.0
-    ends = sorted((sign * (found.low - 1.0), sign * (found.high - 1.0)))
+    ends = sorted(sign * found.lost(end) for end in (found.low, found.high))
     return f"interval {100.0 * ends[0]:.1f} to {100.0 * ends[1]:.1f} %"
 
 
 def size(found: MetricDecision) -> str:
-    """ "5.1 % worse": the change alone, for places where the interval comes later."""
+    """ "5.1 % worse": the metric's own change alone, for places where the interval comes later."""
     if math.isnan(found.slowdown):
         return "nothing measured"
-    return f"{100.0 * abs(found.slowdown - 1.0):.1f} % {'worse' if found.slowdown >= 1.0 else 'better'}"
+    return f"{100.0 * abs(found.lost(found.slowdown)):.1f} % {'worse' if found.slowdown >= 1.0 else 'better'}"
 
 
 def sentence(decision: GateDecision, info: GateInfo) -> str:

@@ -33,7 +33,10 @@ MAX_PAIRS = 8
 
 @dataclass(frozen=True, slots=True)
 class Margins:
-    """Slowdowns as shares: beyond `fail` is a regression, below `passing` is shown to be none."""
+    """Slowdowns as shares: beyond `fail` is a regression, below `passing` is shown to be none.
+
+    0.01 is a time multiplied by 1.01, or a throughput divided by it (0.99 % less).
+    """
 
     fail: float = 0.01
     passing: float = 0.03
@@ -60,7 +63,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class MetricDecision:
-    """One metric: the slowdown of head against base (1.05 = 5 % worse, whichever way is worse) with its
+    """One metric: the slowdown of head against base (1.05 = a time multiplied by it, a throughput divided) with its
     interval.
 
     The interval is the burst-level one that holds at any stopping time. `log_e_fail`, `log_e_pass` are the
@@ -69,6 +72,7 @@ class MetricDecision:
     """
 
     name: str
+    direction: Direction
     outcome: GateOutcome
     slowdown: float
     low: float
@@ -78,6 +82,14 @@ class MetricDecision:
     log_e_fail: float
     log_e_pass: float
     log_e_exact: float
+
+    def lost(self, slowdown: float) -> float:
+        """What a slowdown takes from the metric itself, as a share of base: 1.25 is 0.25 more time, 0.2 less
+        throughput; below 0 it is a gain.
+        """
+        if self.direction != "higher":
+            return slowdown - 1.0
+        return 1.0 - (1.0 / slowdown if slowdown else math.inf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +114,7 @@ def decide(measured: Mapping[str, Pairs], policy: Policy, void: str = "") -> Gat
         return GateDecision("INVALID", metrics, final=True, reason=unusable[0] if unusable else "no metrics")
     failed = [each for each in metrics if each.outcome == "FAIL"]
     if failed:
-        told = ", ".join(f"{each.name} {100.0 * (each.slowdown - 1.0):.1f} % worse" for each in failed)
+        told = ", ".join(f"{each.name} {100.0 * each.lost(each.slowdown):.1f} % worse" for each in failed)
         return GateDecision("FAIL", metrics, final=True, reason=told)
     open_ones = [each.name for each in metrics if each.outcome != "PASS"]
     if open_ones:
@@ -126,7 +138,8 @@ def centres(bursts: NDArray[np.int64], losses: NDArray[np.float64]) -> NDArray[n
 
 def _decide_metric(name: str, pairs: Pairs, policy: Policy, metrics: int) -> MetricDecision:
     margins = policy.margins
-    losses = worse(policy.direction_of(name), pairs.differences)
+    direction = policy.direction_of(name)
+    losses = worse(direction, pairs.differences)
     _, medians = burst_medians(Pairs(pairs.bursts, losses, {}))
     fail_edge, pass_edge = math.log1p(margins.fail), math.log1p(margins.passing)
     fail = _largest(pairs.bursts, losses > fail_edge, policy.min_bursts)
@@ -139,6 +152,7 @@ def _decide_metric(name: str, pairs: Pairs, policy: Policy, metrics: int) -> Met
     low, high = interval(medians, 1.0 - policy.alpha_pass)
     return MetricDecision(
         name=name,
+        direction=direction,
         outcome=outcome,
         slowdown=ratio_of(float(np.median(medians))) if medians.size else math.nan,
         low=ratio_of(low),

@@ -52,7 +52,7 @@ def test_worse_is_lower_where_higher_is_better() -> None:
     assert worse("higher", np.array([0.1])).tolist() == [-0.1]
     decision = decide({"throughput": some_pairs(-0.05)}, POLICY)
     assert decision.outcome == "FAIL"
-    assert decision.reason == "throughput 5.4 % worse"
+    assert decision.reason == "throughput 5.1 % worse"
     assert decision.metrics[0].log_e_exact > math.log(1000.0)
 
 
