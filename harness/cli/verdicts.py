@@ -75,7 +75,9 @@ def judge(
 def gate(
     base: Annotated[str, typer.Option(metavar="REV", help="The revision to hold against: branch, tag or commit.")],
     head: Annotated[str, typer.Option(metavar="REV", help="The revision to judge.")] = "HEAD",
-    minutes: Annotated[float, typer.Option(min=0.5, callback=number, help="Measure for at most this long.")] = 5.0,
+    minutes: Annotated[
+        float, typer.Option(callback=number, help="Measure for at most this long: 3.7 or more, or there is no word.")
+    ] = 5.0,
     build: Annotated[
         bool, typer.Option("--build/--no-build", help="An environment per lock, or the one at hand for both.")
     ] = True,
@@ -117,7 +119,10 @@ def ab(
     rate: Annotated[
         float, typer.Option(min=0.0, callback=number, help="Arrivals per second; 0 = each user asks again at once.")
     ] = 0.0,
-    seconds: Annotated[float, typer.Option(min=10.0, callback=number, help="Measure for at most this long.")] = 300.0,
+    seconds: Annotated[
+        float,
+        typer.Option(callback=number, help="Measure for at most this long: 111 or more, at a --rate below 300 longer."),
+    ] = 300.0,
     request: Annotated[str, typer.Option(help="The request name whose latency counts; by default all.")] = "",
     errors: Annotated[
         float, typer.Option(min=0.0, max=1.0, callback=number, help="Share of requests that may fail.")

@@ -113,13 +113,14 @@ def duel(
 
 
 def refuse_too_short(asked: Duel) -> None:
-    """`UsageError` when the bursts before any word cannot fit the time, however little all but the load costs."""
+    """`UsageError` when fewer bursts are forecast to fit the time than there are before any word."""
     study, bursts = asked.study, asked.policy.min_bursts
-    least = bursts * burst_seconds(study, layout(study), Costs(0.0, 0.0, 0.0, 0.0))
+    each = burst_seconds(study, layout(study), Costs())
+    least = bursts * each
     if study.budget.seconds < least:
         raise UsageError(
-            f"{study.budget.seconds:g} s to measure; expected at least {math.ceil(least)} s, the load alone of the"
-            f" {bursts} bursts before any word"
+            f"{study.budget.seconds:g} s to measure; expected at least {math.ceil(least)} s"
+            f" ({math.ceil(least / 6.0) / 10.0:g} minutes), the {bursts} bursts of about {each:.1f} s before any word"
         )
 
 

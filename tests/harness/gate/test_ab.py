@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 
 import pytest
+import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -18,6 +19,7 @@ from harness.execute.ports import free_port, placed
 from harness.gate.ab import Ask, duel, run, target
 from harness.gate.rules import MAX_PAIRS, Margins, Policy
 from harness.gate.runner import Setting
+from harness.gate.two_arms import refuse_too_short
 from harness.study.records import Target
 
 SHORT = Policy(alpha_fail=0.1, min_bursts=1, max_bursts=1, margins=Margins(fail=0.2, passing=0.5))
@@ -93,6 +95,16 @@ def test_an_open_rate_and_one_request(file: Path) -> None:
 def test_a_rate_too_low_for_slices_is_refused(file: Path) -> None:
     with pytest.raises(UsageError, match=r"--rate 5; expected 0 or at least 10 arrivals a second"):
         duel(Ask(file, "x", "y", rate=5.0))
+
+
+def test_a_time_too_short_for_any_word_is_refused_before_anything_is_started(file: Path) -> None:
+    for rate, least in ((0.0, 111), (300.0, 111), (50.0, 291)):
+        with pytest.raises(UsageError, match=rf"{least - 1} s to measure; expected at least {least} s"):
+            run(Ask(file, "no-such-program", "y", rate=rate, seconds=least - 1.0), setting(file.parent))
+        refuse_too_short(duel(Ask(file, "x", "y", rate=rate, seconds=least)))
+    assert not (file.parent / "runs").exists()
+    options = {each.name: each for each in typer.main.get_command(app).commands["ab"].params}  # type: ignore[attr-defined]
+    assert "111 or more, at a --rate below 300 longer" in options["seconds"].help
 
 
 def test_a_program_that_ends_at_once_leaves_no_run(file: Path) -> None:

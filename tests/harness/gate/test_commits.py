@@ -14,6 +14,7 @@ from xml.etree import ElementTree as xml
 
 import psutil
 import pytest
+import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -110,6 +111,15 @@ def test_what_cannot_be_a_revision_of_this_project(tmp_path: Path, setting: Call
         commits.run(base, broken, setting(), cache=tmp_path / "cache")
     with pytest.raises(UsageError, match="there is no folder"):
         commits.run(base, base, setting((("junit", tmp_path / "no" / "x.xml"),)), cache=tmp_path / "cache")
+
+
+def test_a_time_too_short_for_any_word_is_refused(tmp_path: Path, setting: Callable[..., Setting]) -> None:
+    base = a_revision("base", a_tree(tmp_path / "1"))
+    with pytest.raises(UsageError, match=r"216 s to measure; expected at least 219 s \(3.7 minutes\), the 24 bursts"):
+        commits.run(base, base, setting(), cache=tmp_path / "cache", seconds=60.0 * 3.6)
+    two_arms.refuse_too_short(commits.question(base, base, 60.0 * 3.7))
+    options = {each.name: each for each in typer.main.get_command(app).commands["gate"].params}  # type: ignore[attr-defined]
+    assert "3.7 or more" in options["minutes"].help
 
 
 def test_every_arm_sees_its_own_code_under_changing_paths(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def steering() -> DuelSteering:
     workload = Workload(name="surge", file="surge.py")
     policy = Policy()
     return DuelSteering(
-        duel("gate", "head against base", (Arm(name="base"), Arm(name="head")), (workload,), 90, policy)
+        duel("gate", "head against base", (Arm(name="base"), Arm(name="head")), (workload,), 300, policy)
     )
 
 

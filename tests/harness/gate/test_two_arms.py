@@ -15,15 +15,17 @@ from harness.gate.rules import MAX_PAIRS, Policy
 from harness.gate.runner import DuelDisplay, evidence, line
 from harness.gate.two_arms import BLOCKS, Duel, DuelSteering, decide, duel, refuse_too_short, values
 from harness.measure.records import Measured
+from harness.plan.arms import layout
+from harness.plan.budget import forecast
 from harness.study.records import Arm, Workload
 from tests.harness.analyse.synthetic import a_run, changed
 
 CLOSED = Workload(name="surge", file="surge.py")
 
 
-def asked(*workloads: Workload, policy: Policy | None = None) -> Duel:
+def asked(*workloads: Workload, policy: Policy | None = None, seconds: float = 300.0) -> Duel:
     arms = Arm(name="base"), Arm(name="head")
-    return duel("gate", "head against base", arms, workloads or (CLOSED,), 90.0, policy or Policy())
+    return duel("gate", "head against base", arms, workloads or (CLOSED,), seconds, policy or Policy())
 
 
 def measured(factors: dict[str, float], bursts: int = 30, seed: int = 1, sd: float = 0.02) -> Measured:
@@ -138,10 +140,15 @@ def test_the_display_shows_the_word_coming(terminal: bool) -> None:
     assert line(steering.decision.metrics[0], steering.decision, Policy()).startswith("latency_p50 ")
 
 
-def test_a_time_that_cannot_hold_the_bursts_before_any_word_is_refused() -> None:
-    refuse_too_short(asked())
-    with pytest.raises(UsageError, match=r"30 s to measure; expected at least \d+ s, the load alone of the 15 bursts"):
-        refuse_too_short(duel("gate", "t", (Arm(name="base"), Arm(name="head")), (CLOSED,), 30.0, Policy()))
+def test_a_time_that_is_not_forecast_to_hold_the_bursts_before_any_word_is_refused() -> None:
+    study = asked().study
+    each = forecast(study, layout(study)).burst_seconds
+    refuse_too_short(asked(seconds=15.01 * each))
+    least = rf"{math.ceil(15 * each)} s \(2.5 minutes\), the 15 bursts of about {each:.1f} s before any word"
+    with pytest.raises(UsageError, match=rf"110 s to measure; expected at least {least}"):
+        refuse_too_short(asked(seconds=110.0))
+    with pytest.raises(UsageError, match="-1 s to measure"):
+        refuse_too_short(asked(seconds=-1.0))
 
 
 def test_the_time_is_a_limit() -> None:
