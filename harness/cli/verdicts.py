@@ -89,23 +89,27 @@ def gate(
     junit: JunitOption = None,
     runs_folder: RunsOption = RUNS,
 ) -> None:
-    """Is this revision slower than that one? PASS, FAIL, INCONCLUSIVE or INVALID (exit codes 0, 1, 3, 4)."""
+    """Is this revision slower than that one? PASS, FAIL, INCONCLUSIVE or INVALID (exit codes 0, 1, 3, 4).
+
+    Worktrees and environments are kept in RUNS/.gate; `rm -r` it, then `git worktree prune`, to be rid of them.
+    """
     from harness.gate import commits, revisions, runner
+    from harness.gate import micro as gate_micro
     from harness.study.file import ROOT
 
-    cache = runs_folder / ".gate"
+    cache, seconds = runs_folder / ".gate", 60.0 * minutes
     runner.clear(_files(markdown, junit))  # before anything can fail
+    rooms = gate_micro.chosen(micro or ())
+    if not rooms:
+        commits.refuse_too_short(seconds)
     tell = partial(console.print, highlight=False, soft_wrap=True, markup=False)
     one, other = revisions.prepare(ROOT, cache, (base, head), tell, build=build)
     notes = ("Uncommitted changes of this checkout are not measured.",) if revisions.dirty(ROOT) else ()
     setting = _setting("base", "head", cache, runs_folder, (markdown, junit), notes)
-    if not micro:
-        raise typer.Exit(commits.run(one, other, setting, cache=cache, seconds=60.0 * minutes))
-    from harness.gate import micro as gate_micro
-
-    rooms = () if "all" in micro else tuple(micro)
+    if not rooms:
+        raise typer.Exit(commits.run(one, other, setting, cache=cache, seconds=seconds))
     with commits.slots(cache, one, other) as slots:
-        raise typer.Exit(gate_micro.run(one, other, setting, slots=slots, rooms=rooms, seconds=60.0 * minutes))
+        raise typer.Exit(gate_micro.run(one, other, setting, slots=slots, rooms=rooms, seconds=seconds))
 
 
 def ab(

@@ -47,6 +47,12 @@ def run(
         return runner.run(RevisionSteering(asked, places), setting)
 
 
+def refuse_too_short(seconds: float, policy: Policy = two_arms.POLICY) -> None:
+    """`UsageError` when so little time cannot do, whatever the revisions: they need not be there yet."""
+    arms = Arm(name=BASE), Arm(name=HEAD)
+    two_arms.refuse_too_short(two_arms.duel("gate", "", arms, two_arms.WORKLOADS, seconds, policy))
+
+
 @contextmanager
 def slots(cache: Path, base: Revision, head: Revision) -> Iterator[Slots]:
     """Where the arms see their code. Raises `TargetError` when a revision's Python does not find it there."""

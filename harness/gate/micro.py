@@ -32,6 +32,7 @@ from harness.plan.arms import hidden_name
 POLICY = Policy(margins=Margins(fail=0.02, passing=0.05))
 "wider than for requests: the address of a dictionary alone shifts a case of 100 ns by some per cent"
 THREADS = 8
+ALL = "all"
 ARMS = (BASE, HEAD, hidden_name(BASE))
 
 
@@ -43,14 +44,21 @@ class Suite:
     rooms: tuple[Room, ...]
 
 
+def chosen(names: Sequence[str]) -> tuple[str, ...]:
+    """The rooms of these names; `all` means each there is. Raises `UsageError` for an unknown one."""
+    if unknown := [name for name in names if name not in (*ROOMS, ALL)]:
+        raise UsageError(f"unknown room {unknown[0]!r}; expected {ALL} or some of: {', '.join(ROOMS)}")
+    return ROOMS if ALL in names else tuple(dict.fromkeys(names))
+
+
 def run(
     base: Revision, head: Revision, setting: Setting, *, slots: Slots, rooms: Sequence[str], seconds: float,
     policy: Policy = POLICY, clock: Callable[[], float] = time.monotonic,
 ) -> int:  # fmt: skip
     """Measure until the word is final or the time is spent; returns the exit code.
 
-    Raises `UsageError` for an unknown room, `TargetError` when one cannot be measured in a revision, `MeasurementVoid`
-    when a worker fails later.
+    Raises `TargetError` when one of the rooms cannot be measured in a revision, `MeasurementVoid` when a worker fails
+    later.
     """
     runner.clear(setting.files)
     suite = _suite(base, head, slots, rooms)
@@ -72,12 +80,10 @@ def run(
 
 
 def _suite(base: Revision, head: Revision, slots: Slots, rooms: Sequence[str]) -> Suite:
-    if unknown := [name for name in rooms if name not in ROOMS]:
-        raise UsageError(f"unknown room {unknown[0]!r}; expected some of: {', '.join(ROOMS)}")
     revisions = dict(zip(ARMS, (base, head, base), strict=True))
     paths = slots.place(ARMS)
     found = []
-    for name in dict.fromkeys(rooms or ROOMS):
+    for name in rooms:
         for arm in (HEAD, BASE):  # the same script for both, which must be able to load either's code
             room = catalogue(name, {"PYTHONPATH": str(paths[arm])}, revisions[arm].python)
         if any(ON in case.variants and case.unit == "second" for case in room.cases):

@@ -1,7 +1,7 @@
 """Revisions of this project side by side: a clean worktree each, and an environment from that revision's own lock.
 
 Both are kept by what they depend on (commit; content of the lock and the Python it was made for), so a second gate
-finds them ready. Nothing in the user's own checkout is touched.
+finds them ready; nothing removes them. Nothing in the user's own checkout is touched.
 """
 
 from __future__ import annotations
@@ -46,13 +46,15 @@ def prepare(root: Path, cache: Path, names: Sequence[str], tell: Tell, *, build:
     `root`. `tell` hears what takes long. Raises `UsageError`, `StoreError`.
     """
     commits = [commit(root, name) for name in names]
+    for one in commits:
+        _check_lock(root, one, build=build)
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"{cache}: no folder for revisions can be made there: {error.strerror or error}") from error
     with _alone(cache):
         trees = [_worktree(root, cache.resolve() / one[:16], one) for one in commits]
-        pythons = [_environment(cache.resolve(), tree, tell) if build else _ours(root, tree) for tree in trees]
+        pythons = [_environment(cache.resolve(), tree, tell) if build else sys.executable for tree in trees]
     return tuple(map(Revision, names, commits, trees, pythons))
 
 
@@ -86,7 +88,7 @@ def _worktree(root: Path, folder: Path, wanted: str) -> Path:
 
 def _environment(cache: Path, tree: Path, tell: Tell) -> str:
     """The Python of a virtual environment with exactly what the tree's lock pins."""
-    lock = _lock(tree)
+    lock = tree / LOCK
     made_for = f"{platform.python_implementation()} {platform.python_version()} {platform.machine()}\n".encode()
     folder = cache / f"env-{hashlib.sha256(made_for + lock.read_bytes()).hexdigest()[:16]}"
     python = folder / "bin" / "python"
@@ -100,18 +102,13 @@ def _environment(cache: Path, tree: Path, tell: Tell) -> str:
     return str(python)
 
 
-def _ours(root: Path, tree: Path) -> str:
-    if _lock(tree).read_bytes() != _lock(root).read_bytes():
-        raise UsageError(
-            f"--no-build: the {LOCK} of {tree.name[:10]} differs from that of {root}; leave --no-build out"
-        )
-    return sys.executable
-
-
-def _lock(tree: Path) -> Path:
-    if not (tree / LOCK).is_file():
-        raise UsageError(f"{tree.name[:10]} has no {LOCK}; expected a revision that pins its environment")
-    return tree / LOCK
+def _check_lock(root: Path, wanted: str, *, build: bool) -> None:
+    """Raise `UsageError` unless that commit has a lock; without `build`, unless it is that of `root`."""
+    lock, ours = _git(root, "cat-file", "blob", f"{wanted}:{LOCK}"), root / LOCK
+    if lock.returncode:
+        raise UsageError(f"{wanted[:10]} has no {LOCK}; expected a revision that pins its environment")
+    if not build and not (ours.is_file() and ours.read_text() == lock.stdout):
+        raise UsageError(f"--no-build: the {LOCK} of {wanted[:10]} differs from that of {root}; leave --no-build out")
 
 
 def _build(command: Sequence[str]) -> None:

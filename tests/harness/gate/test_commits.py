@@ -148,7 +148,19 @@ def test_every_arm_sees_its_own_code_under_changing_paths(tmp_path: Path) -> Non
     assert not [each for each in os.listdir(tmp_path) if each.startswith("slot-")]
 
 
-def test_the_command_tells_a_bad_revision(tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["gate", "--base", "no-such-branch", "--runs", str(tmp_path)])
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--base", "no-such-branch"), "'no-such-branch' is no revision"),
+        (("--base", "HEAD", "--head", "no-such-branch"), "'no-such-branch' is no revision"),
+        (("--base", "HEAD", "--minutes", "0.5"), "30 s to measure; expected at least 219 s"),
+        (("--base", "HEAD", "--micro", "kitchen"), "unknown room 'kitchen'"),
+    ],
+)
+def test_the_command_tells_what_is_wrong_before_it_makes_anything(
+    tmp_path: Path, arguments: tuple[str, ...], told: str
+) -> None:
+    result = CliRunner().invoke(app, ["gate", *arguments, "--runs", str(tmp_path)])
     assert isinstance(result.exception, UsageError)
-    assert "'no-such-branch' is no revision" in str(result.exception)
+    assert told in str(result.exception)
+    assert not list(tmp_path.iterdir())

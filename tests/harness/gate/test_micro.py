@@ -19,7 +19,7 @@ from rich.console import Console
 
 from harness.analyse.micro import Case, Reading, Room
 from harness.errors import MeasurementVoid, TargetError, UsageError
-from harness.execute.micro import Job
+from harness.execute.micro import ROOMS, Job
 from harness.gate import commits
 from harness.gate import micro as gate_micro
 from harness.gate.commits import PACKAGE, Slots
@@ -103,7 +103,7 @@ def test_time_spent_ends_it_undecided(setting: Setting, slots: Slots, monkeypatc
     with costing(lambda arm, _: 1.0, monkeypatch):
         assert gate_micro.run(
             revision("one"), revision("two"), setting,
-            slots=slots, rooms=(), seconds=5.0, policy=QUICK, clock=lambda: float(next(ticks)),
+            slots=slots, rooms=("pooling",), seconds=5.0, policy=QUICK, clock=lambda: float(next(ticks)),
         ) == 3  # fmt: skip
     assert "not decided: pooling: take" in dict(setting.files)["markdown"].read_text()
 
@@ -122,7 +122,9 @@ def test_a_worker_that_fails(
         return 1.0
 
     with costing(costs, monkeypatch), pytest.raises(raised, match="worker died"):
-        gate_micro.run(revision("one"), revision("two"), setting, slots=slots, rooms=(), seconds=1e9, policy=QUICK)
+        gate_micro.run(
+            revision("one"), revision("two"), setting, slots=slots, rooms=("pooling",), seconds=1e9, policy=QUICK
+        )
     assert "INVALID: worker died" in dict(setting.files)["markdown"].read_text()
 
 
@@ -134,15 +136,18 @@ def test_ctrl_c_is_no_verdict(setting: Setting, slots: Slots, monkeypatch: pytes
 
     with costing(costs, monkeypatch):
         code = gate_micro.run(
-            revision("one"), revision("two"), setting, slots=slots, rooms=(), seconds=1e9, policy=QUICK
+            revision("one"), revision("two"), setting, slots=slots, rooms=("pooling",), seconds=1e9, policy=QUICK
         )
     assert code == 130
     assert "INVALID: interrupted before there was a verdict" in dict(setting.files)["markdown"].read_text()
 
 
-def test_an_unknown_room_is_told(setting: Setting, slots: Slots) -> None:
-    with pytest.raises(UsageError, match="unknown room 'kitchen'; expected some of: pooling"):
-        gate_micro.run(revision("one"), revision("two"), setting, slots=slots, rooms=("kitchen",), seconds=1.0)
+def test_rooms_by_name_each_once_or_all_and_none_that_is_unknown() -> None:
+    assert gate_micro.chosen(()) == ()
+    assert gate_micro.chosen(("pooling", "calm", "pooling")) == ("pooling", "calm")
+    assert gate_micro.chosen(("calm", "all")) == ROOMS
+    with pytest.raises(UsageError, match="unknown room 'kitchen'; expected all or some of: pooling"):
+        gate_micro.chosen(("all", "kitchen"))
 
 
 def test_real_workers_measure_each_arms_own_code(tmp_path: Path, setting: Setting) -> None:

@@ -57,6 +57,11 @@ def ready(root: Path, *names: str, build: bool = False) -> tuple[Revision, ...]:
     return prepare(root, root.parent / "cache", names, lambda text: None, build=build)
 
 
+def nothing_made(root: Path) -> bool:
+    """No worktree but the user's own, and no folder for any."""
+    return len(git(root, "worktree", "list").splitlines()) == 1 and not (root.parent / "cache").exists()
+
+
 def test_each_revision_gets_a_clean_tree_and_the_checkout_is_left_alone(repository: Path) -> None:
     (repository / "code.txt").write_text("uncommitted")
     base, head = ready(repository, "HEAD~1", "main")
@@ -122,19 +127,25 @@ def test_no_build_needs_equal_locks(repository: Path) -> None:
     (repository / "requirements.lock").write_text("a==3\n")
     with pytest.raises(UsageError, match=r"--no-build: the requirements.lock of .* differs"):
         ready(repository, "HEAD")
+    (repository / "requirements.lock").unlink()
+    with pytest.raises(UsageError, match=r"--no-build: the requirements.lock of .* differs"):
+        ready(repository, "HEAD")
+    assert nothing_made(repository)
 
 
 def test_a_revision_without_a_lock(repository: Path) -> None:
     git(repository, "rm", "-q", "requirements.lock")
     a_commit(repository)
     with pytest.raises(UsageError, match=r"has no requirements\.lock"):
-        ready(repository, "HEAD", build=True)
+        ready(repository, "HEAD~1", "HEAD", build=True)
+    assert nothing_made(repository)
 
 
 @pytest.mark.parametrize("name", ["nowhere", "--help", "HEAD:code.txt"])
 def test_an_unknown_revision_is_a_usage_error(repository: Path, name: str) -> None:
     with pytest.raises(UsageError, match="is no revision"):
-        ready(repository, name)
+        ready(repository, "HEAD", name)
+    assert nothing_made(repository)
 
 
 def test_a_cache_that_cannot_be_made_is_one_line(repository: Path) -> None:
