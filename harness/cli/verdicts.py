@@ -114,10 +114,16 @@ def gate(
 
 def ab(
     file: Annotated[Path, typer.Option("-f", "--locustfile", help="Any Locust file.")],
-    a: Annotated[str, typer.Option("--a", metavar="CMD", help="The program compared against; {port} becomes a port.")],
+    a: Annotated[
+        str, typer.Option("--a", metavar="CMD", help="The program compared against; {port} becomes a port of its own.")
+    ],
     b: Annotated[str, typer.Option("--b", metavar="CMD", help="The program judged.")],
     ready: Annotated[
-        str, typer.Option(help="line (JSON), port, port:HOST:PORT, url:URL, url:/PATH or pattern:REGEX.")
+        str,
+        typer.Option(
+            help="line (JSON), port, port:HOST:PORT, url:URL, url:/PATH or pattern:REGEX;"
+            " by default port where the command has {port}, else line."
+        ),
     ] = "",
     users: Annotated[int, typer.Option(min=1, help="Locust users.")] = 16,
     rate: Annotated[

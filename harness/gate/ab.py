@@ -1,7 +1,8 @@
 """Two programs without a study file: any Locust file, any server, judged by the gate.
 
 A command is split into words like a shell would, and never given to one. {port} in it becomes a port of its own for
-every start, to which the Locust host of that arm is set.
+every start, to which the Locust host of that arm is set. Without it a program must choose its own: a twin of the first
+runs beside it.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import UsageError
+from harness.errors import TargetError, UsageError
 from harness.execute.ports import LOOPBACK
 from harness.gate import runner, two_arms
 from harness.gate.rules import Policy
 from harness.gate.runner import Setting
+from harness.plan.arms import hidden_name
 from harness.study.records import PLACEHOLDER, Arm, Target, Workload
 
 A, B = "a", "b"
@@ -48,7 +50,16 @@ class Ask:
 
 def run(ask: Ask, setting: Setting, policy: Policy = POLICY) -> int:
     """Measure until decided; returns the exit code. Raises `UsageError` for what cannot be run."""
-    return runner.run(two_arms.DuelSteering(duel(ask, policy)), setting)
+    steering = two_arms.DuelSteering(duel(ask, policy))
+    try:
+        return runner.run(steering, setting)
+    except TargetError as error:
+        if PLACEHOLDER in ask.a or isinstance(error.__cause__, OSError):  # which says why: it was not even started
+            raise
+        raise TargetError(
+            f"{error}; {A}, {B} and {hidden_name(A)} (a twin of {A}, the same command) run at the same time: port taken"
+            f" by the twin? use {PLACEHOLDER} in its place"
+        ) from error
 
 
 def duel(ask: Ask, policy: Policy = POLICY) -> two_arms.Duel:

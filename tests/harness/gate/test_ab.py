@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import io
+import re
 import socket
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from harness.study.records import Target
 SHORT = Policy(alpha_fail=0.1, min_bursts=1, max_bursts=1, margins=Margins(fail=0.2, passing=0.5))
 "one burst beside other tests: what they do to equal arms must not look like a difference"
 SERVER = """
-import asyncio, sys, time
+import asyncio, json, sys, time
 async def serve(reader, writer):
     while await reader.readline():
         while (await reader.readline()).strip():
@@ -37,7 +38,8 @@ async def serve(reader, writer):
     writer.close()
 async def main():
     server = await asyncio.start_server(serve, "127.0.0.1", int(sys.argv[1]))
-    print("listening", flush=True)
+    port = server.sockets[0].getsockname()[1]
+    print(json.dumps({"url": f"http://127.0.0.1:{port}"}), flush=True)
     await server.serve_forever()
 asyncio.run(main())
 """
@@ -66,9 +68,9 @@ def setting(folder: Path) -> Setting:
     return Setting(folder, folder / "runs", "again", "a", "b", console, now)
 
 
-@pytest.mark.parametrize("ready", ["", "url:/"])
-def test_a_slower_program_fails_with_its_size(file: Path, ready: str) -> None:
-    ask = Ask(file, "python server.py {port} 0", "python server.py {port} 0.002", ready=ready, users=4)
+@pytest.mark.parametrize(("port", "ready"), [("{port}", ""), ("{port}", "url:/"), ("0", "")])
+def test_a_slower_program_fails_with_its_size(file: Path, port: str, ready: str) -> None:
+    ask = Ask(file, f"python server.py {port} 0", f"python server.py {port} 0.002", ready=ready, users=4)
     here = setting(file.parent)
     assert run(ask, here, SHORT) == 1
     told = " ".join(here.console.file.getvalue().split())  # type: ignore[attr-defined]
@@ -105,6 +107,7 @@ def test_a_time_too_short_for_any_word_is_refused_before_anything_is_started(fil
     assert not (file.parent / "runs").exists()
     options = {each.name: each for each in typer.main.get_command(app).commands["ab"].params}  # type: ignore[attr-defined]
     assert "111 or more, at a --rate below 300 longer" in options["seconds"].help
+    assert "by default port where the command has {port}, else line" in options["ready"].help
 
 
 def test_a_program_that_ends_at_once_leaves_no_run(file: Path) -> None:
@@ -112,6 +115,20 @@ def test_a_program_that_ends_at_once_leaves_no_run(file: Path) -> None:
     with pytest.raises(TargetError, match=r"target b ended before it was ready.*no such option"):
         run(ask, setting(file.parent), SHORT)
     assert not list((file.parent / "runs").glob("2*"))
+
+
+def test_a_port_that_the_twin_took_is_told_as_such(file: Path) -> None:
+    ask = Ask(file, f"python server.py {free_port()} 0", "python server.py {port} 0")
+    with pytest.raises(TargetError) as caught:
+        run(ask, setting(file.parent), SHORT)
+    told = str(caught.value)
+    assert re.match(r"target a(-again)? ended before it was ready: .*in use; a, b and a-again \(a twin of a, ", told)
+    assert told.endswith("run at the same time: port taken by the twin? use {port} in its place")
+
+
+def test_a_program_that_is_not_there_is_not_said_to_lack_a_port(file: Path) -> None:
+    with pytest.raises(TargetError, match=r"cannot start no-such-program: No such file or directory$"):
+        run(Ask(file, "no-such-program", "no-such-program"), setting(file.parent), SHORT)
 
 
 @pytest.mark.parametrize(
