@@ -76,7 +76,8 @@ def gate(
     base: Annotated[str, typer.Option(metavar="REV", help="The revision to hold against: branch, tag or commit.")],
     head: Annotated[str, typer.Option(metavar="REV", help="The revision to judge.")] = "HEAD",
     minutes: Annotated[
-        float, typer.Option(callback=number, help="Measure for at most this long: 3.7 or more, or there is no word.")
+        float,
+        typer.Option(callback=number, help="Measure for at most this long: 3.7 or more, with --micro all about 10."),
     ] = 5.0,
     build: Annotated[
         bool, typer.Option("--build/--no-build", help="An environment per lock, or the one at hand for both.")
@@ -100,7 +101,9 @@ def gate(
     cache, seconds = runs_folder / ".gate", 60.0 * minutes
     runner.clear(_files(markdown, junit))  # before anything can fail
     rooms = gate_micro.chosen(micro or ())
-    if not rooms:
+    if rooms:
+        gate_micro.refuse_too_short(rooms, seconds)
+    else:
         commits.refuse_too_short(seconds)
     tell = partial(console.print, highlight=False, soft_wrap=True, markup=False)
     one, other = revisions.prepare(ROOT, cache, (base, head), tell, build=build)

@@ -25,7 +25,7 @@ from harness.gate.commits import BASE, HEAD, Slots
 from harness.gate.revisions import Revision
 from harness.gate.rules import GateDecision, Margins, Policy
 from harness.gate.runner import Setting
-from harness.gate.two_arms import weigh
+from harness.gate.two_arms import refuse_too_few, weigh
 from harness.micro import VALUE_SECONDS, folder_for, keep
 from harness.plan.arms import hidden_name
 
@@ -49,6 +49,20 @@ def chosen(names: Sequence[str]) -> tuple[str, ...]:
     if unknown := [name for name in names if name not in (*ROOMS, ALL)]:
         raise UsageError(f"unknown room {unknown[0]!r}; expected {ALL} or some of: {', '.join(ROOMS)}")
     return ROOMS if ALL in names else tuple(dict.fromkeys(names))
+
+
+def refuse_too_short(
+    names: Sequence[str], seconds: float, policy: Policy = POLICY, clock: Callable[[], float] = time.monotonic
+) -> None:
+    """`UsageError` when the rounds before any word do not fit the time, going by one worker of each room, run here.
+
+    Raises `TargetError` when one fails.
+    """
+    rooms = [catalogue(name) for name in names]
+    began = clock()
+    for room in rooms:
+        measure(Job(room.room, ON, 0, 0, THREADS, VALUE_SECONDS, room.env.get(ON, {})))
+    refuse_too_few(seconds, policy.min_bursts, "rounds", len(ARMS) * (clock() - began))
 
 
 def run(

@@ -114,13 +114,18 @@ def duel(
 
 def refuse_too_short(asked: Duel) -> None:
     """`UsageError` when fewer bursts are forecast to fit the time than there are before any word."""
-    study, bursts = asked.study, asked.policy.min_bursts
+    study = asked.study
     each = burst_seconds(study, layout(study), Costs())
-    least = bursts * each
-    if study.budget.seconds < least:
+    refuse_too_few(study.budget.seconds, asked.policy.min_bursts, "bursts", each)
+
+
+def refuse_too_few(seconds: float, number: int, what: str, each: float) -> None:
+    """`UsageError` when the bursts or rounds (`what`) before any word, of `each` seconds, do not fit into `seconds`."""
+    least = number * each
+    if seconds < least:
         raise UsageError(
-            f"{study.budget.seconds:g} s to measure; expected at least {math.ceil(least)} s"
-            f" ({math.ceil(least / 6.0) / 10.0:g} minutes), the {bursts} bursts of about {each:.1f} s before any word"
+            f"{seconds:g} s to measure; expected at least {math.ceil(least)} s"
+            f" ({math.ceil(least / 6.0) / 10.0:g} minutes), the {number} {what} of about {each:.1f} s before any word"
         )
 
 

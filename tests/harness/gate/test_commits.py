@@ -155,6 +155,7 @@ def test_every_arm_sees_its_own_code_under_changing_paths(tmp_path: Path) -> Non
         (("--base", "HEAD", "--head", "no-such-branch"), "'no-such-branch' is no revision"),
         (("--base", "HEAD", "--minutes", "0.5"), "30 s to measure; expected at least 219 s"),
         (("--base", "HEAD", "--micro", "kitchen"), "unknown room 'kitchen'"),
+        (("--base", "HEAD", "--micro", "cleanup", "--minutes", "0"), "0 s to measure; expected at least "),
     ],
 )
 def test_the_command_tells_what_is_wrong_before_it_makes_anything(

@@ -142,6 +142,15 @@ def test_ctrl_c_is_no_verdict(setting: Setting, slots: Slots, monkeypatch: pytes
     assert "INVALID: interrupted before there was a verdict" in dict(setting.files)["markdown"].read_text()
 
 
+def test_a_time_too_short_for_any_word_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter((0.0, 2.0, 3.0, 5.0))
+    told = r"89 s to measure; expected at least 90 s \(1.5 minutes\), the 15 rounds of about 6.0 s before any word"
+    with costing(lambda *_: 1.0, monkeypatch):
+        with pytest.raises(UsageError, match=told):
+            gate_micro.refuse_too_short(("pooling",), 89.0, clock=lambda: next(ticks))
+        gate_micro.refuse_too_short(("pooling",), 90.0, clock=lambda: next(ticks))
+
+
 def test_rooms_by_name_each_once_or_all_and_none_that_is_unknown() -> None:
     assert gate_micro.chosen(()) == ()
     assert gate_micro.chosen(("pooling", "calm", "pooling")) == ("pooling", "calm")
