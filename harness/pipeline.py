@@ -19,7 +19,7 @@ from harness.analyse.analysis import analyse, interim
 from harness.analyse.metrics import CACHE_MISSES
 from harness.analyse.records import Analysis, Verdict
 from harness.errors import MeasurementVoid, TargetError
-from harness.execute import burst
+from harness.execute import burst, host
 from harness.execute.launch import arm_spec
 from harness.measure.records import Burst, Measured
 from harness.measure.store import Store
@@ -108,6 +108,7 @@ def _measure(
     playing = tuple({block.workload: tuple(sorted(block.order)) for block in plan.blocks}.items())
     record = Burst(plan.number, plan.arms, time.time(), complete=False, note="interrupted", playing=playing)
     store.add_burst(record)
+    since = host.cpu_time()
     blocks = tuple(_blocks(study, plan, rates))
     with burst.running(start(plan, playing), display.step) as live:
         if plan.episode:
@@ -119,7 +120,9 @@ def _measure(
             store.add_slice(row)
         for reading in live.readings():
             store.add_reading(reading)
-    store.add_burst(msgspec.structs.replace(record, complete=True, note="; ".join(live.notes)))
+    others, stolen = host.beside(since, host.cpu_time())
+    told = "; ".join(live.notes)
+    store.add_burst(msgspec.structs.replace(record, complete=True, note=told, others=others, stolen=stolen))
 
 
 def _blocks(study: Study, plan: schedule.BurstPlan, rates: Rates) -> Iterator[burst.BlockSpec]:

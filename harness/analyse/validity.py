@@ -36,6 +36,8 @@ DEFERRED_METRICS = (*AA_METRICS, "latency_mean")
 "what waits until the load pauses shows in these; shares and counts per request depend on how many requests there were"
 DEFERRED_MARGIN = 0.03
 "apart by less, segments and slices agree: near-constant metrics have intervals of no width"
+BESIDE = 0.10
+"of a core that others may take before a note says so"
 SLICE_MEDIANS = 50
 "median requests that fit into a slice"
 DRIFT_MARGIN = 0.10
@@ -106,6 +108,24 @@ def _bursts(subject: Subject) -> Iterator[Check]:
         f"{complete} complete bursts of {len(subject.rows.bursts)}",
         f"at least {needed} complete",
         "continue the run with --resume, or give it a larger budget",
+    )
+
+
+def _machine(subject: Subject) -> Iterator[Check]:
+    """Only told: what else goes on widens intervals, and pairs next to each other share it."""
+    bursts = [each for each in subject.rows.bursts if each.others is not None and each.stolen is not None]
+    if not bursts:
+        return
+    others, stolen = ([each.others or 0.0 for each in bursts], [each.stolen or 0.0 for each in bursts])
+    busy = sum(max(each) > BESIDE for each in zip(others, stolen, strict=True))
+    yield Check(
+        "quiet machine",
+        "note" if busy else "ok",
+        "run",
+        f"other processes took {float(np.median(others)):.0%} of a core (at most {max(others):.0%}), the host"
+        f" {float(np.median(stolen)):.0%} (at most {max(stolen):.0%}); median over bursts",
+        f"at most {BESIDE:.0%} of a core each; more in {busy} of {len(bursts)} bursts",
+        "end what else runs there (`synapsed-bench doctor` names it), or compare with another run",
     )
 
 
@@ -417,6 +437,7 @@ def _started(rows: Sequence[Slice]) -> int:
 CHECKS: tuple[Callable[[Subject], Iterator[Check]], ...] = (
     _mishap,
     _bursts,
+    _machine,
     _rows_present,
     _successes,
     _errors,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -57,6 +59,33 @@ def pin(pids: Iterable[int], to: Sequence[int]) -> str:
         except (FileNotFoundError, ProcessLookupError):
             continue
     return ""
+
+
+@dataclass(frozen=True, slots=True)
+class CpuTime:
+    """CPU seconds until now, but for interrupts: of all processes, of ours and those of its children that have ended,
+    and what the host took; `at` is on the monotonic clock.
+    """
+
+    at: float
+    everybody: float
+    ours: float
+    stolen: float
+
+
+def cpu_time() -> CpuTime:
+    """How much CPU has been used; the kernel counts in ticks of 10 ms."""
+    of_all, own = psutil.cpu_times(), os.times()
+    everybody = of_all.user + of_all.system + getattr(of_all, "nice", 0.0)
+    ours = own.user + own.system + own.children_user + own.children_system
+    return CpuTime(time.monotonic(), everybody, ours, getattr(of_all, "steal", 0.0))
+
+
+def beside(since: CpuTime, now: CpuTime) -> tuple[float, float]:
+    """Cores that others kept busy, and that the host took, between two readings at which no child of ours was alive."""
+    seconds = max(1e-9, now.at - since.at)
+    others = (now.everybody - since.everybody) - (now.ours - since.ours)
+    return max(0.0, others) / seconds, max(0.0, now.stolen - since.stolen) / seconds
 
 
 def environment(source: Path | None = None) -> Environment:

@@ -167,6 +167,10 @@ class Burst(msgspec.Struct, frozen=True):
     note: str = ""
     playing: tuple[tuple[str, tuple[str, ...]], ...] = ()
     "the workloads it was to measure, each with its arms; empty = every workload on every arm"
+    others: float | None = None
+    "cores that processes of others kept busy meanwhile, in the mean; None where nobody looked"
+    stolen: float | None = None
+    "cores that the host of a virtual machine took meanwhile"
 
 
 class Environment(msgspec.Struct, frozen=True):

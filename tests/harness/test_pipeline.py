@@ -165,6 +165,7 @@ def test_a_rate_once_found_is_kept_over_a_resumption(store: Store, monkeypatch: 
     assert not [each for each in again.asked if each[0] == "capacity"]
     assert {block.rate for block in again.blocks} == {50.0}
     assert [each.number for each in store.measured().bursts] == [0, 1, 2]
+    assert all(each.others is not None and each.stolen is not None for each in store.measured().bursts)
 
 
 def test_a_burst_that_was_cut_short_is_played_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,8 @@ def test_a_good_run_is_valid() -> None:
     analysis = analyse(both(), quiet_run(both()))
     assert analysis.valid
     assert {each.status for each in analysis.checks} <= {"ok", "note"}
-    assert len({each.name for each in analysis.checks}) == len(CHECKS) - 3  # no segments here, and no limit of the load
+    silent = 4  # no segments (2), nobody looked who else ran, the load was not the limit
+    assert len({each.name for each in analysis.checks}) == len(CHECKS) - silent
     assert all(each.saw and each.bound and each.remedy and each.where for each in analysis.checks)
 
 
@@ -284,3 +285,17 @@ def test_a_load_process_at_its_limit_judges_nobody(kind: Any, changes: dict[str,
     assert [(each.where, each.status) for each in told] == [("surge on all", "note")] * limit
     if "arrivals" not in changes:  # there it would void the run
         assert judged.verdicts[0].outcome == ("INCONCLUSIVE" if limit else "MISSED")
+
+
+@pytest.mark.parametrize(
+    ("others", "stolen", "status"), [(0.05, 0.02, "ok"), (0.3, 0.0, "note"), (0.0, 0.3, "note"), (None, None, None)]
+)
+def test_a_busy_machine_is_told(others: float | None, stolen: float | None, status: str | None) -> None:
+    measured = quiet_run(both())
+    first, *rest = measured.bursts
+    bursts = (msgspec.structs.replace(first, others=others, stolen=stolen), *rest)
+    checks = found(both(), msgspec.structs.replace(measured, bursts=bursts), "quiet machine")
+    assert [each.status for each in checks] == ([status] if status else [])
+    if status == "note":
+        assert "(at most 30%)" in checks[0].saw
+        assert "more in 1 of 1 bursts" in checks[0].bound

@@ -152,3 +152,18 @@ def test_environment_names_the_variables_that_change_how_programs_run(monkeypatc
 def test_outside_a_repository_there_is_no_revision(tmp_path_factory: pytest.TempPathFactory) -> None:
     found = host.environment(tmp_path_factory.mktemp("plain"))
     assert (found.revision, found.dirty) == ("", False)
+
+
+def test_what_others_and_the_host_took_is_what_is_not_ours() -> None:
+    since = host.CpuTime(at=10.0, everybody=100.0, ours=20.0, stolen=1.0)
+    assert host.beside(since, host.CpuTime(14.0, 106.0, 24.0, 2.0)) == (0.5, 0.25)
+    assert host.beside(since, host.CpuTime(14.0, 104.0, 24.01, 1.0)) == (0.0, 0.0)  # by ticks of 10 ms
+
+
+def test_cpu_of_a_child_that_has_ended_is_ours() -> None:
+    before = host.cpu_time()
+    subprocess.run([sys.executable, "-c", "while __import__('time').process_time() < 0.3: pass"], check=True)
+    after = host.cpu_time()
+    assert after.ours - before.ours >= 0.28  # ticks
+    assert after.at > before.at
+    assert after.everybody >= before.everybody

@@ -86,6 +86,8 @@ BURSTS = st.builds(
     complete=st.booleans(),
     note=NAMES,
     playing=st.lists(st.tuples(NAMES, st.lists(NAMES, max_size=2).map(tuple)), max_size=2).map(tuple),
+    others=st.none() | SECONDS,
+    stolen=st.none() | SECONDS,
 )
 ROW = Slice(
     *(0, 0, 0, "surge", "none", "slice", 1.0, 0.2, 0.2, 3, 3, 0, {}, 0, 0.1, 0.1, 5, 0.0),
