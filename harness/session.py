@@ -88,14 +88,14 @@ def _differs(was: Environment, here: Environment) -> str:
 
 def report(folder: Path, console: Console) -> None:
     """Judge the stored rows and write the report again."""
-    with Store.open(folder) as store:
+    with Store.read(folder) as store:
         study, measured = stored(store)
         _write(study, store, measured, _judged(study, measured, store), console)
 
 
 def judged(folder: Path) -> Analysis:
     """A run's rows, judged. Raises `StoreError` when nothing was measured."""
-    with Store.open(folder) as store:
+    with Store.read(folder) as store:
         return _judged(*stored(store), store)
 
 

@@ -57,7 +57,7 @@ def export(
 
     if format_ not in FORMATS:
         raise UsageError(f"--format {format_!r}; expected one of: {', '.join(FORMATS)}")
-    with Store.open(runs.find(runs_folder, run_name)) as store:
+    with Store.read(runs.find(runs_folder, run_name)) as store:
         study, measured = session.stored(store)
     names = [each.name for each in workloads(study)]
     if workload and workload not in names:

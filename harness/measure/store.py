@@ -37,11 +37,12 @@ create table if not exists sample (
 
 
 class Store:
-    """An open run. Use `create` or `open`, then `close` (or `with`). Every method raises `StoreError`."""
+    """An open run. Use `create`, `open` or `read`, then `close` (or `with`). Every method raises `StoreError`."""
 
-    def __init__(self, folder: Path, connection: sqlite3.Connection) -> None:
+    def __init__(self, folder: Path, connection: sqlite3.Connection, *, writable: bool = True) -> None:
         self.folder = folder
         self._connection = connection
+        self._writable = writable
 
     @classmethod
     def create(cls, folder: Path) -> Store:
@@ -61,20 +62,15 @@ class Store:
 
     @classmethod
     def open(cls, folder: Path) -> Store:
-        """An existing run. Refuses another schema version and anything that is no run."""
-        file = folder / FILE
-        if not file.is_file():
-            raise StoreError(f"{folder} is no run: it has no {FILE}")
-        with _explained(folder):
-            connection = sqlite3.connect(file, isolation_level=None)
-            (version,) = connection.execute("pragma user_version").fetchone()
-            if version != SCHEMA_VERSION:
-                connection.close()
-                raise StoreError(
-                    f"{folder} was written with schema version {version}; this program reads version {SCHEMA_VERSION}. "
-                    "Use the version of synapsed-bench that wrote it, or measure again"
-                )
-        return cls(folder, connection)
+        """An existing run, to go on with. Refuses another schema version and anything that is no run."""
+        return cls(folder, _connect(folder, "rw"))
+
+    @classmethod
+    def read(cls, folder: Path) -> Store:
+        """An existing run, as `open`, only to look at: its folder may be read-only, and is left as it is."""
+        # Without a log there is no writer to look out for; the files that SQLite would do it with cannot be made there.
+        alone = not (folder / f"{FILE}-wal").exists()
+        return cls(folder, _connect(folder, "ro&immutable=1" if alone else "ro"), writable=False)
 
     def put(self, key: str, value: Any) -> None:
         """Keep one of the run's facts (study, environment, seed, rates ...)."""
@@ -137,9 +133,10 @@ class Store:
         return sum(burst.complete for burst in self._rows("select row from burst", Burst))
 
     def close(self) -> None:
-        """Fold the write-ahead log into the one file, so that the folder can be copied as it stands."""
+        """Fold the log of what was written into the one file, so that the folder can be copied as it stands."""
         with _explained(self.folder):
-            self._connection.execute("pragma wal_checkpoint(truncate)")
+            if self._writable:
+                self._connection.execute("pragma wal_checkpoint(truncate)")
             self._connection.close()
 
     def __enter__(self) -> Store:
@@ -156,6 +153,23 @@ class Store:
         with _explained(self.folder):
             for (row,) in self._connection.execute(query, values):
                 yield msgspec.msgpack.decode(row, type=kind)
+
+
+def _connect(folder: Path, mode: str) -> sqlite3.Connection:
+    """A connection to the run in `folder`, in this mode of SQLite's file URIs."""
+    file = folder / FILE
+    if not file.is_file():
+        raise StoreError(f"{folder} is no run: it has no {FILE}")
+    with _explained(folder):
+        connection = sqlite3.connect(f"{file.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None)
+        (version,) = connection.execute("pragma user_version").fetchone()
+        if version != SCHEMA_VERSION:
+            connection.close()
+            raise StoreError(
+                f"{folder} was written with schema version {version}; this program reads version {SCHEMA_VERSION}. "
+                "Use the version of synapsed-bench that wrote it, or measure again"
+            )
+        return connection
 
 
 @contextmanager

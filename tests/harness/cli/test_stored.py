@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import csv
+import ctypes
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -12,7 +16,8 @@ import pytest
 
 from harness import runs
 from harness.analyse.analysis import analyse
-from harness.measure.store import Store
+from harness.measure.store import FILE, Store
+from harness.study.file import ROOT
 from harness.study.records import Expectation
 from reports import frames
 from tests.harness.analyse.synthetic import a_run, a_study
@@ -162,3 +167,39 @@ def test_a_report_of_a_run_in_progress_does_not_say_that_it_was_killed(bench: Be
     page = (folder / "report.html").read_text()
     assert "its process, which was killed" in page
     assert "still running" not in page
+
+
+def _bound_by_permissions() -> None:
+    """Root may write anywhere unless it gives that up for good (PR_CAPBSET_DROP of CAP_DAC_OVERRIDE)."""
+    ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("report", "."), 2, "synapsed-bench: store: the report cannot be written to .: Permission denied\n"),
+        (("compare", ".", "."), 0, ""),
+        (("export", ".", "-o", "../values.csv"), 0, ""),
+    ],
+)
+def test_a_run_in_a_read_only_folder_can_be_read(
+    tmp_path: Path, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    folder = made_up(tmp_path / "runs", MET)
+    (folder / FILE).chmod(0o444)
+    folder.chmod(0o555)
+    done = subprocess.run(
+        (sys.executable, "-m", "harness.cli", *arguments),
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        preexec_fn=_bound_by_permissions,
+        check=False,
+    )
+    folder.chmod(0o755)  # for whoever clears it away
+    assert (done.returncode, done.stderr) == (code, said)
+    if arguments[0] == "export":
+        assert "throughput" in (folder.parent / "values.csv").read_text()
+    else:
+        assert "MET" in done.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -233,6 +234,34 @@ def test_a_writer_killed_in_mid_write_loses_nothing_committed(tmp_path: Path) ->
             assert len(kept) - len(told) in (0, 1)  # committed, but killed before it could say so
             store.add_slice(ROW)
             assert len(store.measured().slices) == len(kept) + 1
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_run_is_read_without_a_change_to_its_folder(store: Store, tmp_path: Path, killed: bool) -> None:
+    store.add_slice(ROW)
+    if not killed:
+        store.close()
+    copy = tmp_path / "50% of #1?"
+    shutil.copytree(store.folder, copy)  # with the log that a killed writer leaves
+    before = {path.name: path.read_bytes() for path in copy.iterdir()}
+    assert (f"{FILE}-wal" in before) is killed
+    with Store.read(copy) as reader:
+        assert reader.measured().slices == (ROW,)
+        with pytest.raises(StoreError, match="attempt to write a readonly database"):
+            reader.add_slice(ROW)
+    assert {path.name for path in copy.iterdir()} == before.keys()
+    assert (copy / FILE).read_bytes() == before[FILE]
+    if not killed:
+        store._connection = sqlite3.connect(":memory:")  # the fixture closes once more
+
+
+def test_a_reader_sees_what_a_writer_has_committed_and_leaves_it_alone(store: Store) -> None:
+    store.add_slice(ROW)
+    with Store.read(store.folder) as reader:
+        store.add_slice(ROW)
+        assert reader.measured().slices == (ROW, ROW)
+    store.add_slice(ROW)
+    assert store.measured().slices == (ROW, ROW, ROW)
 
 
 def test_another_schema_version_is_refused(store: Store) -> None:
