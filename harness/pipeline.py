@@ -18,6 +18,7 @@ import numpy as np
 from harness.analyse.analysis import analyse, interim
 from harness.analyse.metrics import CACHE_MISSES
 from harness.analyse.records import Analysis, Verdict
+from harness.analyse.validity import hopeless
 from harness.errors import MeasurementVoid, TargetError
 from harness.execute import burst, host
 from harness.execute.launch import arm_spec
@@ -92,8 +93,9 @@ def run(study: Study, store: Store, directory: Path, display: Display, steering:
         store.put("spent", spent)
         measured += store.measured(since=plan.number)  # reading all of them anew would take longer with each burst
         decided = steering.decided(measured) and done >= study.budget.min_bursts  # it is asked always: it shows
-        display.burst_done(plan.number, spent, 0.0 if decided else to_go(), interim(study, measured))
-        if decided:
+        over = decided or hopeless(measured)
+        display.burst_done(plan.number, spent, 0.0 if over else to_go(), interim(study, measured))
+        if over:
             break
     return analyse(study, store.measured())
 
@@ -167,11 +169,12 @@ def _calibrate(study: Study, layout: Layout, start: Start, display: Display) -> 
 
 
 def _capacity(live: burst.RunningBurst, arm: str, workload: str) -> float:
-    found = live.capacity(arm, workload)
+    found, said = live.capacity(arm, workload)
     if found <= 0:
+        failures = f" ({', '.join(f'{kind}: {text}' for kind, text in sorted(said.items()))})" if said else ""
         raise MeasurementVoid(
-            f"INVALID: {arm} answered no request of workload {workload!r} while its rate was being found; run the"
-            " Locust file against this target by hand and read its first failure",
+            f"INVALID: {arm} answered no request of workload {workload!r} while its rate was being found{failures};"
+            " run the Locust file against this target by hand and read its first failure",
             TargetError.fault,
         )
     return found

@@ -18,7 +18,7 @@ from harness.analyse.metrics import metric
 from harness.analyse.records import Check, CheckStatus, ContrastResult
 from harness.analyse.rows import Rows
 from harness.analyse.tails import EXPECTED, PERCENTILES, fixes, warm_up
-from harness.measure.records import Slice
+from harness.measure.records import Measured, Slice
 from harness.study.records import Study, Workload
 
 GENERATOR_BUSY = 0.90
@@ -42,6 +42,8 @@ SLICE_MEDIANS = 50
 "median requests that fit into a slice"
 DRIFT_MARGIN = 0.10
 "change from the first to the last block of a burst that still counts as steady"
+HOPELESS = 100
+"started requests of an arm on a workload; where none of so many was answered, none will be"
 CHECK_CONFIDENCE = 0.999
 "of the drift interval: there are many arms, and a good run must not be voided by chance"
 
@@ -87,6 +89,18 @@ def load_was_the_limit(study: Study, workload: Workload, rows: Sequence[Slice]) 
     return load > GENERATOR_BUSY > float(np.median([row.cpu_target / row.seconds for row in lasting]))
 
 
+def hopeless(measured: Measured) -> bool:
+    """Whether an arm answered none of so many requests of a workload that measuring on is a waste."""
+    groups: dict[tuple[str, str], list[Slice]] = {}
+    for row in measured.slices:
+        groups.setdefault((row.workload, row.arm), []).append(row)
+    return any(map(_unheard, groups.values()))
+
+
+def _unheard(rows: Sequence[Slice]) -> bool:
+    return _started(rows) >= HOPELESS and not any(row.answered for row in rows)
+
+
 def _mishap(subject: Subject) -> Iterator[Check]:
     yield Check(
         "processes",
@@ -101,13 +115,14 @@ def _mishap(subject: Subject) -> Iterator[Check]:
 def _bursts(subject: Subject) -> Iterator[Check]:
     complete = sum(burst.complete for burst in subject.rows.bursts)
     needed = subject.study.budget.min_bursts
+    over = any(_unheard(rows) for _, _, rows in subject.groups())
     yield Check(
         "bursts",
         _status(complete >= needed),
         "run",
         f"{complete} complete bursts of {len(subject.rows.bursts)}",
         f"at least {needed} complete",
-        "continue the run with --resume, or give it a larger budget",
+        "measure anew" if over else "continue the run with --resume, or give it a larger budget",
     )
 
 
@@ -157,7 +172,7 @@ def _successes(subject: Subject) -> Iterator[Check]:
             "successes",
             _status(answered > 0),
             _where(workload, arm),
-            f"{answered:,} answered of {_started(rows):,} started requests",
+            f"{answered:,} answered of {_started(rows):,} started requests" + ("" if answered else _told(rows)),
             "at least one",
             "run the Locust file against this target by hand and read its first failure",
         )
@@ -165,14 +180,12 @@ def _successes(subject: Subject) -> Iterator[Check]:
 
 def _errors(subject: Subject) -> Iterator[Check]:
     for workload, arm, rows in subject.groups():
-        hung = sum(row.hung for row in rows)
-        ratio = (sum(row.failures for row in rows) + hung) / max(1, _started(rows))
-        kinds = sorted({kind for row in rows for kind in row.failed}) + ["no answer in time"] * bool(hung)
+        ratio = sum(row.failures + row.hung for row in rows) / max(1, _started(rows))
         yield Check(
             "errors",
             _status(ratio <= workload.max_error_ratio),
             _where(workload, arm),
-            f"{ratio:.3%} of requests failed" + (f" ({', '.join(kinds)})" if kinds else ""),
+            f"{ratio:.3%} of requests failed{_told(rows)}",
             f"at most {workload.max_error_ratio:.3%} (max_error_ratio)",
             "mend the failures, or raise max_error_ratio if they belong to the workload",
         )
@@ -430,16 +443,26 @@ def _where(workload: Workload, arm: str) -> str:
     return f"{workload.name} on {arm}"
 
 
+def _told(rows: Sequence[Slice]) -> str:
+    """The kinds of failures, each with what the first of it said, in brackets; empty when there are none."""
+    first: dict[str, str] = {}
+    for row in rows:
+        first = {kind: row.said.get(kind, "") for kind in row.failed} | first
+    kinds = [": ".join(filter(None, each)) for each in sorted(first.items())]
+    kinds += ["no answer in time"] * any(row.hung for row in rows)
+    return f" ({', '.join(kinds)})" if kinds else ""
+
+
 def _started(rows: Sequence[Slice]) -> int:
     return sum(row.started for row in rows)
 
 
 CHECKS: tuple[Callable[[Subject], Iterator[Check]], ...] = (
     _mishap,
+    _successes,
     _bursts,
     _machine,
     _rows_present,
-    _successes,
     _errors,
     _rejections,
     _conservation,

@@ -166,8 +166,9 @@ class RunningBurst:
                 arm.requests = row.answered
                 arm.target_after, arm.load_after = memory(arm.target.pids()), memory(arm.load.pids())
 
-    def capacity(self, arm: str, workload: str) -> float:
-        """Tasks per second of a closed stretch of `warm_seconds` (not recorded), after as long a warm-up.
+    def capacity(self, arm: str, workload: str) -> tuple[float, dict[str, str]]:
+        """Tasks per second of a closed stretch of `warm_seconds` (not recorded), after as long a warm-up; and what the
+        first failure of each kind said.
 
         A task may make several requests; the workload's own request stands for it where it is made at all.
         """
@@ -177,7 +178,7 @@ class RunningBurst:
         result = self._open(running, BlockSpec(workload, 0, (arm,), planned=self.plan.warm_seconds))
         own = [len(each.service) // 4 for each in result.samples if each.name == self._workloads[workload].request]
         tasks = own[0] if own else result.answered
-        return tasks / result.seconds if result.seconds > 0 else 0.0
+        return tasks / result.seconds if result.seconds > 0 else 0.0, result.said
 
     def target_pid(self, arm: str) -> int:
         """The pid of an arm's target, for whoever wants to disturb it."""
@@ -352,6 +353,7 @@ class RunningBurst:
             ),
             surplus=result.surplus,
             cache_misses=result.cache_misses,
+            said=result.said,
         )
 
     def _sample(self, arm: _RunningArm, workload: str, at: float) -> Sample:

@@ -148,6 +148,7 @@ class Worker:
             unanswered=recorder.unanswered(),
             surplus=max(0, reported - most) if most else 0,
             cache_misses=misses,
+            said=recorder.said,
         )
 
     def _cache_misses(self, targets: tuple[int, ...]) -> float | None:

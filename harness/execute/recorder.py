@@ -16,12 +16,14 @@ from harness.execute.barrier import current_lag
 from harness.execute.wire import Samples, Unanswered
 
 _COUNTED = "_synapsed_counted"
+_SAID = 200
+"characters of what a failure says that are kept"
 
 
 class Recorder:
     """Requests of the running stretch. `clock` gives the time of each completion (seconds)."""
 
-    __slots__ = ("_clock", "_lags", "_on", "_services", "_unanswered", "answered_at", "failed", "rejected")
+    __slots__ = ("_clock", "_lags", "_on", "_services", "_unanswered", "answered_at", "failed", "rejected", "said")
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -30,6 +32,8 @@ class Recorder:
         self._lags: dict[str, array[float]] | None = None
         self.rejected = 0
         self.failed: dict[str, int] = {}
+        self.said: dict[str, str] = {}
+        "what the first failure of each kind said"
         self._unanswered: dict[str, list[float]] = {}
         self.answered_at = 0.0
         "when the last request ended, whatever its outcome; 0 before the first"
@@ -40,6 +44,7 @@ class Recorder:
         self._lags = {} if lags else None
         self.rejected = 0
         self.failed = {}
+        self.said = {}
         self._unanswered = {}
         self.answered_at = 0.0
         self._on = True
@@ -88,6 +93,8 @@ class Recorder:
             self.rejected += 1
         else:
             kind = type(error).__name__ if isinstance(error, BaseException) else "failure"
+            if kind not in self.failed:
+                self.said[kind] = _said(error)
             self.failed[kind] = self.failed.get(kind, 0) + 1
 
     def listen(self, hook: Any) -> None:
@@ -136,6 +143,17 @@ def _reported(error: BaseException) -> bool:
             return True
         link = link.__cause__ or link.__context__
     return False
+
+
+def _said(error: BaseException | str) -> str:
+    """What a failure says, in one line, and the file:line that raised it."""
+    text = " ".join(str(error).split())[:_SAID]
+    trace = error.__traceback__ if isinstance(error, BaseException) else None
+    if trace is None:
+        return text
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{text} at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}".lstrip()
 
 
 def _mark(error: BaseException | str) -> None:

@@ -131,6 +131,7 @@ class SliceResult(msgspec.Struct, frozen=True, tag=True):
     surplus: int = 0
     "reports of requests beyond what the tasks can have made; 0 where the users do not say (requests_per_task)"
     cache_misses: float | None = None
+    said: dict[str, str] = {}
 
     @property
     def ended(self) -> int:

@@ -89,6 +89,8 @@ class Slice(msgspec.Struct, frozen=True):
     "reports of requests beyond what the tasks can have made, where the users say how many that is: told twice"
     cache_misses: float | None = None
     "of the target's processes and the load process, in user mode; None where nobody asked or the machine cannot tell"
+    said: dict[str, str] = {}
+    "by kind of failure: what the first one said, in one short line, and the file:line that raised it"
 
     @property
     def failures(self) -> int:

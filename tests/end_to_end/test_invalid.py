@@ -55,6 +55,13 @@ peers = 8
 faults = {{ rules = [{{ kind = "reset", share = 1.0 }}] }}
 circuit_breaker = {{ retries = 0 }}
 """
+WRONG = """
+from locust import User, task
+class Wrong(User):
+    @task
+    def ask(self):
+        int("what it answered")
+"""
 pytestmark = pytest.mark.timeout(300)
 
 
@@ -102,3 +109,16 @@ def test_an_arm_that_fails_every_request(tmp_path: Path) -> None:
     assert nothing_is_green(ended, summary, page)
     assert "errors: " in failed(summary)
     assert "broken" in ended.out
+
+
+def test_a_workload_without_any_answer_is_not_measured_to_its_end(tmp_path: Path) -> None:
+    folder = tmp_path / "scenarios" / "load"
+    folder.mkdir(parents=True)
+    (folder / "wrong.py").write_text(WRONG)
+    ended, summary, page = measured(tmp_path, file="wrong")
+    assert nothing_is_green(ended, summary, page)
+    assert "burst 1 done, the last" in ended.out
+    assert (summary["bursts"], summary["interrupted"]) == (1, 0)
+    assert summary["answer"].startswith("INVALID, so nothing is claimed: successes: 0 answered of ")
+    said = "ValueError: invalid literal for int() with base 10: 'what it answered' at "
+    assert f" started requests ({said}{folder / 'wrong.py'}:6)" in failed(summary)

@@ -15,7 +15,7 @@ import pytest
 from msgspec.structs import replace
 
 from harness import pipeline
-from harness.analyse.records import Verdict
+from harness.analyse.records import Analysis, Verdict
 from harness.errors import MeasurementVoid
 from harness.execute import burst as processes
 from harness.execute.burst import BlockSpec, BurstSpec, Step
@@ -63,9 +63,12 @@ def test_the_processes_of_a_study_are_left_as_they_are() -> None:
 
 
 class Script:
-    """Plays bursts: `capacities` by arm, one reading after another; `asked` is what was asked, in order."""
+    """Plays bursts: `capacities` by arm, one reading after another; arms that are `silent` fail every request; `asked`
+    is what was asked, in order.
+    """
 
-    def __init__(self, capacities: Mapping[str, Sequence[float]] | None = None) -> None:
+    def __init__(self, capacities: Mapping[str, Sequence[float]] | None = None, silent: tuple[str, ...] = ()) -> None:
+        self.silent = silent
         self.capacities = {arm: iter(readings) for arm, readings in (capacities or {}).items()}
         self.asked: list[tuple[str, ...]] = []
         self.blocks: list[BlockSpec] = []
@@ -86,9 +89,10 @@ class Playing:
         self._script, self._spec = script, spec
         self._episode = ""
 
-    def capacity(self, arm: str, workload: str) -> float:
+    def capacity(self, arm: str, workload: str) -> tuple[float, dict[str, str]]:
         self._script.asked.append(("capacity", arm))
-        return next(self._script.capacities[arm])
+        found = next(self._script.capacities[arm])
+        return found, {} if found else {"ValueError": "no luck at surge.py:7"}
 
     def work(self) -> None:
         self._script.asked.append(("work", self._spec.memory_workload))
@@ -111,10 +115,11 @@ class Playing:
             yield msgspec.structs.replace(a_reading(arm.name, burst=self._spec.number), workload=self._episode)
 
     def _row(self, block: BlockSpec, arm: str, position: int) -> Slice:
-        return a_stretch(
+        row = a_stretch(
             arm, burst=self._spec.number, block=block.number, workload=block.workload, kind=block.kind,
             rate=block.rate, position=position,
         )  # fmt: skip
+        return replace(row, answered=0, failed={"E": row.started}) if arm in self._script.silent else row
 
 
 class Silent:
@@ -125,9 +130,9 @@ class Silent:
     def burst_done(self, number: int, spent: float, left: float, so_far: Sequence[Verdict]) -> None: ...
 
 
-def play(study: Study, store: Store, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+def play(study: Study, store: Store, script: Script, monkeypatch: pytest.MonkeyPatch) -> Analysis:
     monkeypatch.setattr(processes, "running", script.running)
-    pipeline.run(study, store, Path(), Silent())
+    return pipeline.run(study, store, Path(), Silent())
 
 
 def short(*workloads: Workload, bursts: int = 1) -> Study:
@@ -181,9 +186,18 @@ def test_a_burst_that_was_cut_short_is_played_again(store: Store, monkeypatch: p
 
 def test_an_arm_that_answers_nothing_has_no_rate(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     readings = {"none": [100.0] * 3, "first-day-reuse": [100.0] * 3, "all": [0.0] * 3}
-    with pytest.raises(MeasurementVoid, match="all answered no request of workload 'steady' while its rate"):
+    told = r"all answered no request of workload 'steady' .* found \(ValueError: no luck at surge\.py:7\); run"
+    with pytest.raises(MeasurementVoid, match=told):
         play(short(OPEN), store, Script(readings), monkeypatch)
     assert not store.measured().bursts
+
+
+def test_a_run_in_which_an_arm_answers_nothing_ends_after_a_burst(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    analysis = play(short(CLOSED, bursts=5), store, Script(silent=("all",)), monkeypatch)
+    assert analysis.answer.startswith("INVALID, so nothing is claimed: successes: 0 answered of ")
+    assert [each.complete for each in store.measured().bursts] == [True]
 
 
 def test_a_closed_workload_has_no_arrivals_and_slices_come_after_the_fixed_work(

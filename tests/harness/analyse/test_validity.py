@@ -9,7 +9,7 @@ import pytest
 
 from harness.analyse.analysis import analyse
 from harness.analyse.records import Check
-from harness.analyse.validity import CHECKS
+from harness.analyse.validity import CHECKS, HOPELESS, hopeless
 from harness.measure.records import Measured, Slice
 from harness.study.records import Design, Expectation, Study, Target
 from tests.harness.analyse.synthetic import STEADY, SURGE, a_run, a_study, changed
@@ -49,7 +49,9 @@ def test_a_good_run_is_valid() -> None:
     ("name", "fields", "saw"),
     [
         ("successes", {"answered": 0, "failed": {"refused": 100}, "started": 100}, "0 answered of 3,600 started"),
+        ("successes", {"answered": 0, "failed": {"E": 1}, "said": {"E": "no at x:1"}}, "requests (E: no at x:1)"),
         ("errors", {"failed": {"reset": 1}}, "of requests failed (reset)"),
+        ("errors", {"failed": {"E": 1, "F": 1}, "said": {"E": "no at x:1"}}, "failed (E: no at x:1, F)"),
         ("errors", {"cancelled": 2}, "of requests failed (no answer in time)"),
         ("rejections", {"rejected": 1}, "of requests rejected"),
         ("conservation", {"cancelled": 3}, "requests not counted exactly once"),
@@ -114,6 +116,21 @@ def test_too_few_complete_bursts() -> None:
     cut = tuple(msgspec.structs.replace(each, complete=each.number < 6) for each in measured.bursts)
     (check,) = found(study, msgspec.structs.replace(measured, bursts=cut), "bursts")
     assert (check.status, check.saw) == ("invalid", "6 complete bursts of 8")
+
+
+def test_a_run_in_which_an_arm_answered_nothing_is_over() -> None:
+    study = a_study(design=DESIGN)
+    measured = quiet_run(study, bursts=1)
+    silent = some(measured, "all", answered=0, failed={"E": 99}, started=HOPELESS, said={"E": "no"})
+    assert not hopeless(measured)
+    assert hopeless(silent)
+    assert not hopeless(some(measured, "all", answered=0, started=HOPELESS // len(measured.slices)))
+    once = (msgspec.structs.replace(silent.slices[0], answered=1), *silent.slices[1:])
+    rows = [row for row in measured.slices if row.arm == "all"]
+    assert not hopeless(msgspec.structs.replace(silent, slices=(*once, *rows)))
+    analysis = analyse(study, silent)
+    assert analysis.answer.startswith("INVALID, so nothing is claimed: successes: 0 answered of ")
+    assert [each.remedy for each in analysis.checks if each.name == "bursts"] == ["measure anew"]
 
 
 def test_missing_rows_are_named() -> None:

@@ -258,6 +258,33 @@ class B(User):
 """
 
 
+WRONG = """
+from locust import User, task
+class U(User):
+    turn = 0
+    def fire(self, exception):
+        self.environment.events.request.fire(request_type="x", name="n", response_time=1, response_length=0,
+                                             exception=exception, context={})
+    @task
+    def t(self):
+        U.turn += 1
+        if U.turn == 1:
+            self.fire("no\\n  luck")
+        int("9" * U.turn + "x" * 1000)
+"""
+
+
+def test_the_first_failure_of_each_kind_tells_what_it_said_and_where(tmp_path: Path) -> None:
+    path = write(tmp_path, "wrong.py", WRONG)
+    with load_of(path) as load:
+        result = load.work(Work("w", 3, 0.0, 10.0, (), thinking=False))
+    assert result.failed == {"failure": 1, "ValueError": 3}
+    text, _, where = result.said.pop("ValueError").rpartition(" at ")
+    assert text.startswith("invalid literal for int() with base 10: '9xxx")
+    assert (len(text), where) == (200, f"{path}:{WRONG.splitlines().index(WRONG.splitlines()[-1]) + 1}")
+    assert result.said == {"failure": "no luck"}
+
+
 def test_a_locust_file_with_everything_runs_unchanged(tmp_path: Path) -> None:
     """Nested and sequential task sets, think time, custom arguments, own listeners, the global event hook."""
     with load_of(write(tmp_path, "rich.py", UNCHANGED), users=4, env={"SYNAPSED_SEED": "1"}) as load:

@@ -55,6 +55,7 @@ SLICES = st.builds(
     unanswered=st.lists(st.builds(Unanswered, NAMES, COUNTS, COUNTS, SECONDS), max_size=3).map(tuple),
     surplus=COUNTS,
     cache_misses=st.none() | SECONDS,
+    said=st.dictionaries(NAMES, NAMES, max_size=3),
 )
 MOMENTS = st.builds(
     Sample,
