@@ -1,7 +1,7 @@
 """One run as a user meets it: a folder, a display, an end that keeps what was measured, a report, an exit code.
 
-A run in which nothing was measured leaves no folder. One that was ended keeps its rows, gets its report, and can be
-resumed; the error that ended it has the last word.
+A run in which nothing was measured leaves no folder. One that was ended keeps its rows and gets its report; the error
+that ended it has the last word. It can be resumed, unless a process died or failed: that run is INVALID for good.
 """
 
 from __future__ import annotations
@@ -55,11 +55,16 @@ def record(store: Store, study: Study, directory: Path, command: str, now: datet
 
 
 def resume(folder: Path, console: Console, *, strict: bool) -> int:
-    """Go on with an interrupted run; returns the exit code."""
+    """Go on with an interrupted run; returns the exit code. Raises `StoreError` when it cannot go on."""
     with Store.open(folder) as store, runs.claimed(folder):
         study = store.get("study", Study)
         if maker := store.find("made_by", str):
             raise StoreError(f"{folder.name} was made by `{maker}`, whose programs are gone; measure anew")
+        if died := mishap(store):
+            raise StoreError(
+                f"{folder.name} stays INVALID, it was ended by: {died}; mend the cause and measure anew, as a system"
+                " that dies under load is not judged by what it did before"
+            )
         was, here = store.get("environment", Environment), host.environment(ROOT)
         if differs := _differs(was, here):
             raise StoreError(f"{folder.name} cannot go on here: {differs}; measure anew")
@@ -68,8 +73,6 @@ def resume(folder: Path, console: Console, *, strict: bool) -> int:
             notes.append(f"The run was begun at revision {was.revision[:12]} and resumed at {here.revision[:12]}")
         if here.dirty:
             notes.append("It was resumed with changes of the code that are in no revision")
-        if died := mishap(store):
-            notes.append(f"The run was ended by: {died}; it was resumed, and what was measured before counts")
         store.put("notes", tuple(dict.fromkeys(notes)))
         return _measure(study, store, console, strict=strict)
 
@@ -190,21 +193,23 @@ def _ended_early(study: Study, store: Store, console: Console, error: BaseExcept
         raise error
     try:
         store.put("ended_by", CTRL_C if interrupted else str(error))
+        store.put("fault", error.fault if isinstance(error, BenchError) else "")
         study = _as_it_ended(study, store)
         _write(study, store, measured, analyse(study, measured, mishap=mishap(store)), console)
     except StoreError as second:  # the disk is still full, say: the rows are there, and the first error counts
         console.print(str(second), highlight=False, soft_wrap=True, markup=False)
-    go_on = f"go on with: synapsed-bench run --resume {shlex.quote(shown(store.folder))}"
-    console.print(go_on, highlight=False, soft_wrap=True, markup=False)
+    if not mishap(store):
+        go_on = f"go on with: synapsed-bench run --resume {shlex.quote(shown(store.folder))}"
+        console.print(go_on, highlight=False, soft_wrap=True, markup=False)
     if not isinstance(error, BenchError):
         return INTERRUPTED
     raise MeasurementVoid(f"{error}; what was measured is kept in {shown(store.folder)}", error.fault) from error
 
 
 def mishap(store: Store) -> str:
-    """The error that ended the run, if one did and the run was not resumed; the user's own Ctrl-C is none."""
+    """How the process that ended the run died or failed; the user's own Ctrl-C and a full disk void no row."""
     ended_by = store.find("ended_by", str) or ""
-    return "" if ended_by == CTRL_C else ended_by
+    return "" if ended_by == CTRL_C or store.find("fault", str) == StoreError.fault else ended_by
 
 
 def _write(study: Study, store: Store, measured: Measured, analysis: Analysis, console: Console) -> None:

@@ -108,14 +108,14 @@ def _mishap(subject: Subject) -> Iterator[Check]:
         "run",
         subject.mishap or "all of them lived as long as they were needed",
         "none dies or fails while it is measured",
-        "mend the cause, then go on with --resume: a system that dies under load is not judged by what it did before",
+        "mend the cause and measure anew: a system that dies under load is not judged by what it did before",
     )
 
 
 def _bursts(subject: Subject) -> Iterator[Check]:
     complete = sum(burst.complete for burst in subject.rows.bursts)
     needed = subject.study.budget.min_bursts
-    over = any(_unheard(rows) for _, _, rows in subject.groups())
+    over = bool(subject.mishap) or any(_unheard(rows) for _, _, rows in subject.groups())
     yield Check(
         "bursts",
         _status(complete >= needed),

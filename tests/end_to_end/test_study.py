@@ -144,10 +144,8 @@ class Mishap(NamedTuple):
 
 
 class Mishaps(NamedTuple):
-    """One run that meets them all, one after the other, each time resumed."""
+    """One run that meets those it survives, one after the other, each time resumed."""
 
-    target_killed: Mishap
-    load_killed: Mishap
     interrupted: Mishap
     harness_killed: Mishap
     finished: Mishap
@@ -170,49 +168,56 @@ def _kill(started: Command, part: str) -> None:
     wait_for(noticed, started.said)
 
 
+def _under_load(cwd: Path, arguments: tuple[str, ...], disturb: Any, before: Measured = NOTHING) -> Mishap:
+    """Disturb the command once it has measured two slices more than `before`."""
+    with command(*bench(*arguments), cwd=cwd) as started:
+        wait_for(lambda: _slices(cwd) >= len(before.slices) + 2 or not started.alive(), started.said)
+        disturb(started)
+        ended = started.ended()
+    folder = _folder(cwd)
+    report = folder / "report.html"
+    found = Mishap(ended, before, _measured(folder), report.exists())
+    report.unlink(missing_ok=True)
+    return found
+
+
+RUN, AGAIN = ("run", "tiny.toml"), ("run", "--resume", "latest")
+
+
 @pytest.fixture(scope="module")
 def mishaps(tmp_path_factory: pytest.TempPathFactory) -> Mishaps:
     cwd = tmp_path_factory.mktemp("mishaps")
     (cwd / "tiny.toml").write_text(SHORT)
-    rows = NOTHING
-
-    def under_load(arguments: tuple[str, ...], disturb: Any) -> Mishap:
-        nonlocal rows
-        with command(*bench(*arguments), cwd=cwd) as started:
-            known = len(rows.slices)
-            wait_for(lambda: _slices(cwd) >= known + 2 or not started.alive(), started.said)
-            disturb(started)
-            ended = started.ended()
-        folder = _folder(cwd)
-        before, rows = rows, _measured(folder)
-        report = folder / "report.html"
-        found = Mishap(ended, before, rows, report.exists())
-        report.unlink(missing_ok=True)
-        return found
-
-    again = ("run", "--resume", "latest")
-    return Mishaps(
-        target_killed=under_load(("run", "tiny.toml"), lambda started: _kill(started, TARGET)),
-        load_killed=under_load(again, lambda started: _kill(started, LOAD)),
-        interrupted=under_load(again, lambda started: started.process.send_signal(signal.SIGINT)),
-        harness_killed=under_load(again, lambda started: started.process.send_signal(signal.SIGKILL)),
-        finished=under_load(again, lambda started: None),
-        folder=_folder(cwd),
+    interrupted = _under_load(cwd, RUN, lambda started: started.process.send_signal(signal.SIGINT))
+    killed = _under_load(
+        cwd, AGAIN, lambda started: started.process.send_signal(signal.SIGKILL), before=interrupted.after
     )
+    finished = _under_load(cwd, AGAIN, lambda started: None, before=killed.after)
+    return Mishaps(interrupted, killed, finished, _folder(cwd))
 
 
-@pytest.mark.parametrize("kind", ["target", "load"])
-def test_a_killed_process_is_one_line_that_says_whose_it_was(mishaps: Mishaps, kind: str) -> None:
-    mishap = mishaps.target_killed if kind == "target" else mishaps.load_killed
+@pytest.mark.parametrize(
+    ("part", "whose"), [(TARGET, "target: target "), (LOAD, "load: load process ")], ids=["target", "load"]
+)
+def test_a_killed_process_is_one_line_that_says_whose_it_was_and_the_run_is_over(
+    tmp_path: Path, part: str, whose: str
+) -> None:
+    (tmp_path / "tiny.toml").write_text(SHORT)
+    mishap = _under_load(tmp_path, RUN, lambda started: _kill(started, part))
+    folder = _folder(tmp_path)
     assert mishap.ended.code == 4
     (line,) = mishap.ended.err.splitlines()
-    whose = r"target" if kind == "target" else "load: load process"
     assert line.startswith(f"synapsed-bench: {whose}")
     assert "killed by SIGKILL" in line
-    assert line.endswith(f"what was measured is kept in runs/{mishaps.folder.name}")
+    assert line.endswith(f"what was measured is kept in runs/{folder.name}")
     assert "peer_id" not in line
     assert "Traceback" not in mishap.ended.out
     assert mishap.reported
+    assert _conserved(mishap.after)
+    again = run(*bench(*AGAIN), cwd=tmp_path)
+    assert again.code == 2
+    assert again.err.startswith(f"synapsed-bench: store: {folder.name} stays INVALID, it was ended by: ")
+    assert _measured(folder) == mishap.after
 
 
 def test_ctrl_c_writes_the_report_and_exits_130(mishaps: Mishaps) -> None:
@@ -242,14 +247,14 @@ def test_the_resumed_run_finishes_and_its_report_has_every_pair(mishaps: Mishaps
     summary = json.loads((mishaps.folder / "summary.json").read_bytes())
     assert finished.ended.code == (0 if summary["valid"] else 4), finished.ended
     assert finished.reported
-    assert [burst.complete for burst in finished.after.bursts] == [False] * 4 + [True]
+    assert [burst.complete for burst in finished.after.bursts] == [False] * 2 + [True]
     blocks = [(row.burst, row.block) for row in finished.after.slices]
     pairs = sum(blocks.count(each) == 2 for each in set(blocks))
-    assert pairs >= 4 + 3
+    assert pairs >= 2 + 3
     (throughput,) = (each for each in summary["contrasts"] if each["metric"] == "throughput")
     assert (throughput["estimate"]["pairs"], throughput["unusable"]) == (pairs, 0)
     assert summary["complete"] is True
-    assert summary["interrupted"] == 4
+    assert summary["interrupted"] == 2
 
 
 def test_a_target_that_dies_before_the_first_slice_is_exit_2_and_leaves_no_run(tmp_path: Path) -> None:

@@ -339,13 +339,20 @@ def test_who_ends_a_run_early_gets_intervals_that_allow_for_it(
     assert ("hold whenever one stops" in (folder / "report.html").read_text()) is not complete
 
 
-def test_a_resumed_run_does_not_forget_that_a_process_died(bench: Bench, tmp_path: Path) -> None:
+def test_a_run_in_which_a_process_died_is_invalid_for_good(bench: Bench, tmp_path: Path) -> None:
+    """What was mended since is another program: rows of both would be mixed."""
     folder = made_up(tmp_path / "runs", MET, complete=False)
     with Store.open(folder) as store:
         store.put("ended_by", "target all (pid 7) died: exit code 1")
-    bench("run", "--resume", "latest")
-    page = (folder / "report.html").read_text()
-    assert "ended by: target all (pid 7) died: exit code 1; it was resumed" in page
+        before = store.measured()
+    said = refused(bench("run", "--resume", "latest"), "store")
+    assert said.startswith(f"{folder.name} stays INVALID, it was ended by: target all (pid 7) died: exit code 1; mend ")
+    with Store.read(folder) as store:
+        assert store.measured() == before
+    told = " ".join(bench("report").out.replace("│", " ").split())
+    assert "processes (run): target all (pid 7) died: exit code 1; bound: none dies or fails" in told
+    assert "mend the cause and measure anew" in told
+    assert "--resume" not in told
 
 
 @pytest.mark.parametrize(
@@ -427,13 +434,14 @@ def test_however_a_run_ends_what_was_measured_is_kept(
         assert kept == []
         return
     folder = (tmp_path / "runs" / "latest").resolve()
-    assert f"go on with: synapsed-bench run --resume runs/{folder.name}" in answer.out
+    goes_on = isinstance(error, KeyboardInterrupt | StoreError)
+    assert (f"go on with: synapsed-bench run --resume runs/{folder.name}" in answer.out) is goes_on
     assert f"The run was ended by: {' '.join(str(error).split()) or 'Ctrl-C'}" in " ".join(
         (folder / "report.html").read_text().split()
     )
     summary = msgspec.json.decode((folder / "summary.json").read_bytes())
     assert summary["complete"] is False
-    assert summary["valid"] is isinstance(error, KeyboardInterrupt)  # a system that died is not judged
+    assert summary["valid"] is goes_on  # a system that died is not judged
     again = bench("report", "latest")
     assert ("INVALID" in again.out) is not summary["valid"]
 
