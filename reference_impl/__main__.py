@@ -20,10 +20,11 @@ import uvloop
 
 from reference_impl import assemble
 from reference_impl.identity import Identity
-from reference_impl.optimizations import UnknownOptimization, parse
+from reference_impl.optimizations import parse
 from reference_impl.settings import SettingsError
 
 CONTRACT = 1
+PORTS = 65_535
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -50,6 +51,24 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--seed", default="", help="make the identities reproducible (tests only: they become guessable)"
     )
     return parser.parse_args(argv)
+
+
+def _host(name: str) -> str:
+    try:
+        name.encode("idna")
+    except UnicodeError:
+        raise SettingsError(f"--host is {name!r}; expected an address or a name") from None
+    return name
+
+
+def _ports(first: int, peers: int, transports: int) -> Sequence[int]:
+    """The ports to listen on, one for each peer on each transport; empty when the kernel chooses."""
+    if not 0 <= first <= PORTS:
+        raise SettingsError(f"--port is {first}; expected 0 to {PORTS}")
+    count = peers * transports
+    if max(first, 1) + count > PORTS + 1:
+        raise SettingsError(f"--peers is {peers}: {count} ports from {max(first, 1)} on; expected none beyond {PORTS}")
+    return range(first, first + count) if first else ()
 
 
 def _identities(count: int, seed: str) -> list[Identity]:
@@ -79,6 +98,7 @@ def _transports(names: str) -> list[str]:
 async def _serve(arguments: argparse.Namespace, settings: dict[str, Any]) -> None:
     enabled = parse(arguments.on.split(","))
     transports = _transports(arguments.transports)
+    host, ports = _host(arguments.host), _ports(arguments.port, arguments.peers, len(transports))
     if "tls" in transports and not settings.get("tls", {}).get("authority"):
         from reference_impl.certificates import Authority
 
@@ -88,9 +108,7 @@ async def _serve(arguments: argparse.Namespace, settings: dict[str, Any]) -> Non
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    count = arguments.peers * len(transports)
-    ports = range(arguments.port, arguments.port + count) if arguments.port else ()
-    addresses = await node.start(arguments.host, ports)
+    addresses = await node.start(host, ports)
     resumes = {"resumes": True} if node.rooms.tickets.resuming and "tcp" in transports else {}
     ready = {
         "contract": CONTRACT,
@@ -127,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.faults is not None:
             settings["faults"] = _fault_table(arguments.faults)
         uvloop.run(_serve(arguments, settings))
-    except (SettingsError, UnknownOptimization, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # of a setting, an optimization, or what is no JSON
         sys.stderr.write(f"serve: {error}\n")
         return 2
     except OSError as error:

@@ -51,7 +51,7 @@ class BufferSettings:
 
     def __post_init__(self) -> None:
         for name in ("small", "medium", "large", "small_buffers", "medium_buffers", "large_buffers"):
-            check.count("buffer_pool", name, getattr(self, name))
+            check.count("buffer_pool", name, getattr(self, name), most=check.INT_MAX)
         check.count("buffer_pool", "pool_above", self.pool_above, least=0)
         check.ordered("buffer_pool", "small", self.small, "medium", self.medium)
         check.ordered("buffer_pool", "medium", self.medium, "large", self.large)

@@ -47,9 +47,7 @@ class ExpositionSettings:
 
     def __post_init__(self) -> None:
         owner = type(self).__name__
-        count(owner, "port", self.port, least=0)
-        if self.port > 65_535:
-            raise SettingsError(f"{owner}.port is {self.port!r}; expected 0 to 65535")
+        count(owner, "port", self.port, least=0, most=65_535)
         if not isinstance(self.per_peer, bool):
             raise SettingsError(f"{owner}.per_peer is {self.per_peer!r}; expected true or false")
 

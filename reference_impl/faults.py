@@ -63,13 +63,14 @@ class Fault:
 
     def __post_init__(self) -> None:
         owner = "fault"
-        if self.kind not in KINDS:
+        if not isinstance(self.kind, str) or self.kind not in KINDS:
             raise SettingsError(f"{owner}.kind is {self.kind!r}; expected one of: {', '.join(KINDS)}")
         check.not_negative(owner, "share", self.share)
         if self.share > 1:
             raise SettingsError(f"{owner}.share is {self.share!r}; expected a number from 0 to 1")
-        for name, least in (("first", 0), ("count", 0), ("iterations", 0), ("at", -1)):
+        for name, least in (("first", 0), ("count", 0), ("at", -1)):
             check.count(owner, name, getattr(self, name), least=least)
+        check.count(owner, "iterations", self.iterations, least=0, most=check.INT_MAX)
         check.not_negative(owner, "seconds", self.seconds)
         check.not_negative(owner, "rate", self.rate)
         self._check_amounts()

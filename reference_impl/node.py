@@ -54,7 +54,7 @@ class NodeSettings:
         check.positive("node", "message_timeout", self.message_timeout)
         check.positive("node", "tick", self.tick)
         check.count("node", "max_handshakes", self.max_handshakes)
-        check.count("node", "backlog", self.backlog)
+        check.count("node", "backlog", self.backlog, most=check.INT_MAX)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 
+INT_MAX = 2**31 - 1
+"the most that the system and libraries in C take of what they count"
+
 
 class SettingsError(ValueError):
     """A setting outside what is allowed; the message names setting, value and the allowed range."""
@@ -21,10 +24,11 @@ def not_negative(owner: str, name: str, value: float) -> None:
         raise SettingsError(f"{owner}.{name} is {value!r}; expected a finite number >= 0")
 
 
-def count(owner: str, name: str, value: int, *, least: int = 1) -> None:
-    """Refuse anything but an int >= `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise SettingsError(f"{owner}.{name} is {value!r}; expected a whole number >= {least}")
+def count(owner: str, name: str, value: int, *, least: int = 1, most: float = math.inf) -> None:
+    """Refuse anything but an int >= `least` and <= `most`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        bounds = f">= {least}" if most == math.inf else f"from {least} to {most}"
+        raise SettingsError(f"{owner}.{name} is {value!r}; expected a whole number {bounds}")
 
 
 def ordered(owner: str, smaller: str, low: float, larger: str, high: float) -> None:

@@ -151,7 +151,10 @@ def test_a_taken_port_is_an_os_error(metrics: Metrics) -> None:
     ("make", "message"),
     [
         (lambda: ExpositionSettings(port=-1), r"ExpositionSettings\.port is -1"),
-        (lambda: ExpositionSettings(port=70_000), r"ExpositionSettings\.port is 70000; expected 0 to 65535"),
+        (
+            lambda: ExpositionSettings(port=70_000),
+            r"ExpositionSettings\.port is 70000; expected a whole number from 0 to 65535",
+        ),
         (lambda: ExpositionSettings(per_peer=1), r"ExpositionSettings\.per_peer is 1"),  # type: ignore[arg-type]
     ],
 )

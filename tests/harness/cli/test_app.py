@@ -579,8 +579,26 @@ def test_a_taken_port_is_one_line_for_a_node(bench: Bench, taken: str) -> None:
     assert answer.err.count("\n") == 1
 
 
-def test_an_unknown_optimization_of_a_node_is_one_line(bench: Bench) -> None:
-    answer = bench("serve", "--on", "poling")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--on", "poling"), "unknown optimization 'poling'; expected one of: pooling"),
+        (("--port", "70000"), "--port is 70000; expected 0 to 65535"),
+        (("--port", "-1"), "--port is -1; expected 0 to 65535"),
+        (("--port", "65535", "--peers", "2"), "--peers is 2: 2 ports from 65535 on; expected none beyond 65535"),
+        (("--peers", "40000", "--transports", "tcp,tls"), "--peers is 40000: 80000 ports from 1 on; expected none "),
+        (("--metrics-port", "70000"), "ExpositionSettings.port is 70000; expected a whole number from 0 to 65535"),
+        (("--host", "a..b"), "--host is 'a..b'; expected an address or a name"),
+        (("--settings", '{"node":{"backlog":99999999999}}'), "node.backlog is 99999999999; expected a whole number"),
+        (("--settings", '{"buffer_pool":{"small_buffers":1%s}}' % ("0" * 30)), "buffer_pool.small_buffers is 1000"),
+        (("--settings", '{"faults":{"rules":[{"kind":[]}]}}'), "faults.rules[0].kind is []; expected one of: refuse"),
+        (("--settings", "9" * 5000), "Exceeds the limit (4300 digits)"),
+        (("--settings", "[" * 100_000), "maximum recursion depth exceeded"),
+        (("--seed", "\udcff"), "'utf-8' codec can't encode"),
+    ],
+)
+def test_wrong_arguments_of_a_node_are_one_line(bench: Bench, arguments: tuple[str, ...], said: str) -> None:
+    answer = bench("serve", *arguments)
     assert answer.code == 2
-    assert answer.err.startswith("serve: unknown optimization 'poling'; expected one of: pooling")
+    assert answer.err.startswith(f"serve: {said}")
     assert answer.err.count("\n") == 1
