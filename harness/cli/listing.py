@@ -9,6 +9,8 @@ from rich.table import Table
 
 from harness.analyse.metrics import METRICS
 from harness.errors import UsageError
+from harness.plan.arms import layout
+from harness.plan.budget import forecast
 from harness.study import file as study_file
 from harness.study.records import OPTIMIZATIONS
 from scenarios.load.switches import PURPOSE
@@ -24,14 +26,18 @@ def table(what: str) -> Table:
     }
     if what not in tables:
         raise UsageError(f"cannot list {what!r}; expected one of: {', '.join(tables)}")
-    return tables[what]()
+    out = tables[what]()
+    names = out.columns[0]  # what one has to type: in one piece, however narrow the terminal
+    names.no_wrap, names.min_width = True, max(len(str(name)) for name in names.cells)
+    return out
 
 
 def _studies() -> Table:
     out = Table("study", "question", "measures for")
     for path in sorted(study_file.STUDIES.glob("*.toml")):
         study = study_file.load(path)
-        out.add_row(path.stem, study.question or study.title, f"{study.budget.seconds / 60:.0f} min")
+        lasts = forecast(study, layout(study)).lasts
+        out.add_row(path.stem, study.question or study.title, f"{lasts / 60:.0f} min")
     return out
 
 

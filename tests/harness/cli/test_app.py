@@ -22,11 +22,14 @@ import typer
 import reports
 from harness import runs, session
 from harness.analyse.analysis import analyse
+from harness.analyse.metrics import METRICS
 from harness.cli import app
 from harness.errors import LoadError, StoreError, TargetError
 from harness.execute import host
 from harness.measure.store import FILE, Store
 from harness.plan import arms
+from harness.plan.budget import forecast
+from harness.study import file as study_file
 from harness.study.file import ROOT, STUDIES
 from harness.study.records import OPTIMIZATIONS, Budget, Expectation, Study
 from tests.harness.analyse.synthetic import a_run, a_study
@@ -180,6 +183,31 @@ def test_list(bench: Bench, monkeypatch: pytest.MonkeyPatch, what: str, expected
     answer = bench("list", what)
     assert (answer.code, answer.err) == (0, "")
     assert expected in answer.out
+
+
+@pytest.mark.parametrize("columns", ["80", "40"])
+def test_what_is_listed_can_be_typed_however_narrow_the_terminal(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    listed = {
+        "metrics": METRICS,
+        "studies": {path.stem for path in STUDIES.glob("*.toml")},
+        "workloads": {"contention"},
+    }
+    for what, names in listed.items():
+        said = bench("list", what).out
+        assert [name for name in names if f" {name} " not in said] == []
+
+
+def test_a_listed_study_lasts_as_long_as_its_forecast_says(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fewest bursts that can decide it may need longer than its budget says."""
+    monkeypatch.setenv("COLUMNS", "200")
+    study = study_file.load(STUDIES / "phases.toml")
+    lasts = forecast(study, arms.layout(study)).lasts
+    assert lasts > study.budget.seconds
+    (line,) = (line for line in bench("list", "studies").out.splitlines() if " phases " in line)
+    assert f" {lasts / 60:.0f} min " in line
 
 
 def test_list_names_every_optimization_and_what_can_be_listed(bench: Bench) -> None:
