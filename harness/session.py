@@ -65,6 +65,11 @@ def resume(folder: Path, console: Console, *, strict: bool) -> int:
                 f"{folder.name} stays INVALID, it was ended by: {died}; mend the cause and measure anew, as a system"
                 " that dies under load is not judged by what it did before"
             )
+        if store.find("complete", bool):
+            console.print(
+                f"{folder.name} is complete: nothing is measured", highlight=False, soft_wrap=True, markup=False
+            )
+            return exit_code(_report(store, console), strict=strict)
         was, here = store.get("environment", Environment), host.environment(ROOT)
         if differs := _differs(was, here):
             raise StoreError(f"{folder.name} cannot go on here: {differs}; measure anew")
@@ -92,8 +97,14 @@ def _differs(was: Environment, here: Environment) -> str:
 def report(folder: Path, console: Console) -> None:
     """Judge the stored rows and write the report again."""
     with Store.read(folder) as store:
-        study, measured = stored(store)
-        _write(study, store, measured, _judged(study, measured, store), console)
+        _report(store, console)
+
+
+def _report(store: Store, console: Console) -> Analysis:
+    study, measured = stored(store)
+    analysis = _judged(study, measured, store)
+    _write(study, store, measured, analysis, console)
+    return analysis
 
 
 def judged(folder: Path) -> Analysis:

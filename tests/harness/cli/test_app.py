@@ -299,7 +299,7 @@ def test_a_run_without_rows_has_nothing_to_report(bench: Bench, tmp_path: Path) 
 
 
 def test_a_run_cannot_go_on_on_another_machine(bench: Bench, tmp_path: Path) -> None:
-    folder = made_up(tmp_path / "runs")
+    folder = made_up(tmp_path / "runs", complete=False)
     with Store.open(folder) as store:
         store.put("environment", msgspec.structs.replace(host.environment(ROOT), cpu="Abacus 3000"))
     assert "cannot go on here: its cpu was Abacus 3000, now it is " in refused(
@@ -308,7 +308,7 @@ def test_a_run_cannot_go_on_on_another_machine(bench: Bench, tmp_path: Path) -> 
 
 
 def test_a_run_does_not_go_on_with_other_packages(bench: Bench, tmp_path: Path) -> None:
-    folder = made_up(tmp_path / "runs")
+    folder = made_up(tmp_path / "runs", complete=False)
     here = host.environment(ROOT)
     with Store.open(folder) as store:
         store.put("environment", msgspec.structs.replace(here, packages={**here.packages, "locust": "0.1"}))
@@ -317,7 +317,7 @@ def test_a_run_does_not_go_on_with_other_packages(bench: Bench, tmp_path: Path) 
 
 
 def test_a_resumed_run_says_that_the_revision_changed(bench: Bench, tmp_path: Path) -> None:
-    folder = made_up(tmp_path / "runs")
+    folder = made_up(tmp_path / "runs", complete=False)
     with Store.open(folder) as store:
         store.put("environment", msgspec.structs.replace(host.environment(ROOT), revision="0" * 40))
     assert bench("run", "--resume", "latest").err == ""
@@ -328,7 +328,7 @@ def test_a_resumed_run_says_that_the_revision_changed(bench: Bench, tmp_path: Pa
 def test_a_resumed_run_says_that_code_was_changed(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dirty: bool
 ) -> None:
-    folder, here = made_up(tmp_path / "runs"), host.environment(ROOT)
+    folder, here = made_up(tmp_path / "runs", complete=False), host.environment(ROOT)
     with Store.open(folder) as store:
         store.put("environment", msgspec.structs.replace(here, dirty=False))
     monkeypatch.setattr(host, "environment", lambda _: msgspec.structs.replace(here, dirty=dirty))
@@ -383,14 +383,29 @@ def test_a_run_in_which_a_process_died_is_invalid_for_good(bench: Bench, tmp_pat
     assert "--resume" not in told
 
 
+def test_a_complete_run_is_not_measured_again(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "pipeline", _Ends(1, AssertionError("it is measured")))
+    folder = made_up(tmp_path / "runs", MET)
+    answer = bench("run", "--resume", "latest")
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out.startswith(f"{folder.name} is complete: nothing is measured\n")
+    assert answer.out.endswith(f"report: runs/{folder.name}/report.html\n")
+
+
+@pytest.mark.parametrize("complete", [True, False])
 @pytest.mark.parametrize(
     ("expectations", "strict", "code"),
     [((MET,), (), 0), ((MET,), ("--strict",), 0), ((MET, MISSED), ("--strict",), 1), ((OPEN,), ("--strict",), 3)],
 )
 def test_exit_codes_of_a_run_whose_bursts_are_all_there(
-    bench: Bench, tmp_path: Path, expectations: tuple[Expectation, ...], strict: tuple[str, ...], code: int
+    bench: Bench,
+    tmp_path: Path,
+    expectations: tuple[Expectation, ...],
+    strict: tuple[str, ...],
+    code: int,
+    complete: bool,
 ) -> None:
-    folder = made_up(tmp_path / "runs", *expectations)
+    folder = made_up(tmp_path / "runs", *expectations, complete=complete)
     answer = bench("run", "--resume", str(folder), *strict)
     assert (answer.code, answer.err) == (code, "")
     assert (folder / "report.html").exists()
