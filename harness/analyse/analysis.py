@@ -251,7 +251,8 @@ def answer(verdicts: Sequence[Verdict], contrasts: Sequence[ContrastResult], voi
     if verdicts:
         counts = [(word, sum(each.outcome == word for each in verdicts)) for word in OUTCOMES]
         told = ", ".join(f"{count} {word}" for word, count in counts if count)
-        return f"Of {len(verdicts)} verdicts: {told}. {verdicts[0].sentence}."
+        of = f"{len(verdicts)} verdicts" if len(verdicts) > 1 else "1 verdict"
+        return f"Of {of}: {told}. {verdicts[0].sentence}."
     return _headline(contrasts)
 
 

@@ -209,11 +209,13 @@ def _blocks(study: Study, of: Metric, workload: Workload) -> int:
 
 def refuse_undecidable(study: Study, result: Forecast) -> None:
     """StudyError naming the first question that so few bursts cannot decide, and what it would need."""
+    asked = questions_in(study)
+    of, fewer = (f"one of {asked} questions", ", or ask fewer questions") if asked > 1 else ("the one question", "")
     for proof in result.proofs:
         if proof.bursts < proof.needed:
             raise StudyError(
                 f"expectation {proof.expectation!r} against {proof.against!r} gets {proof.bursts} bursts, but"
-                f" {proof.needed} are the fewest that can decide one of {questions_in(study)} questions at"
+                f" {proof.needed} are the fewest that can decide {of} at"
                 f" {study.confidence:.3g}: allow {proof.run} bursts (max_bursts) and"
-                f" {math.ceil(proof.run * result.burst_seconds)} s (seconds), or ask fewer questions"
+                f" {math.ceil(proof.run * result.burst_seconds)} s (seconds){fewer}"
             )

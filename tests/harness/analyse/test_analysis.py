@@ -40,6 +40,11 @@ def measured(study: Study) -> Measured:
     return a_run(study, FACTORS, 14)
 
 
+def test_one_verdict_is_told_in_the_singular() -> None:
+    one = a_study(Expectation(name="q", claim="c", workload="surge", metric="throughput", at_least=2.0))
+    assert analyse(one, a_run(one, {"all": 0.25}, 12)).answer.startswith("Of 1 verdict: 1 MET. Throughput on surge")
+
+
 def test_truths_are_recovered(study: Study, measured: Measured) -> None:
     analysis = analyse(study, measured)
     assert [each.outcome for each in analysis.verdicts] == ["MET", "MISSED", "MET", "MET", "NOT MEASURABLE"]
