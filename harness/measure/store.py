@@ -163,6 +163,9 @@ def _connect(folder: Path, mode: str) -> sqlite3.Connection:
     with _explained(folder):
         connection = sqlite3.connect(f"{file.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None)
         (version,) = connection.execute("pragma user_version").fetchone()
+        if not version:  # as of an empty file
+            connection.close()
+            raise StoreError(f"{folder} is no run: its {FILE} holds none")
         if version != SCHEMA_VERSION:
             connection.close()
             raise StoreError(

@@ -274,6 +274,10 @@ def test_another_schema_version_is_refused(store: Store) -> None:
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"is no run: it has no run\.sqlite"):
         Store.open(tmp_path)
+    (tmp_path / FILE).touch()
+    for reach in (Store.open, Store.read):
+        with pytest.raises(StoreError, match=r"is no run: its run\.sqlite holds none"):
+            reach(tmp_path)
     (tmp_path / FILE).write_text("this is not a database, whatever its name says")
     with pytest.raises(StoreError, match=r"file is not a database"):
         Store.open(tmp_path)
