@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib import metadata
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -31,6 +32,21 @@ console = Output()
 
 QUICK = "quick"
 DESCRIPTORS = 65_536
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        console.print(f"synapsed-bench {metadata.version('synapsed-bench')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version and exit.")
+    ] = False,
+) -> None:
+    """What can be said before any command."""
 
 
 @app.command()

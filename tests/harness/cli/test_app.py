@@ -12,6 +12,7 @@ import sys
 import webbrowser
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -128,6 +129,11 @@ def test_help_lists_every_command_and_each_explains_itself(bench: Bench) -> None
         assert "usage" in explained.out.lower()
     assert "--resume" in bench("run", "--help").out
     assert "--peers" in bench("serve", "--help").out
+
+
+def test_the_version_is_the_packages(bench: Bench) -> None:
+    assert bench("--version") == (0, f"synapsed-bench {metadata.version('synapsed-bench')}\n", "")
+    assert "Which of these optimizations pays" in bench("--help").out
 
 
 def test_help_does_not_wait_for_what_it_does_not_need() -> None:
