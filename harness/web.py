@@ -32,8 +32,6 @@ def serve(host: str, port: int, extra: Sequence[str]) -> int:
     files = ",".join(str(load / f"{name}.py") for name in (*WORKLOADS, "web_guard", "web_form"))
     arguments = ["-m", "locust", "-f", files, "--class-picker", "--web-host", host, "--web-port", str(port)]
     arguments += ["--users", str(USERS), "--spawn-rate", str(USERS)]  # what the form suggests
-    sys.stderr.write(f"the web UI is at http://{place}  (Ctrl-C ends it)\n")
-    sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, *arguments, *extra])
 
 

@@ -71,6 +71,16 @@ def _speak(environment: Any, **_: Any) -> None:
 
 
 @events.init.add_listener
+def _announce(environment: Any, **_: Any) -> None:
+    """Say where the form is when nothing in the options can keep it from coming up any more."""
+    if environment.web_ui is not None:
+        web = environment.web_ui
+        host = f"[{web.host}]" if ":" in web.host else web.host
+        sys.stderr.write(f"the web UI is at http://{host}:{web.port}  (Ctrl-C ends it)\n")
+        sys.stderr.flush()
+
+
+@events.init.add_listener
 def _answer_for_the_start(environment: Any, **_: Any) -> None:
     """Let the form's request wait for the outcome of the start it asked for."""
     if environment.web_ui is None:

@@ -291,3 +291,11 @@ def test_other_web_sites_are_refused(web: Web, headers: dict[str, str], status: 
     if status == 403:
         assert _status(web, sent, "POST", "/swarm") == (403, None)
         assert web.nodes() == []
+
+
+def test_the_web_ui_is_announced_when_it_comes_up(web: Web, tmp_path: Path) -> None:
+    web.until(lambda: f"the web UI is at {web.url}  (Ctrl-C ends it)\n" in web.started.said())
+    ended = run(*bench("web", "--port", str(_free_port()), "--bogus"), cwd=tmp_path)
+    assert ended.code == 2
+    assert "--bogus" in ended.err
+    assert "the web UI is at" not in ended.err
