@@ -81,4 +81,4 @@ def test_a_bad_metrics_port_is_refused() -> None:
         check=False, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert (node.returncode, node.stdout) == (2, "")
-    assert "port is 70000; expected 0 to 65535" in node.stderr
+    assert "port is 70000; expected a whole number from 0 to 65535" in node.stderr

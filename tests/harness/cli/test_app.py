@@ -601,8 +601,7 @@ def test_the_web_ui_can_listen_on_an_address_of_ipv6(bench: Bench, monkeypatch: 
         raise SystemExit(0)  # as this process would be Locust now
 
     monkeypatch.setattr(os, "execv", execv)
-    answer = bench("web", "--host", "::1", "--port", port)
-    assert answer.err == f"the web UI is at http://[::1]:{port}  (Ctrl-C ends it)\n"
+    assert bench("web", "--host", "::1", "--port", port).code == 0
     assert became[0][became[0].index("--web-host") + 1] == "::1"
 
 
