@@ -113,9 +113,11 @@ def _others(nap: Callable[[float], None], watched: float = 0.5) -> Iterator[Find
     own = os.getpid()
     before = _cpu_times(own)
     nap(watched)
-    busy = [(seconds - before[pid][1], name) for pid, (name, seconds) in _cpu_times(own).items() if pid in before]
+    now = _cpu_times(own)
+    busy = [(seconds - before[pid][1], name, pid) for pid, (name, seconds) in now.items() if pid in before]
     found = sorted((each for each in busy if each[0] > BUSY_SHARE * watched), reverse=True)
-    saw = ", ".join(f"{name} {spent / watched:.0%}" for spent, name in found[:4]) or "none above a fifth of a core"
+    told = [f"{name} (pid {pid}) {spent / watched:.0%}" for spent, name, pid in found[:4]]
+    saw = ", ".join(told) or "none above a fifth of a core"
     yield Finding("other busy processes", not found, saw, "end them, or measure where nothing else runs")
 
 

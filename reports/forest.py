@@ -220,8 +220,9 @@ def _figure(shown: Sequence[Block], within: Frame, width: float) -> Figure:
     ticks = ratio_ticks(within.low, within.high, 5 if layout.narrow else 9)
     axes.set_xticks(ticks, [words.round_number(each) for each in ticks])
     axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
-    axes.grid(True, axis="x", color=colour("line"), linewidth=1.0)
-    axes.axvline(1.0, color=colour("muted"), linewidth=1.4)
+    if not layout.narrow:
+        axes.grid(True, axis="x", color=colour("line"), linewidth=1.0)
+        axes.axvline(1.0, color=colour("muted"), linewidth=1.4)
     y, placed = top, list[tuple[Line, float]]()
     for block in shown:
         _heading(figure, block, y, layout)
@@ -230,6 +231,8 @@ def _figure(shown: Sequence[Block], within: Frame, width: float) -> Figure:
             _texts(figure, line, y, layout)
             placed.append((line, y + (layout.pitch(line) - 12.0 if layout.narrow else 12.5)))
             y += layout.pitch(line)
+    if layout.narrow:
+        _rules(axes, ticks, [height for _, height in placed])
     _marks(axes, placed)
     caption = "ratio, log scale; 1 = no change" + ("" if layout.narrow else ", left of it less, right of it more")
     write(figure, 0.0 if layout.narrow else layout.left, height - 6.0, caption, "muted", size=FONT - 1.0)
@@ -265,6 +268,13 @@ def _texts(figure: Figure, line: Line, y: float, layout: _Layout) -> None:
         write(figure, 0.0, baseline + 17.0, line.told)
     else:
         write(figure, right, baseline, line.told, ha="right")
+
+
+def _rules(axes: Axes, ticks: Sequence[float], heights: Sequence[float]) -> None:
+    """The lines of the axis, at the height of the intervals alone: the texts stand between them."""
+    rules = [[(each, y - 9.0), (each, y + 9.0)] for each in ticks for y in heights]
+    roles = [colour("muted" if each == 1.0 else "line") for each in ticks for _ in heights]
+    axes.add_collection(LineCollection(rules, colors=roles, linewidths=1.2, zorder=1), autolim=False)
 
 
 def _marks(axes: Axes, placed: Sequence[tuple[Line, float]]) -> None:

@@ -36,6 +36,8 @@ DEFERRED_METRICS = (*AA_METRICS, "latency_mean")
 "what waits until the load pauses shows in these; shares and counts per request depend on how many requests there were"
 DEFERRED_MARGIN = 0.03
 "apart by less, segments and slices agree: near-constant metrics have intervals of no width"
+LOAD_LIMIT = "load limit"
+"name of the check that tells it"
 BESIDE = 0.10
 "of a core that others may take before a note says so"
 SLICE_MEDIANS = 50
@@ -254,7 +256,7 @@ def _load_limit(subject: Subject) -> Iterator[Check]:
     for workload, arm, rows in subject.groups():
         if load_was_the_limit(subject.study, workload, rows):
             yield Check(
-                "load limit",
+                LOAD_LIMIT,
                 "note",
                 _where(workload, arm),
                 f"the load process used more than {GENERATOR_BUSY:.0%} of its core, and the target less",

@@ -17,6 +17,7 @@ from rich.text import Text
 from harness import pipeline, runs, session
 from harness.analyse.analysis import analyse
 from harness.analyse.records import Verdict
+from harness.analyse.validity import LOAD_LIMIT
 from harness.display import RunDisplay
 from harness.errors import INTERRUPTED, BenchError, MeasurementVoid, StoreError, UsageError
 from harness.gate.rules import EXIT_CODES, GateDecision, MetricDecision, Policy
@@ -97,7 +98,8 @@ def _conclude(steering: DuelSteering, store: Store, setting: Setting) -> int:
     asked, measured = steering.asked, store.measured()
     analysis = analyse(asked.study, measured)
     decision = decide(asked, measured, analysis)
-    info = _info(asked, measured, setting, store.find("spent", float) or 0.0)
+    limits = tuple(f"{each.where}: {each.saw}; {each.remedy}." for each in analysis.checks if each.name == LOAD_LIMIT)
+    info = _info(asked, measured, setting, store.find("spent", float) or 0.0, limits)
     word = gate_view.sentence(decision, info)
     setting.console.print(gate_view.on_terminal(decision, info))
     write_views(decision, info, setting.files)  # a full disk may be another one
@@ -108,7 +110,9 @@ def _conclude(steering: DuelSteering, store: Store, setting: Setting) -> int:
     return EXIT_CODES[decision.outcome]
 
 
-def _info(asked: Duel, measured: Measured, setting: Setting, seconds: float) -> GateInfo:
+def _info(
+    asked: Duel, measured: Measured, setting: Setting, seconds: float, notes: tuple[str, ...] = ()
+) -> GateInfo:
     from reports import gate_view
 
     return gate_view.GateInfo(
@@ -119,7 +123,7 @@ def _info(asked: Duel, measured: Measured, setting: Setting, seconds: float) -> 
         started=setting.now.timestamp(),
         seconds=seconds,
         values=values(asked, measured),
-        notes=setting.notes,
+        notes=(*setting.notes, *notes),
     )
 
 

@@ -38,6 +38,7 @@ WORKLOADS = (
         users=1,
         slice_seconds=SLICE_SECONDS,
         awake=True,
+        both_ends=True,
     ),
     Workload(
         name="steady",

@@ -10,6 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree as xml
 
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 
 from harness import pipeline, session
@@ -19,7 +20,7 @@ from harness.gate.rules import Policy
 from harness.gate.runner import Setting
 from harness.gate.two_arms import DuelSteering, duel
 from harness.measure.store import Store
-from harness.study.records import Arm, Workload
+from harness.study.records import Arm, Study, Target, Workload
 from tests.harness.analyse.synthetic import a_run
 
 DIED = TargetError("target head (pid 7) died: killed by SIGKILL")
@@ -31,6 +32,26 @@ def steering() -> DuelSteering:
     return DuelSteering(
         duel("gate", "head against base", (Arm(name="base"), Arm(name="head")), (workload,), 300, policy)
     )
+
+
+def test_a_load_process_that_was_the_limit_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two programs; a PASS says little about a throughput that Locust decided."""
+
+    def run(study: Study, store: Store, *_: object) -> None:
+        measured = a_run(study, {}, 24)
+        for burst in measured.bursts:
+            store.add_burst(burst)
+        for row in measured.slices:
+            store.add_slice(replace(row, cpu_load=0.97 * row.seconds, cpu_target=0.2 * row.seconds))
+
+    monkeypatch.setattr(pipeline, "run", run)
+    server = Target(kind="command", command=("server",))
+    arms = Arm(name="base", target=server), Arm(name="head", target=server)
+    asked = duel("ab", "b against a", arms, (Workload(name="surge", file="surge.py"),), 300, Policy())
+    runner.run(DuelSteering(asked), setting(tmp_path))
+    told = (tmp_path / "gate.md").read_text()
+    assert "surge on base: the load process used more than 90% of its core, and the target less" in told
+    assert "surge on head: " in told
 
 
 def setting(folder: Path) -> Setting:
