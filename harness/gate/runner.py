@@ -110,9 +110,7 @@ def _conclude(steering: DuelSteering, store: Store, setting: Setting) -> int:
     return EXIT_CODES[decision.outcome]
 
 
-def _info(
-    asked: Duel, measured: Measured, setting: Setting, seconds: float, notes: tuple[str, ...] = ()
-) -> GateInfo:
+def _info(asked: Duel, measured: Measured, setting: Setting, seconds: float, notes: tuple[str, ...] = ()) -> GateInfo:
     from reports import gate_view
 
     return gate_view.GateInfo(
