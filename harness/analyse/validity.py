@@ -140,8 +140,9 @@ def _machine(subject: Subject) -> Iterator[Check]:
         "note" if busy else "ok",
         "run",
         f"other processes took {float(np.median(others)):.0%} of a core (at most {max(others):.0%}), the host"
-        f" {float(np.median(stolen)):.0%} (at most {max(stolen):.0%}); median over bursts",
-        f"at most {BESIDE:.0%} of a core each; more in {busy} of {len(bursts)} bursts",
+        f" {float(np.median(stolen)):.0%} (at most {max(stolen):.0%}); median over bursts, {busy} of"
+        f" {len(bursts)} beyond the bound",
+        f"at most {BESIDE:.0%} of a core each",
         "end what else runs there (`synapsed-bench doctor` names it), or compare with another run",
     )
 
