@@ -8,6 +8,7 @@ user interrupts is judged.
 from __future__ import annotations
 
 import datetime
+import io
 import os
 import random
 import time
@@ -69,8 +70,11 @@ def start(wish: Wish, root: Path, command: str, console: Console, now: datetime.
     if folder is not None:
         results = analyse(rooms, found)
         _show(results, folder, console)
-        _write(folder, wish, rooms, results, command, now)
-        console.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True, markup=False)
+        try:
+            _write(folder, wish, rooms, results, command, now)
+            console.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True, markup=False)
+        except StoreError as error:
+            ended_by = ended_by if isinstance(ended_by, BenchError) else error  # the first of the two says more
     if isinstance(ended_by, BenchError):
         if folder is None:
             raise ended_by
@@ -149,9 +153,13 @@ def folder_for(root: Path, now: datetime.datetime, kind: str = "micro") -> Path:
 
 
 def keep(suite: Any, path: Path) -> None:
-    """Write the suite as it stands: whatever ends this process, the workers so far are kept."""
+    """Write the suite as it stands: whatever ends this process, the workers so far are kept. Raises `StoreError`."""
+    import reports
+
+    text = io.StringIO()
+    suite.dump(text)
     try:
-        suite.dump(str(path), replace=True)
+        reports.replace(path, text.getvalue().encode())
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
 
@@ -160,6 +168,7 @@ def _write(
     folder: Path, wish: Wish, rooms: Sequence[Room], results: Sequence[CaseResult], command: str,
     now: datetime.datetime,
 ) -> None:  # fmt: skip
+    import reports
     from reports import micro as views
 
     about = views.About(
@@ -172,10 +181,10 @@ def _write(
     )
     environment = host.environment(ROOT)
     try:
-        (folder / "summary.json").write_bytes(views.summary(results, rooms, environment, about))
-        (folder / "report.html").write_text(views.page(results, rooms, environment, about))
+        reports.replace(folder / "summary.json", views.summary(results, rooms, environment, about))
+        reports.replace(folder / "report.html", views.page(results, rooms, environment, about).encode())
     except OSError as error:
-        raise StoreError(f"{folder} cannot be written to: {error.strerror or error}") from error
+        raise StoreError(f"the report cannot be written to {folder}: {error.strerror or error}") from error
 
 
 def _show(results: Sequence[CaseResult], folder: Path, console: Console) -> None:

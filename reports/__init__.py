@@ -17,7 +17,7 @@ from harness.study.records import Study
 from reports import html, summary
 from reports.info import RunInfo
 
-__all__ = ["RunInfo", "Written", "write"]
+__all__ = ["RunInfo", "Written", "replace", "write"]
 
 
 class Written(NamedTuple):
@@ -34,12 +34,13 @@ def write(folder: Path, study: Study, analysis: Analysis, environment: Environme
     """
     page = html.render(study, analysis, environment, info).encode()
     written = Written(folder / "report.html", folder / "summary.json")
-    _replace(written.html, page)
-    _replace(written.summary, summary.encode(study, analysis, environment, info))
+    replace(written.html, page)
+    replace(written.summary, summary.encode(study, analysis, environment, info))
     return written
 
 
-def _replace(path: Path, content: bytes) -> None:
+def replace(path: Path, content: bytes) -> None:
+    """Make this the file's content, whole or not at all: what was there stays when it cannot. Raises OSError."""
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
         try:
             file.write(content)

@@ -58,9 +58,10 @@ def measure(job: Job) -> pyperf.BenchmarkSuite:
         options = {"--out": out, "--seed": job.seed, "--threads": job.threads, "--seconds": job.seconds}
         arguments = [str(each) for option in options.items() for each in option] + ["--memory"] * job.memory
         _, words = _run([job.python, *_WORKER, "measure", job.room, job.variant, *arguments], job.env)
-        if not out.exists():  # written at the very end
-            raise TargetError(f"the worker of {job.room}, {job.variant} measured nothing: {words}")
-        return pyperf.BenchmarkSuite.load(str(out))
+        try:
+            return pyperf.BenchmarkSuite.load(str(out))
+        except (OSError, ValueError):  # written at the very end, so there is none, or half of one
+            raise TargetError(f"the worker of {job.room}, {job.variant} measured nothing: {words}") from None
 
 
 def readings(suite: pyperf.BenchmarkSuite, job: Job) -> list[Reading]:

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import io
 import json
+import resource
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -19,8 +20,10 @@ from harness import micro
 from harness.analyse.micro import Case, Room
 from harness.cli import app
 from harness.errors import MeasurementVoid, TargetError
+from harness.execute import host
 from harness.execute import micro as execute
 from harness.execute.micro import Job
+from tests.reports.sample import ENVIRONMENT
 
 NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
 POOL = Room(
@@ -167,6 +170,28 @@ def test_a_worker_that_fails_voids_the_rest_and_keeps_what_was_measured(
     with pytest.raises(TargetError):  # nothing is kept where nothing was measured
         micro.start(wish(rooms=("cleanup",), peers=False), tmp_path / "empty", "", screen, NOW)
     assert not (tmp_path / "empty").exists()
+
+
+@pytest.fixture
+def files_of_4_kib(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Files of this process and its children grow to 4 KiB at most; git, which would die of that, is not asked."""
+    monkeypatch.setattr(host, "environment", lambda root: ENVIRONMENT)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.usefixtures("files_of_4_kib")
+def test_what_finds_no_room_destroys_nothing_and_is_what_the_user_is_told(tmp_path: Path) -> None:
+    """One worker's file has room; two workers' has none, nor has the report."""
+    screen = Console(file=io.StringIO(), width=200)
+    with pytest.raises(MeasurementVoid, match=r"cleanup-o\w+\.json cannot be written: .*is kept in") as ended:
+        micro.start(wish(rooms=("cleanup",), peers=False), tmp_path, "", screen, NOW)
+    assert ended.value.fault == "store"
+    (folder,) = tmp_path.iterdir()
+    kept = [pyperf.BenchmarkSuite.load(str(each)) for each in (folder / "pyperf").iterdir()]
+    assert [each.get_benchmarks()[0].get_nrun() for each in kept] == [1, 1]
 
 
 def test_an_interrupt_before_the_first_reading_leaves_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

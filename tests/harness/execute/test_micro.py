@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pyperf
 import pytest
 
 from harness.errors import TargetError, UsageError
+from harness.execute import micro as execute
 from harness.execute.micro import ROOMS, Job, catalogue, measure, merge, readings
 from scenarios.micro import worker
 
@@ -46,6 +49,13 @@ def test_workers_of_one_variant_become_one_pyperf_suite() -> None:
     benchmarks = suites["cleanup-on"].get_benchmarks()
     assert {each.get_name() for each in benchmarks} == {f"cleanup: {name}" for name in names}
     assert all(each.get_nrun() == 2 for each in benchmarks)
+
+
+def test_a_worker_that_ends_while_it_writes_measured_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cut.py").write_text("import sys; open(sys.argv[sys.argv.index('--out') + 1], 'w').write('{\"ben')")
+    monkeypatch.setattr(execute, "_WORKER", (str(tmp_path / "cut.py"),))
+    with pytest.raises(TargetError, match="the worker of cleanup, on measured nothing: exit status 0"):
+        measure(job("on"))
 
 
 def test_a_worker_that_fails_is_reported_with_its_last_words() -> None:
