@@ -82,10 +82,14 @@ def say(answer: object) -> None:
 
 
 def allow_descriptors(count: int) -> None:
-    """Raise this process's limit of open descriptors to `count`. Raises ValueError when it may not."""
+    """Raise this process's limit of open descriptors, and its children's, to `count`. Raises OSError if it may not."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < count:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+        except ValueError:
+            told = f"{count} open descriptors are needed, {hard} are allowed: try after `ulimit -n {count}`"
+            raise OSError(told) from None
 
 
 class NoMetrics:
@@ -190,7 +194,6 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     _without_metrics(options.arm)
     if options.action == "node":
-        allow_descriptors(7000)
         return _node(options.arm, options.peers, options.tick)
     from gevent import monkey
 

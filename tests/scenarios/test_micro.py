@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import resource
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -17,7 +18,7 @@ from reference_impl.errors import IdentityError
 from reference_impl.identity import Identity
 from reference_impl.rate_limit import GcraLimiter
 from scenarios.micro import channel, circuit_breaker, handshakes, metrics, rate_limit
-from scenarios.micro.ends import End
+from scenarios.micro.ends import End, allow_descriptors
 from scenarios.micro.suite import Builder, Case, Room, Setup, chosen, held, in_threads
 from scenarios.micro.worker import ROOMS, catalogue, measure, room_of
 
@@ -87,6 +88,24 @@ def test_an_end_goes_when_its_input_ends() -> None:
 def test_an_end_that_cannot_start_says_so() -> None:
     with pytest.raises(RuntimeError, match="left with exit status"):
         End("accept", "nobody")
+
+
+def test_too_few_descriptors_are_told_with_what_to_do() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with pytest.raises(OSError, match=rf"{hard + 1} open descriptors are needed, {hard} are allowed: .*ulimit -n"):
+        allow_descriptors(hard + 1)
+
+
+def test_only_who_holds_many_connections_needs_many_descriptors() -> None:
+    code = """
+import resource
+from scenarios.micro.ends import End
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+with End("node", "on", "--peers", "32") as end:
+    print(len(end.ready["peers"]))
+"""
+    command = [sys.executable, "-c", code]
+    assert subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout == "32\n"
 
 
 def test_limiters_reject_what_the_rejecting_case_asks() -> None:
