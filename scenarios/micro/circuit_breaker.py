@@ -79,9 +79,7 @@ def _opened(breaker: Callable[[], Guarded]) -> Callable[[], object]:
 
 def _after_rejects(breaker: Callable[[], Guarded]) -> Builder:
     def build(setup: Setup) -> Timed:
-        _opened(breaker)  # what a first breaker caches for all is not this one's
-
-        def reject() -> Callable[[], object]:
+        def reject(count: int) -> Callable[[], object]:
             call = _opened(breaker)
             for _ in range(REJECTS):
                 with suppress(Exception):

@@ -112,9 +112,9 @@ def _memory(check: Callable[[], Check], some: Callable[[int], list[Any]]) -> Bui
     def build(setup: Setup) -> Timed:
         chosen = some(MANY)
 
-        def fill() -> Check:
+        def fill(count: int) -> Check:
             ask = check()
-            for key in chosen:
+            for key in chosen[:count]:
                 ask(key)
             return ask
 

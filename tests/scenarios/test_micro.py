@@ -19,7 +19,7 @@ from reference_impl.identity import Identity
 from reference_impl.rate_limit import GcraLimiter
 from scenarios.micro import channel, circuit_breaker, handshakes, metrics, rate_limit
 from scenarios.micro.ends import End, allow_descriptors
-from scenarios.micro.suite import Builder, Case, Room, Setup, chosen, held, in_threads
+from scenarios.micro.suite import Builder, Case, Room, Setup, bytes_per, chosen, held, in_threads
 from scenarios.micro.worker import ROOMS, catalogue, measure, room_of
 
 SCRIPTS = Path(handshakes.__file__).parent
@@ -174,6 +174,28 @@ def test_threads_share_the_operations() -> None:
 def test_held_counts_what_is_kept_and_not_what_is_dropped() -> None:
     assert held(lambda: bytearray(100_000)) == pytest.approx(100_000, rel=0.01)
     assert held(lambda: len(bytearray(100_000))) < 1000
+
+
+def test_what_comes_with_the_first_thing_is_not_counted() -> None:
+    loaded: list[bytearray] = []
+
+    def build(count: int) -> object:
+        if not loaded:
+            loaded.append(bytearray(1_000_000))  # as a library is when it is first imported
+        return [bytearray(1000) for _ in range(count)]
+
+    assert bytes_per(100, build)(1) == pytest.approx(1000, rel=0.2)
+
+
+def test_our_histogram_is_counted_at_its_largest(monkeypatch: pytest.MonkeyPatch) -> None:
+    def memory() -> float:
+        with ExitStack() as stack:
+            return find("metrics", "memory of a histogram").variants["on"](Setup(1, stack))(1)
+
+    counted = memory()
+    for observations in range(50, 150):
+        monkeypatch.setattr(metrics, "OBSERVATIONS", observations)
+        assert memory() <= 1.01 * counted
 
 
 def test_an_operation_longer_than_a_value_is_done_twice() -> None:
