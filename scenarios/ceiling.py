@@ -25,7 +25,7 @@ from typing import NoReturn
 import numpy as np
 
 from harness.analyse.centre import centre, centre_interval
-from harness.errors import LoadError
+from harness.errors import BenchError, LoadError
 from harness.execute import host
 from harness.execute.load import LoadProcess, LoadSpec
 from harness.execute.target import Target
@@ -168,19 +168,27 @@ def ceiling(measured: Sequence[Round]) -> Ceiling:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print every start and the result; 0 when the goal lies below the interval, else 1."""
+    """Print every start and the result; 0 when the goal lies below the interval, else 1; 2 for a wrong option, and an
+    error's own exit code.
+    """
     parser = argparse.ArgumentParser(prog="python -m scenarios.ceiling", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--starts", type=int, default=12, help="sets of fresh processes; fewer than 6 give no interval")
     parser.add_argument("--rounds", type=int, default=6, help="pairs of slices per set of processes")
     parser.add_argument("--seconds", type=float, default=0.4, help="length of one slice")
     options = parser.parse_args(argv)
+    if min(options.starts, options.rounds) < 1 or not 0.0 < options.seconds < math.inf:
+        parser.error("expected at least one start, one round and slices of more than 0 seconds")
     measured: list[Round] = []
-    for each in rounds(options.starts, options.rounds, options.seconds, random.Random(0)):
-        measured.append(each)
-        sys.stdout.write(
-            f"start {each.start + 1}: bare {each.bare:8,.0f}/s  locust {each.locust:8,.0f}/s  {each.ratio:.3f}\n"
-        )
-        sys.stdout.flush()
+    try:
+        for each in rounds(options.starts, options.rounds, options.seconds, random.Random(0)):
+            measured.append(each)
+            sys.stdout.write(
+                f"start {each.start + 1}: bare {each.bare:8,.0f}/s  locust {each.locust:8,.0f}/s  {each.ratio:.3f}\n"
+            )
+            sys.stdout.flush()
+    except BenchError as error:
+        sys.stderr.write(f"{parser.prog}: {error.fault}: {error}\n")
+        return error.exit_code
     found = ceiling(measured)
     sys.stdout.write(
         f"bare gevent loop {found.bare:,.0f} requests/s, one Locust process {found.locust:,.0f} requests/s\n"

@@ -25,8 +25,9 @@ import numpy as np
 
 from harness.analyse.contrast import value_of
 from harness.analyse.metrics import metric
-from harness.errors import LoadError
+from harness.errors import BenchError, LoadError
 from harness.execute import burst, host
+from harness.execute.guard import GUARD
 from harness.execute.target import Target
 from harness.study.file import ROOT
 from harness.study.records import Workload
@@ -92,7 +93,10 @@ def with_locust(stall: Stall) -> float:
             *("-u", str(LOCUST_USERS), "-r", str(LOCUST_USERS)),
         ]
         pipe = subprocess.PIPE
-        with subprocess.Popen(command, stdout=pipe, stderr=pipe, env={**os.environ, **env}, text=True) as locust:
+        with subprocess.Popen(
+            command, stdout=pipe, stderr=pipe, env={**os.environ, **env}, text=True, process_group=0
+        ) as locust:
+            GUARD.watch(locust.pid)
             try:
                 _wait_for_users(locust)
                 host.pin((locust.pid,), host.cores()[1:2])
@@ -100,6 +104,7 @@ def with_locust(stall: Stall) -> float:
                     said = _after(stall.seconds, locust)
             finally:
                 locust.kill()
+                GUARD.release(locust.pid)
     counts = {float(ms): count for entry in json.loads(said) for ms, count in entry["response_times"].items()}
     return percentile(counts) / 1e3
 
@@ -172,11 +177,20 @@ def _stalled(pid: int, stall: Stall) -> Iterator[None]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 0 when the harness shows the stall within TOLERANCE and Locust's own statistics do not."""
+    """Exit code 0 when the harness shows the stall within TOLERANCE and Locust's own statistics do not, 1 when one of
+    the two is not so, 2 for a wrong option, and an error's own.
+    """
     parser = argparse.ArgumentParser(prog="python -m scenarios.stall", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--seconds", type=float, default=60.0, help="length of the segment")
     stall = Stall(seconds=parser.parse_args(argv).seconds)
-    expected, found, locust = stall.expected(), with_harness(stall), with_locust(stall)
+    longest = stall.stopped / (1.0 - PERCENTILE / 100.0)
+    if not 2.0 * stall.stopped <= stall.seconds < round(longest):
+        parser.error(f"--seconds {stall.seconds:g}; expected {2.0 * stall.stopped:g} or more and less than {longest:g}")
+    try:
+        expected, found, locust = stall.expected(), with_harness(stall), with_locust(stall)
+    except BenchError as error:
+        sys.stderr.write(f"{parser.prog}: {error.fault}: {error}\n")
+        return error.exit_code
     sys.stdout.write(
         f"p{PERCENTILE:g} through a stall of {stall.stopped:g} s in {stall.seconds:g} s at {stall.rate:g}/s:\n"
         f"  expected of an unbroken schedule  {expected:.3f} s\n"

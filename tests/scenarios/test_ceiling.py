@@ -8,6 +8,7 @@ import random
 import psutil
 import pytest
 
+from harness.errors import LoadError
 from scenarios import ceiling
 from scenarios.ceiling import Round
 
@@ -27,6 +28,29 @@ def test_the_ratio_is_the_centre_over_starts_of_the_median_over_rounds() -> None
     ends = math.sqrt(0.4 * 0.55), math.sqrt(0.65 * 0.9)  # of seven values the third mean of two from either end
     assert (found.low, found.high) == pytest.approx(ends)
     assert [found.bare, found.locust] == pytest.approx([100.0, 60.0])
+
+
+@pytest.mark.parametrize(
+    "options", [("--starts", "0"), ("--rounds", "0"), ("--seconds", "0"), ("--seconds", "nan"), ("--seconds", "inf")]
+)
+def test_an_option_that_measures_nothing_is_refused(
+    options: tuple[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ceiling, "rounds", lambda *_: [])
+    with pytest.raises(SystemExit, match="2"):
+        ceiling.main(options)
+    assert "expected at least one start, one round and slices of more than 0 seconds" in capsys.readouterr().err
+
+
+def test_an_error_is_one_line_and_no_verdict(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rounds(*_: object) -> list[Round]:
+        raise LoadError("the bare loop died")
+
+    monkeypatch.setattr(ceiling, "rounds", rounds)
+    assert ceiling.main([]) == 2
+    assert capsys.readouterr().err == "python -m scenarios.ceiling: load: the bare loop died\n"
 
 
 @pytest.mark.parametrize(("share", "status"), [(0.6, 0), (0.4, 1)])
