@@ -19,7 +19,7 @@ from reference_impl.identity import Identity
 from reference_impl.rate_limit import GcraLimiter
 from scenarios.micro import channel, circuit_breaker, handshakes, metrics, rate_limit
 from scenarios.micro.ends import End, allow_descriptors
-from scenarios.micro.suite import Builder, Case, Room, Setup, bytes_per, chosen, held, in_threads
+from scenarios.micro.suite import Builder, Case, Room, Setup, bytes_per, chosen, each, held, in_threads
 from scenarios.micro.worker import ROOMS, catalogue, measure, room_of
 
 SCRIPTS = Path(handshakes.__file__).parent
@@ -196,6 +196,14 @@ def test_our_histogram_is_counted_at_its_largest(monkeypatch: pytest.MonkeyPatch
     for observations in range(50, 150):
         monkeypatch.setattr(metrics, "OBSERVATIONS", observations)
         assert memory() <= 1.01 * counted
+
+
+def test_a_stretch_goes_on_where_the_last_one_ended() -> None:
+    seen: list[str] = []
+    timed = each("abcde", seen.extend)
+    for loops in (2, 2, 3):
+        timed(loops)
+    assert "".join(seen) == "abcdeab"
 
 
 def test_an_operation_longer_than_a_value_is_done_twice() -> None:
