@@ -15,7 +15,7 @@ import tracemalloc
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import cycle, islice
+from itertools import chain, cycle, islice
 from time import perf_counter
 from typing import Any, Literal
 
@@ -176,6 +176,12 @@ def main(room: Room) -> None:
     runner.argparser.add_argument("--threads", type=int, default=8, help="threads of the cases with threads")
     runner.argparser.add_argument("--variant", default="all", help="off, on or a peer: only this one")
     options = runner.parse_args()
+    variants = dict.fromkeys(chain.from_iterable(case.variants for case in room.cases))
+    here = [name for name in variants if name not in _left_out(room)]
+    if options.variant not in ("all", *here):
+        runner.argparser.error(f"--variant {options.variant} cannot be measured here; expected all, {', '.join(here)}")
+    if options.threads < 1:
+        runner.argparser.error(f"--threads {options.threads}; expected 1 or more")
     if options.peers and (missing := room.missing()):
         print(f"not installed, left out: {', '.join(missing)}", file=sys.stderr)
     with ExitStack() as stack:
@@ -188,11 +194,16 @@ def main(room: Room) -> None:
 
 def chosen(room: Room, case: Case, *, peers: bool, variant: str) -> Iterator[tuple[str, Builder]]:
     """The variants of a case that are asked for and can be measured in this very process."""
-    left_out = {*room.missing(), *room.env}
+    left_out = _left_out(room)
     for name, build in case.variants.items():
         wanted = name == variant if variant != "all" else peers or name in OURS
         if wanted and name not in left_out:
             yield name, build
+
+
+def _left_out(room: Room) -> set[str]:
+    """What is not installed, or needs an environment of its own."""
+    return {*room.missing(), *room.env}
 
 
 def _late(build: Builder, setup: Setup) -> Timed:

@@ -256,6 +256,25 @@ def test_a_script_is_an_ordinary_pyperf_script(tmp_path: Path) -> None:
     assert "guard" in compared or "hidden because not significant" in compared
 
 
+@pytest.mark.parametrize(
+    ("name", "option", "told"),
+    [
+        (
+            "cleanup",
+            ("--variant", "nobody"),
+            "--variant nobody cannot be measured here; expected all, off, on, context",
+        ),
+        ("buffer_pool", ("--variant", "malloc-tuned"), "malloc-tuned cannot be measured here; expected all, on, byte"),
+        ("cleanup", ("--threads", "0"), "--threads 0; expected 1 or more"),
+    ],
+)
+def test_a_script_refuses_what_measures_nothing(name: str, option: tuple[str, str], told: str) -> None:
+    command = [sys.executable, str(SCRIPTS / f"{name}.py"), *option, "--processes", "1", "--loops", "1", "--quiet"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert told in done.stderr
+
+
 def test_tls_resumes_with_both_identities_known() -> None:
     near, far = handshakes.Tls13Resumption().both_ends()
     assert near.session_reused
