@@ -191,5 +191,10 @@ def _show(results: Sequence[CaseResult], folder: Path, console: Console) -> None
     from reports import micro as views
 
     console.print(views.terminal(results))
+    rounds = max(cell.workers for each in results for cell in each.cells)
+    if any(one.estimate and not one.estimate.bounded for each in results for one in each.ratios):
+        told = "1 round is" if rounds == 1 else f"{rounds} rounds are"
+        told += f" too few to bound an interval: ask for more --seconds, or for none and have {LEAST_ROUNDS} or more"
+        console.print(told, highlight=False, soft_wrap=True)
     names = f"{folder / 'pyperf'}{os.sep}ROOM-{OFF}.json ROOM-{ON}.json"
     console.print(f"compare: pyperf compare_to {names}", highlight=False, soft_wrap=True, markup=False)
