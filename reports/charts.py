@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -48,6 +48,8 @@ from reports.svg import (
 Dash = Any
 "(offset, lengths of strokes and gaps in line widths, or None)"
 WIDE, NARROW = 860.0, 340.0
+LEFT, RIGHT = 62.0, 24.0
+"margins of axes"
 WORTH_FORKING = 8
 "charts: fewer are drawn before children have started"
 MANY_ARMS = 8
@@ -56,7 +58,10 @@ SOLID: Dash = (0.0, None)
 DASHES: dict[str, Dash] = {"arm-baseline": SOLID, "arm-control": (0.0, (6.0, 2.0)), "arm-treatment": SOLID}
 OTHER_DASH: Dash = (0.0, (2.0, 1.5))
 DOTTED: Dash = (0.0, (1.0, 2.0))
-NINES = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999)
+LEGEND_ROW = 20.0
+"pixels"
+PERCENTILES = (50.0, 90.0, 99.0, 99.9, 99.99, 99.999, 0.0, 95.0, 75.0)
+"that an axis of nines names, as far as there is room: the first ones first"
 
 
 class Chart:
@@ -125,27 +130,34 @@ def arm_roles(analysis: Analysis) -> dict[str, str]:
     return roles | {name: f"arm-{index % 5 + 1}" for index, name in enumerate(others)}
 
 
-def main_arms(analysis: Analysis) -> tuple[str, ...]:
-    """The arms that curves show."""
-    if len(analysis.arms) <= MANY_ARMS:
-        return analysis.arms
+def main_arms(analysis: Analysis, there: Collection[str]) -> tuple[str, ...]:
+    """Which of the arms that were measured `there` a chart shows, in the order of the analysis."""
+    found = tuple(name for name in analysis.arms if name in there)
+    if len(found) <= MANY_ARMS:
+        return found
     main = {analysis.baseline, *analysis.controls, analysis.treatment}
-    return tuple(name for name in analysis.arms if name in main)
+    return tuple(name for name in found if name in main)
 
 
-def _legend(figure: Figure, names: Sequence[str], roles: dict[str, str], y: float) -> float:
-    """Names with their line style in rows from pixel `y` on; returns where the rows end."""
-    width = 72.0 * figure.get_size_inches()[0]
-    x = 0.0
+def _legend_places(names: Sequence[str], width: float) -> list[tuple[float, int]]:
+    """Where each name begins: pixels from the left, and its row."""
+    x, row, places = 0.0, 0, list[tuple[float, int]]()
     for name in names:
-        needed = 34.0 + CHARACTER * len(name) + 14.0
+        needed = 48.0 + CHARACTER * len(name)
         if x and x + needed > width:
-            x, y = 0.0, y + 20.0
-        role = roles[name]
-        _stroke(figure, (x, x + 26.0), y - 4.5, role)
-        write(figure, x + 33.0, y, fitted(name, width - 34.0))
+            x, row = 0.0, row + 1
+        places.append((x, row))
         x += needed
-    return y
+    return places
+
+
+def _legend(figure: Figure, names: Sequence[str], roles: dict[str, str], y: float) -> None:
+    """Names with their line style in rows from pixel `y` on."""
+    width = 72.0 * figure.get_size_inches()[0]
+    for name, (x, row) in zip(names, _legend_places(names, width), strict=True):
+        baseline = y + LEGEND_ROW * row
+        _stroke(figure, (x, x + 26.0), baseline - 4.5, roles[name])
+        write(figure, x + 33.0, baseline, fitted(name, width - 34.0))
 
 
 def _stroke(figure: Figure, xs: tuple[float, float], y: float, role: str) -> None:
@@ -166,22 +178,18 @@ def grid(axes: Axes, which: Literal["x", "y", "both"]) -> None:
     axes.grid(True, axis=which, which="major", color=colour("line"), linewidth=1.0)
 
 
-def _legend_height(names: Sequence[str], width: float) -> float:
-    needed = sum(48.0 + CHARACTER * len(name) for name in names)
-    return 20.0 * math.ceil(needed / width)
-
-
 def framed(
     names: Sequence[str], roles: dict[str, str], size: tuple[float, float], over: str, under: str
 ) -> tuple[Figure, Axes]:
     """A figure `size` pixels wide and, below its legend of arms, high; bare axes with words over and under them."""
     width, height = size
-    top = 34.0 + _legend_height(names, width)
+    _, last_row = _legend_places(names, width)[-1]
+    top = 34.0 + LEGEND_ROW * (last_row + 1)
     figure = new_figure(width, height + top)
     _legend(figure, names, roles, 14.0)
     write(figure, 0.0, top - 12.0, over, "muted", size=FONT - 1.0)
-    write(figure, 62.0, height + top - 8.0, under, "muted", size=FONT - 1.0)
-    return figure, new_axes(figure, 62.0, top, 24.0, 46.0)
+    write(figure, LEFT, height + top - 8.0, under, "muted", size=FONT - 1.0)
+    return figure, new_axes(figure, LEFT, top, RIGHT, 46.0)
 
 
 def seconds_axis(axes: Axes, end: float, width: float) -> None:
@@ -192,15 +200,14 @@ def seconds_axis(axes: Axes, end: float, width: float) -> None:
 
 def percentiles(analysis: Analysis, workload: str, request: str, source: Source, key: str) -> Chart | None:
     """Latency over percentiles of the main arms: x in nines, y logarithmic. None if nothing was answered."""
-    shown = main_arms(analysis)
-    curves = [
-        each
+    measured = {
+        each.arm: each
         for each in analysis.curves
-        if (each.workload, each.request, each.source) == (workload, request, source) and each.arm in shown
-    ]
+        if (each.workload, each.request, each.source) == (workload, request, source)
+    }
+    curves = [measured[name] for name in main_arms(analysis, measured)]
     if not curves:
         return None
-    curves.sort(key=lambda each: shown.index(each.arm))
     title = f"Latency of {request} on {workload}, by percentile"
     description = "Median: " + "; ".join(f"{each.arm} {_median_words(each)}" for each in curves)
     roles = arm_roles(analysis)
@@ -217,6 +224,21 @@ def _nines(percentile: float) -> float:
     return -math.log10(1.0 - min(percentile, 99.9999) / 100.0)
 
 
+def _percentile_label(percentile: float) -> str:
+    return f"{percentile:g}{words.THIN}%"
+
+
+def _percentile_ticks(last: float, pixels: float) -> list[float]:
+    """Those of PERCENTILES up to `last` whose labels do not touch, where a nine is that many pixels wide."""
+    ticks: list[float] = []
+    for each in PERCENTILES:
+        room = [CHARACTER * (len(_percentile_label(each) + _percentile_label(other)) / 2 + 1) for other in ticks]
+        gaps = [pixels * abs(_nines(each) - _nines(other)) for other in ticks]
+        if each <= last and all(gap >= needed for gap, needed in zip(gaps, room, strict=True)):
+            ticks.append(each)
+    return ticks
+
+
 def _percentile_figure(curves: Sequence[LatencyCurve], roles: dict[str, str], width: float) -> Figure:
     over, under = "latency (log scale)", "share of requests at most this slow"
     figure, axes = framed([each.arm for each in curves], roles, (width, 290.0), over, under)
@@ -229,8 +251,8 @@ def _percentile_figure(curves: Sequence[LatencyCurve], roles: dict[str, str], wi
     axes.set_yticks(log_ticks(low, high), minor=False)
     axes.yaxis.set_major_formatter(lambda value, _: words.quantity(value, "s", words.round_number))
     axes.yaxis.set_minor_locator(matplotlib.ticker.NullLocator())
-    ticks = [each for each in (*NINES, 75.0, 95.0) if each <= last]
-    axes.set_xticks([_nines(each) for each in ticks], [f"{each:g}{words.THIN}%" for each in ticks])
+    ticks = _percentile_ticks(last, (width - LEFT - RIGHT) / (_nines(last) * 1.02))
+    axes.set_xticks([_nines(each) for each in ticks], [_percentile_label(each) for each in ticks])
     grid(axes, "both")
     for each in curves:
         role = roles[each.arm]
@@ -250,11 +272,10 @@ def _differs(curve: LatencyCurve) -> bool:
 
 def throughput(analysis: Analysis, workload: str, key: str) -> Chart | None:
     """Requests per second of the main arms over the time of the run; None without any slice."""
-    shown = main_arms(analysis)
-    series = [each for each in analysis.throughput if each.workload == workload and each.arm in shown and each.points]
+    measured = {each.arm: each for each in analysis.throughput if each.workload == workload and each.points}
+    series = [measured[name] for name in main_arms(analysis, measured)]
     if not series:
         return None
-    series.sort(key=lambda each: shown.index(each.arm))
     title = f"Throughput on {workload} over the run"
     description = "First and last burst: " + "; ".join(_first_and_last(each) for each in series)
     roles = arm_roles(analysis)

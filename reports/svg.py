@@ -123,14 +123,17 @@ def _tag(tag: str, key: str) -> str:
 
 
 def log_ticks(low: float, high: float, at_most: int = 7) -> tuple[float, ...]:
-    """Round values within a positive range for a logarithmic axis: 1-2-5 steps, finer ones when it is narrow."""
-    decades = range(-12, 13)
-    for steps in ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)):
-        ticks = [step * 10.0**decade for decade in decades for step in steps]
-        inside = tuple(float(f"{tick:.6g}") for tick in ticks if low <= tick <= high)
-        if 4 <= len(inside) <= at_most:
-            return inside
-    return linear_ticks(low, high, at_most)
+    """Round values within a positive range for a logarithmic axis: 1-2-5 steps, finer ones when it is narrow, fewer
+    decades when it is wide. Evenly spaced values only within a decade: over more of them they crowd at its end.
+    """
+    sizes = [((1.0,), 1), ((1.0, 3.0), 1), ((1.0, 2.0, 5.0), 1), ((1.0, 1.5, 2.0, 3.0, 5.0, 7.0), 1)]
+    found = []
+    for steps, every in [*sizes, *(((1.0,), decades) for decades in (2, 3, 4, 6))]:
+        ticks = [step * 10.0**decade for decade in range(-12, 13) if decade % every == 0 for step in steps]
+        found.append(tuple(float(f"{tick:.6g}") for tick in ticks if low <= tick <= high))
+    fitting = [each for each in found if len(each) <= at_most]
+    best = next((each for each in fitting if len(each) >= 4), max(fitting, key=len))
+    return best if len(best) >= 4 or high / low >= 10.0 else linear_ticks(low, high, at_most)
 
 
 def linear_ticks(low: float, high: float, at_most: int = 7) -> tuple[float, ...]:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from harness.analyse.records import Analysis, MemoryTrace
 from reports import words
-from reports.charts import DASHES, OTHER_DASH, Chart, arm_roles, framed, grid, seconds_axis
+from reports.charts import DASHES, OTHER_DASH, Chart, arm_roles, framed, grid, main_arms, seconds_axis
 from reports.svg import colour, linear_ticks
 from reports.tables import Table
 
@@ -21,9 +21,12 @@ def places(analysis: Analysis) -> tuple[Place, ...]:
     return tuple(dict.fromkeys((each.workload, each.end) for each in analysis.traces))
 
 
-def chart(analysis: Analysis, place: Place, key: str) -> Chart:
-    """One line per arm: seconds since the episode's opening, USS beyond the process idle at ready."""
-    traces = _at(analysis, place)
+def chart(analysis: Analysis, place: Place, key: str) -> Chart | None:
+    """One line per main arm: seconds since the episode's opening, USS beyond the process idle at ready."""
+    measured = {each.arm: each for each in _at(analysis, place)}
+    traces = [measured[name] for name in main_arms(analysis, measured)]
+    if not traces:
+        return None
     roles = arm_roles(analysis)
     description = "Added at the end: " + "; ".join(
         f"{each.arm} {words.quantity(each.added[-1], 'B')}" for each in traces

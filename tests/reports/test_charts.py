@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 
 import msgspec
 import pytest
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 
 from harness.analyse.records import Analysis, CpuShare, SeriesPoint, ThroughputSeries
 from harness.study.file import ROOT
+from harness.study.records import OPTIMIZATIONS
 from reports import bars, charts, forest
 from reports.svg import drawing, inline, linear_ticks, log_ticks, new_figure, write
 from tests.reports.sample import attributed, sample
@@ -20,10 +22,12 @@ from tests.reports.sample import attributed, sample
 @pytest.mark.parametrize("low", [1e-6, 0.0021, 0.93, 1.0, 47.0, 8_000.0])
 @pytest.mark.parametrize("spread", [1.01, 1.3, 3.0, 20.0, 4_000.0, 1e8])
 def test_log_ticks_are_a_few_values_within_the_range(low: float, spread: float) -> None:
-    ticks = log_ticks(low, low * spread)
-    assert 2 <= len(ticks) <= 7 or spread > 1e7
-    assert all(low * 0.999 <= tick <= low * spread * 1.001 for tick in ticks)
-    assert list(ticks) == sorted(set(ticks))
+    for at_most in (5, 7, 9):
+        ticks = log_ticks(low, low * spread, at_most)
+        assert 2 <= len(ticks) <= at_most
+        assert all(low * 0.999 <= tick <= low * spread * 1.001 for tick in ticks)
+        apart = [math.log(after / before) / math.log(spread) for before, after in pairwise(ticks)]
+        assert min(apart) > 0.06, "labels that crowd at one end cannot be read"
 
 
 def test_linear_ticks_are_round_and_within_the_range() -> None:
@@ -128,10 +132,34 @@ def test_a_median_among_requests_without_an_answer_is_not_told() -> None:
     assert "ms" not in chart.wide.split("</desc>")[0]
 
 
-def test_with_many_arms_curves_show_the_main_ones() -> None:
-    many = msgspec.structs.replace(sample(), arms=("none", *(f"x{i}" for i in range(20)), "first-day-reuse", "all"))
-    assert charts.main_arms(many) == ("none", "first-day-reuse", "all")
-    assert charts.main_arms(sample()) == sample().arms
+def test_of_many_arms_curves_show_the_main_ones_and_of_few_every_one() -> None:
+    names = ("none", *(f"x{i}" for i in range(20)), "first-day-reuse", "all")
+    many = _with_arms(*names)
+    assert charts.main_arms(many, names) == ("none", "first-day-reuse", "all")
+    assert charts.main_arms(many, {"x3", "none"}) == ("none", "x3"), "what a workload's two arms are there for"
+
+
+@pytest.mark.parametrize("width", [charts.WIDE, charts.NARROW])
+@pytest.mark.parametrize("last", [95.0, 99.9, 99.999])
+def test_percentiles_below_a_chart_do_not_touch(width: float, last: float) -> None:
+    found = msgspec.structs.replace(sample().curves[0], percentiles=(50.0, last), seconds=(0.1, 0.2))
+    curve = msgspec.structs.replace(found, service_seconds=found.seconds)
+    figure = charts._percentile_figure([curve], {curve.arm: "arm-baseline"}, width)
+    with drawing("key"):
+        boxes = [each.get_window_extent() for each in figure.axes[0].get_xticklabels()]
+    boxes.sort(key=lambda box: box.x0)
+    assert len(boxes) >= 3
+    assert all(before.x1 < after.x0 for before, after in pairwise(boxes))
+
+
+@pytest.mark.parametrize("width", [charts.WIDE, charts.NARROW])
+def test_a_legend_of_several_rows_stays_above_the_words_over_the_axes(width: float) -> None:
+    names = [f"all-{name}" for name in OPTIMIZATIONS] + ["none"]
+    figure, _ = charts.framed(names, dict.fromkeys(names, "arm-1"), (width, 100.0), "over", "under")
+    legend, over = figure.texts[: len(names)], figure.texts[len(names)]
+    assert over.get_text() == "over"
+    lowest = min(each.get_position()[1] for each in legend)
+    assert (lowest - over.get_position()[1]) * 72.0 * figure.get_size_inches()[1] > 15.0
 
 
 def test_every_arm_has_a_colour_of_its_own_kind() -> None:

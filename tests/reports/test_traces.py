@@ -24,11 +24,24 @@ def watched() -> Analysis:
 def test_each_end_of_a_workload_has_a_chart_with_every_arm() -> None:
     assert traces.places(watched()) == (("soak", "target"), ("soak", "load"))
     drawn = traces.chart(watched(), ("soak", "target"), "key")
+    level = traces.chart(watched(), ("soak", "load"), "key")
+    assert drawn is not None
+    assert level is not None
     assert "none 4.00" in drawn.wide
     assert "all 97.7" in drawn.narrow
     assert "seconds since the episode began" in drawn.wide
-    level = traces.chart(watched(), ("soak", "load"), "key").wide
-    assert "none 0" in level, "memory that never moves is a line too"
+    assert "none 0" in level.wide, "memory that never moves is a line too"
+
+
+def test_of_many_arms_the_chart_shows_the_main_ones() -> None:
+    """Fourteen lines in five colours could not be told apart."""
+    names = ("none", *(f"x{number}" for number in range(12)), "all")
+    traced = tuple(MemoryTrace("soak", name, "target", SECONDS, (1.0, 2.0, 3.0, 4.0), 7) for name in names)
+    many = msgspec.structs.replace(small(), arms=names, traces=traced)
+    drawn = traces.chart(many, ("soak", "target"), "key")
+    assert drawn is not None
+    assert "all 4.00" in drawn.wide
+    assert "x3" not in drawn.wide
 
 
 def test_the_table_tells_first_middle_and_last_moment() -> None:
