@@ -202,7 +202,7 @@ class _Layout:
 
 def _layout(within: Frame, width: float) -> _Layout:
     if width <= NARROW:
-        return _Layout(left=4.0, right=4.0, heading=46.0, narrow=True)
+        return _Layout(left=20.0, right=20.0, heading=46.0, narrow=True)
     left = min(320.0, max(120.0, CHARACTER * within.label + 22.0))
     return _Layout(left, min(270.0, CHARACTER * within.told + 10.0), heading=36.0, narrow=False)
 

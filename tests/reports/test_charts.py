@@ -90,6 +90,18 @@ def _bounded(line: forest.Line) -> forest.Line:
     return forest.Line(line.label, line.ratio, 0.45, 0.55, line.told, line.sense)
 
 
+@pytest.mark.parametrize("width", [charts.WIDE, charts.NARROW])
+def test_the_ratios_below_a_forest_are_neither_cut_off_nor_upon_each_other(width: float) -> None:
+    lines = tuple(forest.Line("b against a", each, each, each, "", "better") for each in (0.0005, 28.0, 11_000.0))
+    shown = (forest.Block("metric", "lower is better", lines),)
+    figure = forest._figure(shown, forest.frame(shown), width)
+    with drawing("key"):
+        boxes = [each.get_window_extent() for each in figure.axes[0].get_xticklabels()]
+    assert boxes[0].x0 >= 0.0
+    assert boxes[-1].x1 <= width
+    assert all(before.x1 < after.x0 for before, after in pairwise(boxes))
+
+
 def test_attribution_shows_each_flag_and_the_whole() -> None:
     (found,) = attributed().attributions
     flags, whole = forest.attribution_blocks(found)
