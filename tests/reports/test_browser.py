@@ -12,6 +12,9 @@ import pytest
 from playwright.sync_api import Browser, Page, Request, Route, sync_playwright
 
 import reports
+from harness.analyse.analysis import analyse
+from harness.study.records import Design, Expectation
+from tests.harness.analyse.synthetic import a_run, a_study
 from tests.reports.sample import ENVIRONMENT, INFO, STUDY, attributed, invalid, small
 
 CHROMIUM = shutil.which("chromium")
@@ -106,6 +109,29 @@ def test_the_page_never_scrolls_sideways(browser: Browser, address: str, width: 
           .filter(e => !e.closest('.scroll, pre, svg') && e.getBoundingClientRect().right > innerWidth + 1)
           .map(e => e.outerHTML.slice(0, 80))"""
     )
+    assert beyond == []
+    page.context.close()
+
+
+def test_the_tables_that_answer_fit_a_page_of_1280_pixels(browser: Browser, tmp_path: Path) -> None:
+    """Nothing says that a column is beyond the edge; an estimate's change is its fourth, what follows may be."""
+    asked = Expectation(name="q", claim="c", workload="surge", metric="latency_p999", request="r", at_most=1.0)
+    study = a_study(asked, design=Design(kind="ablation"))
+    found = analyse(study, a_run(study, {"all-circuit_breaker": 0.5}, 20))
+    kinds = {"ConnectionResetError": 35_066, "PoolTimeout": 8, "TimeoutError": 112, "CircuitOpen": 9_120}
+    failed = tuple(msgspec.structs.replace(each, failed=kinds) for each in found.summaries)
+    why = "the percentile lies among requests without an answer in one of them, so that nothing bounds it from above"
+    contrasts = tuple(msgspec.structs.replace(each, estimate=None, problem=why) for each in found.contrasts[:3])
+    shown = msgspec.structs.replace(found, summaries=failed, contrasts=(*contrasts, *found.contrasts[3:]))
+    page, _ = opened(browser, reports.write(tmp_path, study, shown, ENVIRONMENT, INFO).html.as_uri(), 1280)
+    page.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true; })")
+    beyond = page.evaluate(
+        """() => [...document.querySelectorAll(
+          '#flags th, #memory th, #counted > .scroll th, #setup th, #estimates th:nth-child(4)')]
+          .filter(e => e.getBoundingClientRect().right > e.closest('.scroll').getBoundingClientRect().right + 1)
+          .map(e => e.closest('.scroll').getAttribute('aria-label') + ': ' + e.textContent)"""
+    )
+    assert page.locator("#flags th").count() > 10
     assert beyond == []
     page.context.close()
 
