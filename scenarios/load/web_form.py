@@ -2,7 +2,8 @@
 
 Locust files the switches under folded "Custom parameters", in alphabetical order, and ticks every workload. A newcomer
 must see the switches at once, in the plan's order, know what each workload asks, and start with one of them. And a
-test that cannot start must say so in the form, where Locust would show it as running.
+test that cannot start must say so in the form, where Locust would show it as running. The form that edits a running
+test has no switches, because only a start reads them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from flask import Response, jsonify, request
 from gevent.queue import Empty, Queue
 from locust import events
 from locust.runners import STATE_RUNNING, STATE_SPAWNING
+from werkzeug.datastructures import ImmutableMultiDict, MultiDict
 
+from reference_impl.optimizations import OPTIMIZATIONS
 from scenarios.load.session import READY_SECONDS, on_failed_start
 
 FIRST = "SurgeUser"
@@ -37,7 +40,9 @@ _SCRIPT = """
   const unfold = title => {
     if (title.childElementCount || title.textContent !== "Custom parameters") return;
     title.textContent = TITLE;
-    title.closest("button")?.click();
+    const says = [...title.closest("form")?.querySelectorAll("button") ?? []].map(button => button.textContent);
+    if (says.includes("Update")) title.closest(".MuiAccordion-root").style.display = "none";
+    else title.closest("button")?.click();
   };
   new MutationObserver(() => {
     document.querySelectorAll("tr").forEach(explain);
@@ -92,18 +97,48 @@ def _answer_for_the_start(environment: Any, **_: Any) -> None:
     begin = views["locust.swarm"]
 
     def swarm() -> Response:
-        running = environment.runner.state in (STATE_RUNNING, STATE_SPAWNING)
         while not outcomes.empty():
             outcomes.get()
+        running = environment.runner.state in (STATE_RUNNING, STATE_SPAWNING)
+        message = _another_test(environment) if running else ""
+        if message:
+            return jsonify(success=False, message=message, host=environment.host)
+        if running:
+            _keep_workloads(environment)
         response: Response = begin()
         if running or not response.get_json()["success"]:
             return response
-        message = ""
         with suppress(Empty):  # stopped before it had started
             message = outcomes.get(timeout=2 * READY_SECONDS)
         return jsonify(success=False, message=message, host=environment.host) if message else response
 
     views["locust.swarm"] = swarm
+
+
+def _another_test(environment: Any) -> str:
+    """Why the running test cannot become what the form asks for; "" when only its users change.
+
+    Locust would take the switches for set, and fail over workloads that are exchanged.
+    """
+    options, form = environment.parsed_options, request.form
+    asked, chosen = {*form.getlist("user_classes")}, _chosen(environment)
+    changed = [name for name in OPTIMIZATIONS if name in form and (form[name] == "true") != getattr(options, name)]
+    if changed:
+        return f"{', '.join(changed)}: a running test keeps its optimizations; stop it, start it anew"
+    if asked and asked not in ({*chosen}, {*environment.available_user_classes}):
+        return f"{', '.join(chosen)} is running; stop it before another workload is started"
+    return ""
+
+
+def _keep_workloads(environment: Any) -> None:
+    """The form that edits a running test offers no workloads, but asks for every one."""
+    form = MultiDict(request.form)
+    form.setlist("user_classes", _chosen(environment))
+    request.form = ImmutableMultiDict(form)
+
+
+def _chosen(environment: Any) -> list[str]:
+    return sorted(kind.__name__ for kind in environment.user_classes)
 
 
 def _questions(environment: Any) -> dict[str, str]:

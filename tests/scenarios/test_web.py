@@ -201,6 +201,38 @@ def test_a_workload_with_a_story_tells_it_anew_with_every_start(tmp_path: Path) 
 
 
 @needs_browser
+def test_a_running_test_takes_more_users_and_nothing_else(tmp_path: Path, page: Page) -> None:
+    with serving(tmp_path) as web:
+
+        def users() -> int:
+            return int(web.get("/stats/requests")["user_count"])
+
+        open_form(page, web)
+        page.get_by_label("Number of users").fill("2")
+        press(page, "Start")
+        press(page, "Edit")
+        expect(page.get_by_role("button", name="Update", exact=True)).to_be_visible()
+        for label in LABELS:
+            expect(box(page, label)).to_be_hidden()
+        page.get_by_label("Number of users").fill("3")
+        press(page, "Update")
+        web.until(lambda: users() == 3)
+        assert set(web.get("/tasks")["per_class"]) == {"SurgeUser"}
+        for other, why in (
+            ({"user_classes": "SteadyUser"}, "SurgeUser is running; stop it before another workload is started"),
+            (
+                {"pooling": "false"},
+                "pooling: a running test keeps its optimizations; stop it, start it anew",
+            ),
+        ):
+            answer = web.post("/swarm", user_count=2, spawn_rate=2, **other)
+            assert (answer["success"], answer["message"]) == (False, why)
+        assert users() == 3
+        said = web.started.said()
+    assert "Traceback" not in said
+
+
+@needs_browser
 def test_a_node_that_cannot_start_is_told_in_the_form(tmp_path: Path, page: Page) -> None:
     with serving(tmp_path, {"SYNAPSED_SETTINGS": '{"node": {"backlog": 0}}'}) as web:
         open_form(page, web)
