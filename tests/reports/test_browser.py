@@ -133,6 +133,9 @@ def test_the_tables_that_answer_fit_a_page_of_1280_pixels(browser: Browser, tmp_
     )
     assert page.locator("#flags th").count() > 10
     assert beyond == []
+    page.set_viewport_size({"width": 718, "height": 1000})
+    page.emulate_media(media="print")
+    assert page.evaluate("document.documentElement.scrollWidth") == 718, "all of them fit a sheet of A4"
     page.context.close()
 
 
