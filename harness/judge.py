@@ -2,8 +2,8 @@
 
 Each line is one measurement: `burst` (whole number: measured with the same processes), `pair` (whole number:
 measured right after one another), `arm`, `metric`, `value`; perhaps `extreme` ("none" or "all": a share of none or of
-all, of which two do not differ). A value without its partner in the other arm is counted
-as left out, never dropped in silence.
+all, of which two do not differ, and none is never the greater, all never the less). A value without its partner in the
+other arm is counted as left out, never dropped in silence.
 """
 
 from __future__ import annotations

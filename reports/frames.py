@@ -24,7 +24,8 @@ WHO = ["role", "workload", "metric", "request", "source", "b", "a"]
 def values(study: Study, measured: Measured, workload: str = "", segments: bool = False) -> pd.DataFrame:
     """One row per value, columns VALUES, hidden arms among them; what has no value there has no row.
 
-    `extreme` is "none" or "all" where a share is of none or of all: two of a kind do not differ, whatever their values.
+    `extreme` is "none" or "all" where a share is of none or of all: two of a kind do not differ, none is
+    never more than some, nor all less, whatever their values.
     `pair` is the block, `source` where the value comes from (slice, segment, episode, reading). Of the metrics that
     belong to a request name, those of the workload's own request. `workload` leaves the others out, and its segments,
     which are no pairs like its slices: what is left is what `synapsed-bench judge` reads. `segments`: only those.

@@ -119,7 +119,7 @@ def _answered(about: Slice | ArmReading, metric: Metric, request: str) -> int:
 
 
 def pair_up(a: Mapping[Key, Value], b: Mapping[Key, Value]) -> Pairs:
-    """Log ratios b/a of all keys both arms have, in (burst, block) order; 0 where both had none, or all."""
+    """Log ratios b/a of all keys both arms have, in (burst, block) order."""
     bursts: list[int] = []
     differences: list[float] = []
     reasons: Counter[str] = Counter()
@@ -131,9 +131,21 @@ def pair_up(a: Mapping[Key, Value], b: Mapping[Key, Value]) -> Pairs:
             reasons[value_b] += 1
         else:
             bursts.append(key[0])
-            alike = isinstance(value_a, NoneOf | AllOf) and type(value_a) is type(value_b)
-            differences.append(0.0 if alike else math.log(value_b) - math.log(value_a))
+            differences.append(_difference(value_a, value_b))
     return Pairs(np.array(bursts, dtype=np.int64), np.array(differences), dict(sorted(reasons.items())))
+
+
+def _difference(a: float, b: float) -> float:
+    """log(b / a), but none is never more than some, nor all less than some, and two of a kind do not differ.
+
+    The half that gives a share of none a ratio is large where there were few: 0 of 50 would be more than 1 of 1,000.
+    """
+    difference = math.log(b) - math.log(a)
+    if isinstance(a, NoneOf) or isinstance(b, AllOf):
+        difference = max(0.0, difference)
+    if isinstance(b, NoneOf) or isinstance(a, AllOf):
+        difference = min(0.0, difference)
+    return difference
 
 
 def burst_medians(pairs: Pairs) -> tuple[NDArray[np.int64], Floats]:

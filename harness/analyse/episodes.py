@@ -34,11 +34,13 @@ class Episode:
 
 
 class NoneOf(float):
-    """A share of none: its value depends on how many there were, but two of them do not differ."""
+    """A share of none: its value depends on how many there were, but two of them do not differ, and it is
+    never more than a share of some.
+    """
 
 
 class AllOf(float):
-    """A share of all, likewise."""
+    """A share of all, likewise: never less than a share of some."""
 
 
 EXTREMES: Mapping[str, type[float]] = {"none": NoneOf, "all": AllOf}

@@ -60,6 +60,48 @@ def test_shares_of_none_or_of_all_do_not_differ_though_one_arm_did_more(
     assert np.exp(pair_up(more, fewer).differences) == pytest.approx([ratio])
 
 
+@pytest.mark.parametrize(
+    ("name", "few", "many", "ratio"),
+    [
+        ("error_ratio", {}, FAILED, 1.0),  # 0 of 50, 1 of 1,000
+        ("error_ratio", {}, {"failed": {"timeout": 60}}, (60.5 / 1001) / (0.5 / 51)),
+        ("page_faults_per_request", {"page_faults": 0}, {"page_faults": 3}, 1.0),
+        ("success_ratio", {}, {"unanswered": (Unanswered("request", 0, 1, 0.0),)}, 1.0),
+        ("success_ratio", REFUSED, {}, (1000.5 / 1001) / (0.5 / 71)),
+        ("success_ratio", {"latencies": (), "unanswered": (Unanswered("request", 0, 5, 0.0),)}, REFUSED, 1.0),
+    ],
+)
+def test_none_of_few_is_not_more_than_some_of_many_nor_all_less(
+    name: str, few: dict[str, Any], many: dict[str, Any], ratio: float
+) -> None:
+    a, b = (
+        readings([msgspec.structs.replace(a_stretch(requests=count), **changes)], metric(name), "request").values
+        for count, changes in ((50, few), (1_000, many))
+    )
+    assert np.exp(pair_up(a, b).differences) == pytest.approx([ratio])
+    assert pair_up(b, a).differences == pytest.approx(-pair_up(a, b).differences)
+
+
+def test_equally_rare_errors_are_no_difference_where_one_arm_is_faster() -> None:
+    """One request in 2,000 fails in both arms; one of them makes twenty times as many."""
+    rng = np.random.default_rng(9)
+
+    def rows(requests: int) -> Readings:
+        failed = rng.binomial(requests, 1 / 2_000, (40, 8))
+        keys = [(burst, block) for burst in range(40) for block in range(8)]
+        stretches = [
+            msgspec.structs.replace(
+                a_stretch(burst=burst, block=block, requests=requests), failed={"reset": int(failed[burst, block])}
+            )
+            for burst, block in keys
+        ]
+        return readings(stretches, metric("error_ratio"), "")
+
+    found, _ = judge_contrast(question("error_ratio"), rows(100), rows(2_000), a_study(), 0.95)
+    assert found.estimate is not None
+    assert found.estimate.low <= 1.0 <= found.estimate.high
+
+
 @given(triples)
 def test_burst_medians_match_the_reference(rows: list[tuple[int, float, float]]) -> None:
     rows = sorted(rows, key=lambda row: row[0])
