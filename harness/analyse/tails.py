@@ -3,18 +3,18 @@
 A percentile of one segment is a noisy thing, and the ratio of two even more so; the share of requests beyond a fixed
 threshold counts events instead. The threshold is a percentile of the baseline's slices in the first burst that has
 segments, so no segment has a say in it. Shares are (k + 1/2) / (n + 1), because a segment without any exceedance has
-no logarithm; pairs, bursts and intervals are those of every other contrast.
+no logarithm; shares of none, pairs, bursts and intervals are those of every other contrast.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
 
 from harness.analyse.centre import Floats, centre_p_value
-from harness.analyse.contrast import Key, Pairs, burst_medians, estimate
+from harness.analyse.contrast import Key, Pairs, Value, burst_medians, estimate, pair_up
+from harness.analyse.episodes import share
 from harness.analyse.metrics import latency_seconds, missing
 from harness.analyse.records import TailTest
 from harness.analyse.rows import Rows
@@ -85,18 +85,13 @@ def _test(
 
 
 def _pairs(a: dict[Key, tuple[int, int]], b: dict[Key, tuple[int, int]], needed: float) -> Pairs:
-    bursts: list[int] = []
-    differences: list[float] = []
-    few = 0
-    for key in sorted(a.keys() & b.keys()):
-        (beyond_a, of_a), (beyond_b, of_b) = a[key], b[key]
-        if min(of_a, of_b) < needed - 0.5:  # needed is a quotient: 10 / 0.01 is a little above 1,000
-            few += 1
-            continue
-        bursts.append(key[0])
-        differences.append(math.log((beyond_b + 0.5) / (of_b + 1.0)) - math.log((beyond_a + 0.5) / (of_a + 1.0)))
-    reasons = {f"fewer than {needed:,.0f} requests in a segment": few} if few else {}
-    return Pairs(np.array(bursts, dtype=np.int64), np.array(differences), reasons)
+    few = f"fewer than {needed:,.0f} requests in a segment"
+
+    def values(found: dict[Key, tuple[int, int]]) -> dict[Key, Value]:
+        # needed is a quotient: 10 / 0.01 is a little above 1,000
+        return {key: share(beyond, of) if of > needed - 0.5 else few for key, (beyond, of) in found.items()}
+
+    return pair_up(values(a), values(b))
 
 
 def _p_value(medians: Floats, *, sequential: bool) -> float:

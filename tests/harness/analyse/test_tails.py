@@ -99,6 +99,20 @@ def test_a_segment_without_exceedance_has_a_share_all_the_same() -> None:
     assert math.isfinite(found.estimate.ratio)
 
 
+def test_segments_without_exceedance_do_not_differ_though_one_arm_did_more() -> None:
+    """A closed loop: `all` makes twice the requests, and after the first burst nothing is slow on either arm."""
+    slow, calm = run({"none": 0.02, "all": 0.02}), run({"none": 0.0, "all": 0.0})
+    more = run({"none": 0.0, "all": 0.0}, requests=10_000)
+    slices = [row for row in slow.slices if row.kind == "slice"]
+    segments = [row for row in calm.slices if (row.kind, row.arm) == ("segment", "none")]
+    segments += [row for row in more.slices if (row.kind, row.arm) == ("segment", "all")]
+    found = judged(msgspec.structs.replace(slow, slices=(*slices, *segments)))[99.0]
+    assert (found.share_a, found.share_b) == (0.0, 0.0)
+    assert found.p_value == 1.0
+    assert found.estimate is not None
+    assert (found.estimate.low, found.estimate.ratio, found.estimate.high) == (1.0, 1.0, 1.0)
+
+
 def test_too_few_requests_resolve_no_tail() -> None:
     few = judged(run({"none": 0.01, "all": 0.01}, requests=900))[99.0]
     assert few.estimate is None
