@@ -13,13 +13,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from harness.analyse.centre import Floats, centre_p_value, too_few
+from harness.analyse.centre import Floats, centre, centre_p_value, too_few
 from harness.analyse.contrast import uncounted
 from harness.analyse.metrics import Metric, metric
 from harness.analyse.records import ContrastResult, Estimate, Outcome, Verdict
 from harness.analyse.sequential import log_e_path, p_value
 from harness.errors import StudyError
 from harness.study.records import Expectation, Study
+
+ROUNDING = 1e-12
+"log ratios that differ by less are the same"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,24 +97,30 @@ def _p_value(question: Question, sequential: bool) -> float:
     if found is None or found.estimate is None or found.problem:
         return 1.0
     if not sequential:
-        return centre_p_value(question.medians, math.log(bound_of(question.expectation)[1]))
+        return centre_p_value(question.medians, _edge(question))
     return min(1.0, 2.0 * min(map(p_value, _evidence(question))))
 
 
 def _evidence(question: Question) -> tuple[Floats, Floats]:
     """log E of "above the claimed bound" and of "below it" after each burst."""
-    bound = math.log(bound_of(question.expectation)[1])
-    return log_e_path(question.medians, bound), log_e_path(-question.medians, -bound)
+    edge = _edge(question)
+    return log_e_path(question.medians, edge), log_e_path(-question.medians, -edge)
 
 
-def _shown_below(question: Question, found: Estimate, sequential: bool) -> bool:
+def _edge(question: Question) -> float:
+    """The log ratio where the claimed side ends. The bound belongs to it, however a quotient of counts was rounded."""
+    side, bound = bound_of(question.expectation)
+    return math.log(bound) + (ROUNDING if side == "at_most" else -ROUNDING)
+
+
+def _shown_below(question: Question, sequential: bool) -> bool:
     """On which side of the bound a decided question lies. Sequentially, on that of the evidence that was reached: the
     median may have crossed the bound since.
     """
     if sequential:
         above, below = map(p_value, _evidence(question))
         return below < above
-    return found.ratio <= bound_of(question.expectation)[1]
+    return centre(question.medians) < _edge(question)
 
 
 def _verdict(
@@ -152,7 +161,7 @@ def _outcome(question: Question, of: Metric, alpha: float, adjusted_p: float, se
     if found.estimate is None or found.problem:
         return "INCONCLUSIVE", found.problem
     if adjusted_p <= alpha:
-        return _decided(question, found, of, _shown_below(question, found.estimate, sequential))
+        return _decided(question, found, of, _shown_below(question, sequential))
     if not found.estimate.bounded:
         return "INCONCLUSIVE", f"{too_few(found.estimate.bursts)} for an interval"
     return "INCONCLUSIVE", "the interval contains the claimed bound"
@@ -181,7 +190,7 @@ def _sentence(question: Question, of: Metric, outcome: Outcome, reason: str, adj
     words = f"{subject} {describe(shown, times)} against {question.against}; {claimed}: {outcome}"
     if reason:
         return f"{words} ({reason})"
-    if shown.low <= bound <= shown.high:
+    if shown.low <= math.exp(_edge(question)) <= shown.high:
         return f"{words} (decided by Holm's step-down, adjusted p = {adjusted_p:.2g})"
     return words
 

@@ -63,6 +63,30 @@ def test_outcome_follows_the_interval(
     assert judged(expected(at_most=at_most, at_least=at_least), around(ratio)).outcome == outcome
 
 
+@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize(
+    ("ratios", "at_most", "at_least", "outcome"),
+    [
+        ([1.0] * 12, 1.0, None, "MET"),  # no more than before, where nothing changed
+        ([1.0] * 12, None, 1.0, "MET"),
+        ([0.3] * 12, 0.3, None, "MET"),
+        ([math.nextafter(1.0, 2.0)] * 12, 1.0, None, "MET"),  # as a quotient may be rounded
+        ([0.9] * 3 + [1.0] * 9, 1.0, None, "MET"),
+        ([0.9] * 3 + [1.0] * 9, None, 1.0, "INCONCLUSIVE"),
+        ([1.0] * 4, 1.0, None, "INCONCLUSIVE"),  # too few to tell
+        ([1.0] * 11 + [1.1], None, 1.1, "MISSED"),
+    ],
+)
+def test_the_bound_itself_is_on_the_claimed_side(
+    ratios: list[float], at_most: float | None, at_least: float | None, outcome: str, early: bool
+) -> None:
+    claim = expected(at_most=at_most, at_least=at_least)
+    study = msgspec.structs.replace(a_study(claim), budget=Budget(stop_early=early))
+    (found,) = judge([asked(claim, ratios, study)], study)
+    assert found.outcome == outcome
+    assert "Holm" not in found.sentence
+
+
 @pytest.mark.parametrize(
     ("limited", "name", "ratio", "bound", "outcome"),
     [
