@@ -65,9 +65,9 @@ def answered(stretch: Slice, request: str) -> int:
 
 def goodput(stretch: Slice, request: str) -> float:
     """Answered requests of that name per second."""
-    if stretch.seconds <= 0.0:
+    if stretch.lasted <= 0.0:
         raise Unusable("the stretch has no duration")
-    return answered(stretch, request) / stretch.seconds
+    return answered(stretch, request) / stretch.lasted
 
 
 def success_ratio(stretch: Slice, request: str) -> float:

@@ -114,7 +114,7 @@ def _quantile(fraction: float) -> Callable[[Slice, str], float]:
             return float(np.quantile(values, fraction))
         place = fraction * (values.size + without - 1)
         if place > values.size - 1:
-            return max(stretch.seconds, float(values.max()))
+            return max(stretch.lasted, float(values.max()))
         return float(np.quantile(values, place / max(1, values.size - 1)))
 
     return of
@@ -130,9 +130,9 @@ def _service_median(stretch: Slice, request: str) -> float:
 
 def throughput(stretch: Slice, _request: str = "") -> float:
     """Goodput: answered requests per second up to the last completion."""
-    if stretch.seconds <= 0.0:
+    if stretch.lasted <= 0.0:
         raise Unusable("the stretch has no duration")
-    return stretch.answered / stretch.seconds
+    return stretch.answered / stretch.lasted
 
 
 def _per_answered(amount: Callable[[Slice], float]) -> Callable[[Slice, str], float]:

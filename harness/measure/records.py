@@ -108,6 +108,13 @@ class Slice(msgspec.Struct, frozen=True):
         return max(0, self.cancelled - self.untaken)
 
     @property
+    def lasted(self) -> float:
+        """Seconds to the last completion; where requests never ended, at least as long as the barrier stood open: who
+        stops answering was not done early.
+        """
+        return max(self.seconds, self.planned) if self.hung else self.seconds
+
+    @property
     def lost(self) -> int:
         """Requests that began and were not told of."""
         told = self.answered + self.rejected + self.failures + self.cancelled - self.surplus

@@ -95,7 +95,7 @@ def test_every_metric_is_described_and_measured_where_it_says() -> None:
     [
         ("latency_p50", {"latencies": ()}, "no answered 'request' request"),
         ("service_p50", {"latencies": ()}, "no answered 'request' request"),
-        ("throughput", {"seconds": 0.0}, "the stretch has no duration"),
+        ("throughput", {"seconds": 0.0, "cancelled": 0}, "the stretch has no duration"),
         ("throughput", {"answered": 0}, "zero"),
         ("cpu_per_request", {"answered": 0}, "no answered request"),
         ("cpu_per_request", {"cpu_target": -1.0}, "negative"),
@@ -134,6 +134,18 @@ def test_percentiles_count_requests_without_an_answer_as_slower_than_any() -> No
     assert value_of(metric("latency_p99"), failed, "") == seconds.max()
     long = msgspec.structs.replace(failed, seconds=60.0)
     assert value_of(metric("latency_p99"), long, "") == 60.0  # in all that time no answer came
+
+
+def test_who_stops_answering_was_not_done_early() -> None:
+    """200 answers in 0.05 s of a second, then nothing: 300 requests in flight never end."""
+    frozen = msgspec.structs.replace(a_stretch(seconds=1.0), seconds=0.05, started=500, cancelled=300)
+    assert value_of(metric("throughput"), frozen, "") == 200.0
+    assert value_of(metric("goodput"), frozen, "request") == 200.0
+    assert value_of(metric("latency_p99"), frozen, "request") == 1.0
+    done = msgspec.structs.replace(frozen, started=200, cancelled=0)
+    assert value_of(metric("throughput"), done, "") == 4_000.0
+    untaken = msgspec.structs.replace(frozen, arrivals=500, tasks=200, seconds=6.0)
+    assert value_of(metric("throughput"), untaken, "") == pytest.approx(200 / 6.0)
 
 
 def test_no_error_and_no_success_have_a_ratio_too() -> None:
