@@ -4,6 +4,8 @@ Simulated noise is what somebody thought noise to be; these gates are drawn from
 bursts with replacement (what the pairs of a burst share stays shared), and in each drawn burst the two arms change
 places with probability 1/2, which equal arms allow. Every metric of a gate draws the same bursts, so what they share
 stays shared too. The draws are not independent runs: they tell about this stretch of time on this machine.
+Only two arms were measured, so no twin is heard, which a gate must see shown to be equal before it passes: where pairs
+vary much, more gates are undecided than these say, and PASS takes longer.
 """
 
 from __future__ import annotations
