@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from harness.analyse.analysis import analyse, encode, interim
+from harness.analyse.centre import centre_interval
 from harness.errors import StudyError
 from harness.measure.records import Latencies, Measured, Memory, Sample, Slice, Unanswered
 from harness.study.records import Budget, Design, Expectation, Study, Workload
@@ -53,6 +54,11 @@ def test_truths_are_recovered(study: Study, measured: Measured) -> None:
     assert analysis.family_confidence == pytest.approx(1 - 0.05 / 5)
     assert (analysis.arms, analysis.hidden) == (("none", "first-day-reuse", "all"), ("none-again",))
     assert (analysis.bursts, analysis.interrupted) == (14, 0)
+    for verdict in analysis.verdicts:
+        if verdict.contrast is not None and verdict.contrast.estimate is not None:
+            shown = [*centre_interval(np.log(verdict.contrast.burst_ratios), 1 - 0.05 / 5)]
+            found = [math.log(verdict.contrast.estimate.low), math.log(verdict.contrast.estimate.high)]
+            assert found == pytest.approx(shown), "the interval of a verdict is at the family level"
     for each in analysis.contrasts:
         if each.metric == "latency_p50" and each.role == "treatment":
             assert each.estimate is not None
