@@ -240,7 +240,10 @@ def unfinished(info: RunInfo) -> tuple[str, str]:
     """What a run that is not complete is, in a word and in a sentence."""
     if info.running:
         return "STILL RUNNING", "The run was being measured when this was written."
-    return "INTERRUPTED", "The run stopped before its end."
+    return (
+        "INTERRUPTED",
+        "The run stopped before its end; what it says holds unless it was stopped because of what it said.",
+    )
 
 
 def scope(study: Study) -> str:

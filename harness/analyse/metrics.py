@@ -98,23 +98,30 @@ def missing(stretch: Slice, request: str) -> int:
     if not request:
         return stretch.failures + stretch.cancelled
     nameless = stretch.failures - sum(each.failed for each in stretch.unanswered)
-    return sum(each.failed for each in stretch.unanswered if each.name == request) + nameless + stretch.cancelled
+    return _failed(stretch, request) + nameless + stretch.cancelled
+
+
+def _failed(stretch: Slice, request: str) -> int:
+    return sum(each.failed for each in stretch.unanswered if each.name == request)
 
 
 def _quantile(fraction: float) -> Callable[[Slice, str], float]:
     """Of all requests but the rejected ones. One without an answer took longer than any other: where the percentile
     falls among those the length of the stretch stands for it, since in that time no answer came. Leaving them out would
-    reward an arm for losing its slowest requests.
+    reward an arm for losing its slowest requests, or all of them: where none of that name is answered, those known to
+    have failed say that it was asked for.
     """
 
     def of(stretch: Slice, request: str) -> float:
-        values = _needed(latency_seconds(stretch, request), request)
+        values = latency_seconds(stretch, request)
         without = missing(stretch, request)
+        if not (_failed(stretch, request) if request else without):
+            _needed(values, request)
         if not without:
             return float(np.quantile(values, fraction))
         place = fraction * (values.size + without - 1)
         if place > values.size - 1:
-            return max(stretch.lasted, float(values.max()))
+            return max(stretch.lasted, float(values.max(initial=0.0)))
         return float(np.quantile(values, place / max(1, values.size - 1)))
 
     return of

@@ -183,7 +183,7 @@ def _sentence(question: Question, of: Metric, outcome: Outcome, reason: str, adj
         subject += f" of {question.expectation.request}"
     if question.contrast is not None and question.contrast.workload:
         subject += f" on {question.contrast.workload}"
-    times = bound >= 2.0 or (shown is not None and shown.ratio >= 2.0)
+    times = bound >= 2.0 or (shown is not None and shown.ratio >= 2.0)  # both in the same words
     claimed = f"claimed: {describe_bound(side, bound, times)}"
     if shown is None:
         return f"{subject} against {question.against}: {outcome} ({reason}; {claimed})"
@@ -196,10 +196,10 @@ def _sentence(question: Question, of: Metric, outcome: Outcome, reason: str, adj
 
 
 def describe(shown: Estimate, times: bool = False) -> str:
-    """A ratio in words: "fell by 92 % (interval 91 to 93 %)", or as a multiple when `times`."""
+    """A ratio in words: "fell by 92 % (interval 91 to 93 %)"; from two on, and when `times`, as a multiple."""
     if shown.low == shown.ratio == shown.high == 1.0:
         return "did not change"
-    if times:
+    if times or shown.ratio >= 2.0:
         interval = f"{shown.low:.3g} to {_number(shown.high)} times" if shown.bounded else "not bounded"
         return f"became {shown.ratio:.3g} times as high (interval {interval})"
     falling = shown.ratio < 1.0

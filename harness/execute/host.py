@@ -137,6 +137,10 @@ def _revision(source: Path) -> tuple[str, bool]:
 
 def _git(source: Path, *arguments: str) -> str:
     done = subprocess.run(
-        ["git", "-C", str(source), *arguments], capture_output=True, text=True, timeout=10, check=True
+        ["git", "--no-optional-locks", "-C", str(source), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=True,
     )
     return done.stdout.strip()

@@ -176,6 +176,7 @@ def test_an_interrupted_run_is_marked_on_top() -> None:
     cut = page.read(rendered(small(), info=msgspec.structs.replace(INFO, complete=False)))
     (banner,) = cut.marked("interrupted")
     assert banner.text.strip().startswith("INTERRUPTED.")
+    assert "holds unless it was stopped because of what it said" in banner.text, "who stops at a MET has chosen it"
     assert "14 complete bursts" in banner.text
     assert not page.read(rendered(small())).marked("banner")
 

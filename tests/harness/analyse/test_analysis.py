@@ -177,6 +177,8 @@ def test_the_answer_without_expectations_is_the_headline() -> None:
     study = a_study()
     analysis = analyse(study, a_run(study, {"all": 0.5}, 9))
     assert analysis.answer.startswith("all against none: median latency on surge fell by 49 % (")
+    faster = analyse(study, a_run(study, {"all": 0.1}, 9))
+    assert "throughput on surge became 9.82 times as high (" in faster.answer, "in the words of a verdict's sentence"
     empty = msgspec.structs.replace(study, budget=Budget(min_bursts=0))
     assert analyse(empty, Measured((), (), ())).answer == "Nothing was measured that could be compared."
 

@@ -136,6 +136,16 @@ def test_percentiles_count_requests_without_an_answer_as_slower_than_any() -> No
     assert value_of(metric("latency_p99"), long, "") == 60.0  # in all that time no answer came
 
 
+def test_where_every_request_failed_they_took_the_whole_stretch() -> None:
+    lost = (Unanswered("request", rejected=0, failed=300, seconds=1.0),)
+    dead = msgspec.structs.replace(
+        a_stretch(seconds=1.0), answered=0, latencies=(), unanswered=lost, failed={"reset": 300}
+    )
+    assert value_of(metric("latency_p50"), dead, "request") == dead.seconds
+    assert value_of(metric("latency_p50"), dead, "") == dead.seconds
+    assert value_of(metric("latency_p50"), dead, "other") == "no answered 'other' request"
+
+
 def test_who_stops_answering_was_not_done_early() -> None:
     """200 answers in 0.05 s of a second, then nothing: 300 requests in flight never end."""
     frozen = msgspec.structs.replace(a_stretch(seconds=1.0), seconds=0.05, started=500, cancelled=300)
