@@ -28,6 +28,8 @@ VARIABLES = (
 )  # fmt: skip
 """Beginnings of the names of environment variables that change how interpreter, allocator and libraries run. Reports
 show their values, so no beginning is here that a user may give to a secret, as LOCUST_ is."""
+HOOK_VARIABLES = ("GIT_DIR", "GIT_COMMON_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+"by which git tells a hook about the repository it runs in; they go before `git -C`"
 ONE_CORE = "one core: target and load share it, so each disturbs the other"
 NOT_PINNED = "this system cannot pin processes to cores"
 
@@ -138,9 +140,15 @@ def _revision(source: Path) -> tuple[str, bool]:
 def _git(source: Path, *arguments: str) -> str:
     done = subprocess.run(
         ["git", "--no-optional-locks", "-C", str(source), *arguments],
+        env=outside_hooks(),
         capture_output=True,
         text=True,
         timeout=10,
         check=True,
     )
     return done.stdout.strip()
+
+
+def outside_hooks() -> dict[str, str]:
+    """Our environment for a git that is to act on the repository of its folder, even when a hook started us."""
+    return {name: value for name, value in os.environ.items() if name not in HOOK_VARIABLES}

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import StoreError, UsageError
+from harness.execute import host
 
 LOCK = "requirements.lock"
 _DONE = ".complete"
@@ -123,7 +124,10 @@ def _build(command: Sequence[str]) -> None:
 
 def _git(where: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(["git", "-C", str(where), *arguments], capture_output=True, text=True, check=False)
+        return subprocess.run(
+            ["git", "-C", str(where), *arguments],
+            env=host.outside_hooks(), capture_output=True, text=True, check=False,
+        )  # fmt: skip
     except OSError as error:
         raise UsageError(f"git cannot be started: {error.strerror}") from error
 

@@ -88,6 +88,27 @@ def test_a_tree_is_kept_while_it_is_clean(repository: Path) -> None:
     assert (right.tree / "code.txt").read_text() == "two"
 
 
+def test_a_hook_that_asks_keeps_its_index(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Git tells its hooks which index is being committed: a tree checked out into it emptied the commit."""
+    (repository / "code.txt").write_text("three")
+    git(repository, "add", "-A")
+    with monkeypatch.context() as hook:
+        hook.setenv("GIT_INDEX_FILE", str(repository / ".git" / "index"))
+        (one,) = ready(repository, "HEAD~1")
+    assert (one.tree / "code.txt").read_text() == "one"
+    assert git(repository, "show", ":code.txt") == "three"
+
+
+def test_the_repository_of_a_hook_is_not_the_one_that_is_asked(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    git(tmp_path, "init", "-q", "other")
+    with monkeypatch.context() as hook:
+        hook.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))
+        (head,) = ready(repository, "HEAD")
+    assert (head.tree / "code.txt").read_text() == "two"
+
+
 def test_a_deleted_cache_is_made_anew(repository: Path) -> None:
     (first,) = ready(repository, "HEAD")
     subprocess.run(["rm", "-rf", str(first.tree.parent)], check=True)
