@@ -77,19 +77,27 @@ def run(steering: DuelSteering, setting: Setting) -> int:
 def clear(files: Files, reads: Path | None = None) -> None:
     """Take away reports of an earlier run: whatever happens to this one, they must not speak for it.
 
-    `reads` is the file that the command reads. Raises `UsageError` when a report would replace it or has no folder,
-    `StoreError` when it cannot be replaced.
+    `reads` is the file that the command reads. Raises `UsageError` when a report would replace it or another one, or
+    has no folder, `StoreError` when it cannot be replaced.
     """
+    places: dict[Path, str] = {}
     for kind, path in files:
+        other = places.setdefault(path.resolve(), kind)
+        if other != kind and not _is_device(path):
+            raise UsageError(f"--{kind} {path}: this is where --{other} is to be written; expected a file for each")
         if reads is not None and path.resolve() == reads.resolve():
             raise UsageError(f"--{kind} {path}: this is the file to be read; expected another one to write")
         if not os.path.isdir(path.absolute().parent):
             raise UsageError(f"{path}: there is no folder {path.parent}; expected one to write the report to")
         try:
-            if not path.absolute().is_relative_to("/dev"):  # /dev/stdout is to be written to, and stays
+            if not _is_device(path):  # /dev/stdout is to be written to, and stays
                 path.unlink(missing_ok=True)
         except OSError as error:
             raise StoreError(f"{path}: cannot be replaced: {error.strerror or error}") from error
+
+
+def _is_device(path: Path) -> bool:
+    return path.absolute().is_relative_to("/dev")
 
 
 def _conclude(steering: DuelSteering, store: Store, setting: Setting) -> int:

@@ -143,6 +143,15 @@ def test_a_report_is_not_written_over_what_is_read(tmp_path: Path) -> None:
     assert read.read_text() == "burst,pair"
 
 
+def test_two_reports_do_not_share_a_file(tmp_path: Path) -> None:
+    file, link = tmp_path / "gate", tmp_path / "link"
+    file.write_text("kept")
+    link.symlink_to(file)
+    with pytest.raises(UsageError, match=r"--junit .*link: this is where --markdown is to be written; expected a file"):
+        runner.clear((("markdown", file), ("junit", link)))
+    runner.clear((("markdown", Path("/dev/stdout")), ("junit", Path("/dev/stdout"))))
+
+
 def test_a_device_to_be_written_to_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     removed: list[Path] = []
     monkeypatch.setattr(Path, "unlink", lambda path, **_: removed.append(path))
