@@ -118,6 +118,11 @@ def judged(recorded: Recorded, ask: Ask, command: str = "") -> Judged:
     Raises `UsageError` when the question does not fit the data.
     """
     a, b = _arms(recorded, ask)
+    if unknown := [name for name in ask.directions if name not in recorded.metrics]:
+        raise UsageError(
+            f"--{ask.directions[unknown[0]]} {unknown[0]!r} is no metric of {recorded.name}; expected one of:"
+            f" {', '.join(recorded.metrics)}"
+        )
     metrics = {name: _metric(name, ask) for name in recorded.metrics}
     expectations = tuple(_expectation(text, recorded, a, b) for text in ask.expectations)
     study = _study(recorded, ask, (a, b), expectations)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +13,7 @@ import typer
 from harness.analyse.records import Direction
 from harness.cli.options import RUNS, RunsOption, command_line, number
 from harness.cli.output import Output
-from harness.errors import StoreError
+from harness.errors import StoreError, UsageError
 
 MarkdownOption = Annotated[Path | None, typer.Option(help="Write a Markdown summary to this file.")]
 JunitOption = Annotated[Path | None, typer.Option(help="Write JUnit XML to this file.")]
@@ -61,9 +62,7 @@ def judge(
         ("junit", junit, judged_view.as_junit),
     )
     runner.clear(tuple((kind, path) for kind, path, _ in views if path is not None), pairs)  # before anything can fail
-    directions: dict[str, Direction] = dict.fromkeys(lower or (), "lower")
-    directions |= dict.fromkeys(higher or (), "higher")
-    ask = judging.Ask(a, b, tuple(expect or ()), directions, confidence, sequential, gate)
+    ask = judging.Ask(a, b, tuple(expect or ()), _directions(lower or (), higher or ()), confidence, sequential, gate)
     found = judging.judged(judging.read(pairs), ask)
     console.print(judged_view.on_terminal(found, pairs, command_line()))
     for _, path, view in views:
@@ -175,6 +174,12 @@ def doctor(
         found += fitness.findings(equal)
     console.print(doctor_view.answer(found))
     raise typer.Exit(0 if fitness.fit(found) else 1)
+
+
+def _directions(lower: Sequence[str], higher: Sequence[str]) -> Mapping[str, Direction]:
+    if both := set(lower) & set(higher):
+        raise UsageError(f"--lower and --higher are both {min(both)!r}; expected one of them")
+    return {**dict.fromkeys(lower, "lower"), **dict.fromkeys(higher, "higher")}
 
 
 def _setting(

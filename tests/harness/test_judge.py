@@ -178,6 +178,7 @@ def test_a_file_that_is_no_text_or_not_there(tmp_path: Path) -> None:
     [
         (Ask(a="z"), "--a 'z' is no arm"),
         (Ask(a="x", b="x"), "both 'x'"),
+        (Ask(directions={"speed": "lower"}), "--lower 'speed' is no metric of pairs.csv; expected one of: throughput"),
         (Ask(expectations=("speed>=2",)), "expected METRIC>=RATIO"),
         (Ask(expectations=("throughput>2",)), "expected METRIC>=RATIO"),
         (Ask(expectations=("throughput>=1.2.3",)), "expected one > 0"),
@@ -187,6 +188,12 @@ def test_a_file_that_is_no_text_or_not_there(tmp_path: Path) -> None:
 def test_a_question_that_does_not_fit_the_data(tmp_path: Path, ask: Ask, told: str) -> None:
     with pytest.raises(UsageError, match=re.escape(told)):
         judged(read(a_file(tmp_path, *lines(1.0, bursts=2))), ask)
+
+
+def test_no_metric_is_better_both_ways(tmp_path: Path) -> None:
+    path = a_file(tmp_path, *lines(1.0, bursts=2, metric="speed"))
+    code, said = run(str(path), "--gate", "--lower", "speed", "--higher", "speed")
+    assert (code, said) == (2, "usage: --lower and --higher are both 'speed'; expected one of them")
 
 
 def test_more_or_fewer_than_two_arms_must_be_named(tmp_path: Path) -> None:
