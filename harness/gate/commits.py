@@ -89,7 +89,7 @@ class Slots:
 
     def __init__(self, cache: Path, trees: Mapping[str, Path]) -> None:
         self._trees = trees
-        self._paths = tuple((cache / f"slot-{os.getpid()}-{number}").absolute() for number in range(len(trees)))
+        self._paths = tuple(cache.resolve() / f"slot-{os.getpid()}-{number}" for number in range(len(trees)))
 
     def __enter__(self) -> Slots:
         for stale in self._paths[0].parent.glob("slot-*-*"):

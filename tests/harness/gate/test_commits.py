@@ -122,6 +122,15 @@ def test_a_time_too_short_for_any_word_is_refused(tmp_path: Path, setting: Calla
     assert "3.7 or more" in options["minutes"].help
 
 
+def test_a_revisions_code_is_found_from_a_folder_below(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python takes the dots out of its path, so with them in ours the code there seemed to be somebody else's."""
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    revision = a_revision("1", ROOT)
+    with commits.slots(Path("../cache"), revision, revision) as slots:
+        assert all(".." not in path.parts for path in slots.place(("base", "head")).values())
+
+
 def test_every_arm_sees_its_own_code_under_changing_paths(tmp_path: Path) -> None:
     names = ("base", "head", "base-again")
     trees = {name: tmp_path / f"tree-{name}" for name in names}
