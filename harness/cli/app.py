@@ -171,8 +171,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `synapsed-bench`."""
     signal.signal(signal.SIGTERM, _interrupt)
     _allow_descriptors()
+    words = sys.argv[1:] if argv is None else list(argv)
     try:
-        app(args=None if argv is None else list(argv), prog_name="synapsed-bench")
+        _refuse_bytes(words)
+        app(args=words, prog_name="synapsed-bench")
     except BenchError as error:
         fail(error)
     except KeyboardInterrupt:
@@ -182,6 +184,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             traceback.print_exc()
         told = f"{type(error).__name__}: {error}; expected no such thing: please report it with the lines above"
         fail(MeasurementVoid(told, "a bug of ours"))  # never 1, which would be a verdict
+
+
+def _refuse_bytes(words: Sequence[str]) -> None:
+    """`UsageError` for a word that is no text: every run and report tells the command, in UTF-8."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(f"{word!r} is not UTF-8; expected a name or command that can stand in a report") from error
 
 
 def _allow_descriptors() -> None:

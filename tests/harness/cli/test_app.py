@@ -175,6 +175,12 @@ def test_a_usage_error_is_exit_2(bench: Bench, arguments: tuple[str, ...], named
     assert named in answer.err
 
 
+def test_a_word_that_no_report_could_tell_is_one_line(bench: Bench, tmp_path: Path) -> None:
+    answer = bench("ab", "-f", __file__, "--a", "./old-\udcff --port {port}", "--b", "./new --port {port}")
+    assert "'./old-\\udcff --port {port}' is not UTF-8; expected" in refused(answer, "usage")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("what", "expected"),
     [
