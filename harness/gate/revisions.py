@@ -63,8 +63,8 @@ def commit(root: Path, name: str) -> str:
     """The commit that `name` means. Raises `UsageError`."""
     done = _git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
     if done.returncode:
-        why = " ".join(done.stderr.split()) or "expected a branch, tag or commit (a shallow clone has few)"
-        raise UsageError(f"{name!r} is no revision of {root}: {why}")
+        expected = "expected a branch, tag or commit (a shallow clone has few, and digits must be those of one only)"
+        raise UsageError(f"{name!r} is no revision of {root}: {' '.join(done.stderr.split()) or expected}")
     return done.stdout.strip()
 
 

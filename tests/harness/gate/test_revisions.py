@@ -164,7 +164,7 @@ def test_a_revision_without_a_lock(repository: Path) -> None:
 
 @pytest.mark.parametrize("name", ["nowhere", "--help", "HEAD:code.txt"])
 def test_an_unknown_revision_is_a_usage_error(repository: Path, name: str) -> None:
-    with pytest.raises(UsageError, match="is no revision"):
+    with pytest.raises(UsageError, match=r"is no revision of .*few, and digits must be those of one"):
         ready(repository, "HEAD", name)
     assert nothing_made(repository)
 
