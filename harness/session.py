@@ -46,12 +46,16 @@ def start(
 
 
 def record(store: Store, study: Study, directory: Path, command: str, now: datetime.datetime) -> None:
-    """Keep what a run is about, before anything is measured."""
-    store.put("study", study)
-    store.put("directory", str(directory))
-    store.put("environment", host.environment(ROOT))
-    store.put("command", command)
-    store.put("started", now.timestamp())
+    """Keep what a run is about, before anything is measured. Without that (a full disk, Ctrl-C) there is no run."""
+    try:
+        store.put("study", study)
+        store.put("directory", str(directory))
+        store.put("environment", host.environment(ROOT))
+        store.put("command", command)
+        store.put("started", now.timestamp())
+    except BaseException:
+        runs.discard(store.folder)
+        raise
 
 
 def resume(folder: Path, console: Console, *, strict: bool) -> int:

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from harness import pipeline, session
 from harness.errors import BenchError, MeasurementVoid, StoreError, TargetError, UsageError
+from harness.execute import host
 from harness.gate import runner
 from harness.gate.rules import Policy
 from harness.gate.runner import Setting
@@ -99,6 +100,16 @@ def test_ctrl_c_is_no_verdict_either(bursts: int, tmp_path: Path, monkeypatch: p
     ending_with(KeyboardInterrupt(), bursts, monkeypatch)
     assert runner.run(steering(), setting(tmp_path)) == 130
     assert "INVALID: interrupted before there was a verdict" in (tmp_path / "gate.md").read_text()
+
+
+def test_what_ends_before_the_first_burst_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(host, "environment", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(steering(), setting(tmp_path))
+    assert not list((tmp_path / "runs").iterdir())
 
 
 def test_the_report_is_headed_by_the_word_and_so_it_is_when_written_again(
