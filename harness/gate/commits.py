@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 from msgspec.structs import replace
 
-from harness.errors import TargetError, UsageError
+from harness.errors import StoreError, TargetError, UsageError
 from harness.execute import burst
 from harness.gate import runner, two_arms
 from harness.gate.revisions import Revision
@@ -55,7 +55,9 @@ def refuse_too_short(seconds: float, policy: Policy = two_arms.POLICY) -> None:
 
 @contextmanager
 def slots(cache: Path, base: Revision, head: Revision) -> Iterator[Slots]:
-    """Where the arms see their code. Raises `TargetError` when a revision's Python does not find it there."""
+    """Where the arms see their code. Raises `TargetError` when a revision's Python does not find it there, `StoreError`
+    when there can be no such place.
+    """
     with Slots(cache, {BASE: base.tree, HEAD: head.tree, hidden_name(BASE): base.tree}) as places:
         for revision in (base, head):
             places.check(revision)
@@ -92,11 +94,15 @@ class Slots:
         self._paths = tuple(cache.resolve() / f"slot-{os.getpid()}-{number}" for number in range(len(trees)))
 
     def __enter__(self) -> Slots:
-        for stale in self._paths[0].parent.glob("slot-*-*"):
-            if not psutil.pid_exists(int(stale.name.split("-")[1])):  # of a gate that was killed
-                shutil.rmtree(stale)
-        for path in self._paths:
-            path.mkdir(parents=True, exist_ok=True)
+        cache = self._paths[0].parent
+        try:
+            for stale in cache.glob("slot-*-*"):
+                if not psutil.pid_exists(int(stale.name.split("-")[1])):  # of a gate that was killed
+                    shutil.rmtree(stale)
+            for path in self._paths:
+                path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:  # a cache that was filled before and is read-only now, say
+            raise StoreError(f"{cache}: no folders for arms can be made there: {error.strerror or error}") from error
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -131,6 +131,14 @@ def test_a_revisions_code_is_found_from_a_folder_below(tmp_path: Path, monkeypat
         assert all(".." not in path.parts for path in slots.place(("base", "head")).values())
 
 
+def test_a_cache_in_which_nothing_can_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "cache").touch()
+    revision = a_revision("1", ROOT)
+    told = "cache: no folders for arms can be made there: "
+    with pytest.raises(StoreError, match=told), commits.slots(tmp_path / "cache", revision, revision):
+        pass
+
+
 def test_every_arm_sees_its_own_code_under_changing_paths(tmp_path: Path) -> None:
     names = ("base", "head", "base-again")
     trees = {name: tmp_path / f"tree-{name}" for name in names}
