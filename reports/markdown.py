@@ -38,9 +38,9 @@ def render(study: Study, analysis: Analysis, info: RunInfo) -> str:
 
 def table(shown: Table) -> str:
     """A table of text as a Markdown table."""
-    lines = [_row(shown.headings), _row(["---:" if i in shown.numbers else "---" for i in range(len(shown.headings))])]
-    lines += [_row([escape(cell) for cell in row]) for row in shown.rows]
-    return "\n".join(lines)
+    rule = _row(["---:" if i in shown.numbers else "---" for i in range(len(shown.headings))])
+    heading, *rows = (_row([escape(cell) for cell in row]) for row in (shown.headings, *shown.rows))
+    return "\n".join((heading, rule, *rows))
 
 
 def escape(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from xml.etree import ElementTree as xml
 
+import msgspec
 import pytest
 
 from harness.analyse.records import Direction
@@ -26,6 +27,12 @@ def trouble(decision: GateDecision) -> int:
 def test_whatever_is_no_pass_is_not_green(outcome: GateOutcome, own: GateOutcome) -> None:
     metric = replace(WELL, outcome=own)
     assert trouble(GateDecision(outcome, (metric,), final=True, reason="equal arms are not yet shown to be equal")) > 0
+
+
+def test_a_name_of_an_arm_breaks_no_table() -> None:
+    info = msgspec.structs.replace(INFO, base="a|b", head="<i>")
+    shown = as_markdown(GateDecision("PASS", (WELL,), final=True, reason=""), info)
+    assert "| metric | a\\|b | \\<i\\> | change |" in shown
 
 
 def test_a_pass_is_green() -> None:
