@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
@@ -18,7 +19,6 @@ from harness.analyse.contrast import uncounted
 from harness.analyse.metrics import Metric, metric
 from harness.analyse.records import ContrastResult, Estimate, Outcome, Verdict
 from harness.analyse.sequential import log_e_path, p_value
-from harness.errors import StudyError
 from harness.study.records import Expectation, Study
 
 ROUNDING = 1e-12
@@ -57,15 +57,12 @@ def family_confidence(study: Study) -> float:
     return 1.0 - (1.0 - study.confidence) / max(1, questions_in(study))
 
 
-def bound_of(expectation: Expectation) -> tuple[str, float]:
-    """("at_most" or "at_least", the claimed ratio); StudyError unless exactly one is given and positive."""
-    given = [("at_most", expectation.at_most), ("at_least", expectation.at_least)]
-    sides = [(side, value) for side, value in given if value is not None]
-    if len(sides) != 1 or not (sides[0][1] > 0.0 and math.isfinite(sides[0][1])):
-        raise StudyError(
-            f"expectation {expectation.name!r}: expected exactly one of at_most, at_least as a positive ratio"
-        )
-    return sides[0]
+def bound_of(expectation: Expectation) -> tuple[Literal["at_most", "at_least"], float]:
+    """Which side is claimed, and the ratio."""
+    if expectation.at_most is not None:
+        return "at_most", expectation.at_most
+    assert expectation.at_least is not None
+    return "at_least", expectation.at_least
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
@@ -141,7 +138,7 @@ def _verdict(
         request=found.request if found is not None else expectation.request,
         arm=expectation.arm,
         against=question.against,
-        side="at_most" if side == "at_most" else "at_least",
+        side=side,
         bound=bound,
         outcome=outcome,
         contrast=found,

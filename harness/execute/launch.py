@@ -9,10 +9,9 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from harness.errors import StudyError
 from harness.execute.burst import ArmSpec
 from harness.execute.ports import placed
-from harness.execute.target import JSON_LINE, Readiness
+from harness.execute.target import Readiness
 from harness.plan.arms import declared_name, workloads
 from harness.study.file import resolve
 from harness.study.records import Arm, Study, Target, Workload
@@ -41,6 +40,7 @@ def arm_spec(study: Study, arm: Arm, directory: Path, episode: Workload | None =
         each.name: str(resolve(arm.files.get(declared_name(study, each)) or arm.file or each.file, directory))
         for each in workloads(study)
     }
+    kind, _, value = target.ready.partition(":")
     return ArmSpec(
         name=arm.name,
         command=_command(target),
@@ -48,7 +48,7 @@ def arm_spec(study: Study, arm: Arm, directory: Path, episode: Workload | None =
         env={**env, "SYNAPSED_SEED": str(seed), "SYNAPSED_SETTINGS": json.dumps(settings)},
         files=files,
         load_env={"LOCUST_HOST": url} if url and "LOCUST_HOST" not in env else {},
-        readiness=_readiness(target),
+        readiness=Readiness(kind, value),  # type: ignore[arg-type]
         cwd=str(directory) if target.kind == "command" else None,
         interpreter=arm.interpreter,
     )
@@ -65,16 +65,4 @@ def _switched(study: Study, arm: Arm) -> Target:
 def _command(target: Target) -> tuple[str, ...]:
     if target.kind == "reference":
         return (sys.executable, "-m", "reference_impl", "--peers", str(target.peers))
-    if not target.command:
-        raise StudyError("target.command is empty; expected the program to start and its arguments")
     return tuple(sys.executable if word == "python" else word for word in target.command)
-
-
-def _readiness(target: Target) -> Readiness:
-    """`ready` is "line" (the contract's JSON line) or kind:value, such as "port:127.0.0.1:8080"."""
-    kind, _, value = target.ready.partition(":")
-    if kind == "line":
-        return JSON_LINE
-    if kind in ("port", "url", "pattern") and value:
-        return Readiness(kind, value)  # type: ignore[arg-type]
-    raise StudyError(f"target.ready is {target.ready!r}; expected line, port:HOST:PORT, url:URL or pattern:REGEX")

@@ -61,8 +61,6 @@ class Target:
         self._pattern = re.compile(readiness.value) if readiness.kind == "pattern" else None
         if readiness.kind == "port" and _accepts(*_host_port(readiness.value)):
             raise TargetError(f"target {name}: {readiness.value} is taken by another program")
-        if not command:
-            raise TargetError(f"target {name} has no command to start")
         try:
             self._child = Child(command, env=env, cwd=cwd, on_line=self._hear)
         except OSError as error:

@@ -252,10 +252,6 @@ def _of_slices(
 
 def _comparisons(study: Study) -> Iterator[Comparison]:
     design = study.design
-    if design.baseline == design.treatment:
-        raise StudyError(f"baseline and treatment are both {design.baseline!r}; expected two different arms")
-    if design.kind in ("ablation", "phases", "factorial") and len(study.optimizations) < 2:
-        raise StudyError(f"{design.kind} takes several switches apart; expected on-off for one")
     yield Comparison(design.baseline, design.treatment, "treatment")
     if design.hidden:
         yield Comparison(design.baseline, hidden_name(design.baseline), "a/a")
@@ -316,10 +312,6 @@ def foldover_pairs(optimizations: Sequence[str], fractions: int) -> Iterator[tup
     """(cell, complement) names of a factorial design: of six optimizations the first `fractions` (1-4) quarters, 8
     pairs each; of fewer, all cells.
     """
-    if not 1 <= fractions <= 4:
-        raise StudyError(f"fractions is {fractions}; expected 1 to 4 quarters of the 64 cells")
-    if len(optimizations) > MOST_FACTORS:
-        raise StudyError(f"a factorial design of {len(optimizations)} switches; expected at most {MOST_FACTORS}")
     signs = ((1, 1), (-1, -1), (1, -1), (-1, 1))[:fractions]
     if len(optimizations) == MOST_FACTORS:
         cells = [cell for e_sign, f_sign in signs for cell in fraction(optimizations, e_sign, f_sign)]

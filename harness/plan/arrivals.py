@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.errors import StudyError
 from harness.study.records import Workload
 
 Floats = NDArray[np.float64]
@@ -27,13 +25,11 @@ after the last"""
 def offsets(workload: Workload, seconds: float, rng: np.random.Generator, rate: float = 0.0) -> Floats:
     """Sorted offsets in [0, seconds) of an open workload; none for a closed one.
 
-    `rate` stands in where the workload leaves its own at 0 (half the slower arm's capacity). StudyError for
-    a rate or shape that makes no sense.
+    `rate` stands in where the workload leaves its own at 0 (half the slower arm's capacity).
     """
     if workload.arrivals == "closed":
         return np.empty(0)
     knots = workload.shape or ((0.0, workload.rate or rate),)
-    check_knots(knots)
     if workload.arrivals == "constant":
         return constant(knots, seconds)
     return poisson(knots, seconds, rng)
@@ -54,19 +50,6 @@ def poisson(knots: Knots, seconds: float, rng: np.random.Generator) -> Floats:
 def expected(knots: Knots, seconds: float) -> float:
     """Mean number of arrivals in [0, seconds): the integral of the rate."""
     return float(_integral(*_grid(knots, seconds))[-1])
-
-
-def check_knots(knots: Knots) -> None:
-    """StudyError unless times increase from 0 or later and rates are finite and not negative, one of them
-    positive.
-    """
-    times, rates = [time for time, _ in knots], [rate for _, rate in knots]
-    if any(not math.isfinite(value) or value < 0.0 for value in (*times, *rates)):
-        raise StudyError(f"arrivals {list(knots)}: expected finite times and rates, none negative")
-    if any(later <= earlier for earlier, later in pairwise(times)):
-        raise StudyError(f"arrivals {list(knots)}: expected times that increase")
-    if not any(rates):
-        raise StudyError("an open workload needs a rate above 0")
 
 
 def _grid(knots: Knots, seconds: float) -> tuple[Floats, Floats]:

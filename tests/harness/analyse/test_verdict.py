@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 
 import msgspec
@@ -16,8 +15,7 @@ from statsmodels.stats.multitest import multipletests
 from harness.analyse.contrast import Contrast, Readings, judge_contrast
 from harness.analyse.metrics import NO_COUNTER, metric
 from harness.analyse.records import Verdict
-from harness.analyse.verdict import Question, bound_of, describe_bound, family_confidence, holm, judge
-from harness.errors import StudyError
+from harness.analyse.verdict import Question, describe_bound, family_confidence, holm, judge
 from harness.study.records import Budget, Expectation, Study
 from tests.harness.analyse import reference
 from tests.harness.analyse.synthetic import a_study
@@ -212,14 +210,6 @@ def test_holm_matches_statsmodels() -> None:
 @given(st.lists(st.floats(1e-9, 1.0), min_size=1, max_size=12))
 def test_holm_matches_the_reference(p_values: list[float]) -> None:
     assert holm(p_values) == pytest.approx(reference.holm(p_values))
-
-
-@pytest.mark.parametrize(
-    ("at_most", "at_least"), [(None, None), (0.5, 2.0), (0.0, None), (None, -1.0), (math.inf, None), (math.nan, None)]
-)
-def test_a_bound_is_exactly_one_positive_ratio(at_most: float | None, at_least: float | None) -> None:
-    with pytest.raises(StudyError, match="exactly one of at_most, at_least"):
-        bound_of(expected(at_most=at_most, at_least=at_least))
 
 
 def test_the_side_shown_stands_though_the_median_crosses_the_bound_later() -> None:

@@ -111,8 +111,6 @@ def test_declared_arms_come_first_and_unknown_ones_are_refused() -> None:
     assert resolve_arm(study, "malloc-tuned") is tuned
     with pytest.raises(StudyError, match="unknown arm 'polling'; expected one of malloc-tuned, none, all"):
         resolve_arm(study, "polling")
-    with pytest.raises(StudyError, match="baseline and treatment are both 'all'"):
-        layout(a_study(Design(baseline="all")))
 
 
 def test_the_hidden_twin_is_the_baseline() -> None:
@@ -151,8 +149,6 @@ def test_four_quarters_are_all_cells() -> None:
             OPTIMIZATIONS
         )
     assert len(list(foldover_pairs(OPTIMIZATIONS, 1))) == 8
-    with pytest.raises(StudyError, match="fractions is 5"):
-        list(foldover_pairs(OPTIMIZATIONS, 5))
 
 
 def own(*names: str, **design: Any) -> Study:
@@ -188,8 +184,6 @@ def test_an_arm_has_one_name() -> None:
     ):
         with pytest.raises(StudyError, match=f"is the arm '{usual}'; expected that name"):
             resolve_arm(study, name)
-    with pytest.raises(StudyError, match="ablation takes several switches apart; expected on-off for one"):
-        layout(own("cache", kind="ablation"))
 
 
 def test_of_two_switches_one_alone_is_the_other_taken_out() -> None:
@@ -220,11 +214,6 @@ def test_fewer_than_six_switches_are_crossed_in_full(count: int) -> None:
         assert {*(parse_cell(cell, names) or ()), *(parse_cell(complement, names) or ())} == set(names)
     x = np.array([[1 if name in (parse_cell(cell, names) or ()) else -1 for name in names] for _, cell in pairs])
     assert np.linalg.matrix_rank(x) == count, "pairs can tell the switches apart"
-
-
-def test_more_than_six_switches_are_not_crossed() -> None:
-    with pytest.raises(StudyError, match="a factorial design of 7 switches; expected at most 6"):
-        layout(own(*"abcdefg", kind="factorial"))
 
 
 def swept(parameter: str, *values: float | str) -> tuple[Workload, ...]:

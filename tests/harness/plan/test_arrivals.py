@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from harness.errors import StudyError
 from harness.plan.arrivals import constant, expected, offsets, poisson
 from harness.study.records import Workload
 
@@ -76,18 +75,3 @@ def test_offsets_follow_the_workload() -> None:
     assert offsets(a_workload(shape=tuple(SPIKE), rate=7.0), 4.0, rng).size == 375
     again = offsets(a_workload(arrivals="poisson", rate=100.0), 1.0, np.random.default_rng(5))
     assert np.array_equal(again, poisson([(0.0, 100.0)], 1.0, np.random.default_rng(5)))
-
-
-@pytest.mark.parametrize(
-    ("shape", "message"),
-    [
-        (((0.0, 0.0),), "needs a rate above 0"),
-        (((0.0, -1.0),), "none negative"),
-        (((0.0, math.nan),), "finite"),
-        (((-1.0, 5.0),), "none negative"),
-        (((1.0, 5.0), (1.0, 6.0)), "times that increase"),
-    ],
-)
-def test_senseless_shapes_are_refused(shape: tuple[tuple[float, float], ...], message: str) -> None:
-    with pytest.raises(StudyError, match=message):
-        offsets(a_workload(shape=shape), 1.0, np.random.default_rng(1))
