@@ -58,16 +58,14 @@ def _processor() -> Iterator[Finding]:
     yield Finding(
         "stolen time", share < 0.01, f"{share:.2%} of all CPU time since boot", "a neighbour on the host takes it"
     )
-    governors = {path.read_text().strip() for path in _frequency_files("scaling_governor")}
+    governors = {
+        path.read_text().strip() for path in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_governor")
+    }
     if governors:
         saw = f"governor {', '.join(sorted(governors))}"
         yield Finding("CPU frequency", governors <= {"performance"}, saw, "cpupower frequency-set -g performance")
     else:
         yield Finding("CPU frequency", True, "not visible here (virtual machine, or fixed)")
-
-
-def _frequency_files(name: str) -> list[Path]:
-    return sorted(Path("/sys/devices/system/cpu").glob(f"cpu[0-9]*/cpufreq/{name}"))
 
 
 def _clock() -> Iterator[Finding]:

@@ -12,8 +12,7 @@ import signal
 import sys
 from collections.abc import Iterable
 
-from harness.execute.load import python_path
-from harness.execute.process import Child
+from harness.execute.process import Child, python_path
 
 NO_IDLE_PRIORITY = "this system has no idle priority: cores could not be kept awake"
 FELL_ASLEEP = "the loops that keep the cores awake ended early"

@@ -87,7 +87,6 @@ class Step(msgspec.Struct, frozen=True):
     doing: str
     arm: str = ""
     workload: str = ""
-    block: int = 0
 
 
 LONGEST_VARIABLE = 100_000
@@ -148,7 +147,7 @@ class RunningBurst:
             for name in block.arms:
                 self._warm(self._arms[name], block)
             for position, name in enumerate(block.arms):
-                self._progress(Step("slice", name, block.workload, block.number))
+                self._progress(Step("slice", name, block.workload))
                 yield self._slice(self._arms[name], block, position)
 
     def episodes(self, block: BlockSpec, keep: Callable[[Sample], None]) -> Iterator[Slice]:
@@ -159,7 +158,7 @@ class RunningBurst:
         workload = self._workloads[block.workload]
         for position, name in enumerate(block.arms):
             arm = self._arms[name]
-            self._progress(Step("episode", name, block.workload, block.number))
+            self._progress(Step("episode", name, block.workload))
             yield (row := self._slice(arm, block, position, keep))
             with self._blaming(arm):
                 arm.load.settle(workload.settle_seconds)

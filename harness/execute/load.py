@@ -10,18 +10,16 @@ import select
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
 import msgspec
 
-import harness
 from harness.errors import LoadError
 from harness.execute import wire
-from harness.execute.process import Child
+from harness.execute.process import Child, python_path
 from harness.execute.wire import WorkloadFile
 
 _MARGIN = 10.0
@@ -197,10 +195,3 @@ class LoadProcess:
     def _died(self) -> LoadError:
         self._child.wait(_STOP_SECONDS)
         return LoadError(f"load process {self.name} (pid {self.pid}) died: {self._child.epitaph()}")
-
-
-def python_path(env: Mapping[str, str] = os.environ) -> str:
-    """The path `env`, or else our environment, asks for, and behind it the root of this harness."""
-    asked = env.get("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
-    root = str(Path(harness.__file__).resolve().parent.parent)
-    return os.pathsep.join(filter(None, (asked, root)))

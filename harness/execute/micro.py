@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -15,8 +14,7 @@ import pyperf
 
 from harness.analyse.micro import Reading, Room
 from harness.errors import TargetError, UsageError
-from harness.execute.process import Child
-from harness.study.file import ROOT
+from harness.execute.process import Child, python_path
 
 ROOMS = ("pooling", "cleanup", "rate_limit", "circuit_breaker", "buffer_pool", "metrics", "channel", "calm")
 _WORKER = ("-P", "-m", "scenarios.micro.worker")
@@ -87,9 +85,7 @@ def merge(into: dict[str, pyperf.BenchmarkSuite], key: str, suite: pyperf.Benchm
 def _run(command: list[str], env: Mapping[str, str]) -> tuple[list[str], str]:
     """The lines the program printed, and how it ended."""
     lines: list[str] = []
-    asked = env.get("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
-    path = os.pathsep.join(filter(None, (asked, str(ROOT))))  # the scripts are ours; what they import comes first
-    child = Child(command, env={**env, "PYTHONPATH": path}, on_line=lines.append)
+    child = Child(command, env={**env, "PYTHONPATH": python_path(env)}, on_line=lines.append)
     words = ""
     try:
         words = child.epitaph() if child.wait(_PATIENCE) else f"did not end within {_PATIENCE:.0f} s"

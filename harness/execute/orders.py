@@ -73,7 +73,7 @@ class Worker:
         # Imports and users stay as long as the process: keep them out of later collections, on every arm.
         gc.collect()
         gc.freeze()
-        return wire.Ready(os.getpid(), {name: each.users for name, each in self._workloads.items()}, notes)
+        return wire.Ready(notes)
 
     def _slice(self, order: wire.OpenSlice) -> wire.SliceResult:
         workload = self._workload(order.workload)

@@ -16,10 +16,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import IO
 
 import psutil
 
+import harness
 from harness.execute.counters import tree
 from harness.execute.guard import GUARD
 
@@ -143,6 +145,13 @@ class Child:
                 return False
             time.sleep(_POLL_SECONDS)
         return not self.alive()
+
+
+def python_path(env: Mapping[str, str] = os.environ) -> str:
+    """Where a child finds the modules that `env`, or else our environment, asks for, and behind them our own."""
+    asked = env.get("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
+    root = str(Path(harness.__file__).resolve().parent.parent)
+    return os.pathsep.join(filter(None, (asked, root)))
 
 
 def _group_alive(group: int) -> bool:

@@ -86,8 +86,6 @@ class Stop(msgspec.Struct, frozen=True, tag=True):
 class Ready(msgspec.Struct, frozen=True, tag=True):
     """All users stand at the barrier. `notes` say what on this machine is coarser than it should be."""
 
-    pid: int
-    users: dict[str, int]
     notes: tuple[str, ...] = ()
 
 

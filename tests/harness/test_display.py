@@ -48,7 +48,7 @@ def test_a_log_gets_the_plan_and_a_line_per_burst(so_far: tuple[Verdict, ...]) -
     out, clock = console(terminal=False), Clock()
     with RunDisplay(out, 165.0, clock=clock) as display:
         display.forecast(FORECAST)
-        display.step(Step("slice", "none", "surge", 1))
+        display.step(Step("slice", "none", "surge"))
         display.burst_done(0, 40.0, 125.0, so_far)
     first, second = text(out).splitlines()
     assert first == "measuring for about 2:45 min, in bursts of about 12 s"
