@@ -80,12 +80,8 @@ class RunDisplay:
         shown = "".join(f"; {_line(verdict, estimate)}" for verdict, estimate in estimates[:SHOWN])
         if estimates and not any(estimate.bounded for _, estimate in estimates):
             shown += "; too few bursts for intervals yet"
-        self._console.print(
-            f"burst {number + 1} done, {f'about {_duration(left)} to go' if left else 'the last'}{shown}",
-            highlight=False,
-            soft_wrap=True,
-            markup=False,
-        )
+        told = f"burst {number + 1} done, {f'about {_duration(left)} to go' if left else 'the last'}{shown}"
+        self._console.out(told, highlight=False)
 
     def renderable(self) -> Group:
         """The live display as of now."""

@@ -72,7 +72,7 @@ def start(wish: Wish, root: Path, command: str, console: Console, now: datetime.
         _show(results, folder, console)
         try:
             _write(folder, wish, rooms, results, command, now)
-            console.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True, markup=False)
+            console.out(f"report: {folder / 'report.html'}", highlight=False)
         except StoreError as error:
             ended_by = ended_by if isinstance(ended_by, BenchError) else error  # the first of the two says more
     if isinstance(ended_by, BenchError):
@@ -131,10 +131,8 @@ def _measures(room: Room, variant: str, memory: bool) -> bool:
 def _tell_missing(wish: Wish, rooms: Iterable[Room], console: Console) -> None:
     missing = sorted({name for room in rooms for name in room.missing})
     if wish.peers and missing:
-        console.print(
-            f"not installed, so not measured: {', '.join(missing)} (pip install 'synapsed-bench[peers]')",
-            highlight=False, markup=False, soft_wrap=True,
-        )  # fmt: skip
+        told = f"not installed, so not measured: {', '.join(missing)} (pip install 'synapsed-bench[peers]')"
+        console.out(told, highlight=False)
 
 
 def folder_for(root: Path, now: datetime.datetime, kind: str = "micro") -> Path:
@@ -195,6 +193,6 @@ def _show(results: Sequence[CaseResult], folder: Path, console: Console) -> None
     if any(one.estimate and not one.estimate.bounded for each in results for one in each.ratios):
         told = "1 round is" if rounds == 1 else f"{rounds} rounds are"
         told += f" too few to bound an interval: ask for more --seconds, or for none and have {LEAST_ROUNDS} or more"
-        console.print(told, highlight=False, soft_wrap=True)
+        console.out(told, highlight=False)
     names = f"{folder / 'pyperf'}{os.sep}ROOM-{OFF}.json ROOM-{ON}.json"
-    console.print(f"compare: pyperf compare_to {names}", highlight=False, soft_wrap=True, markup=False)
+    console.out(f"compare: pyperf compare_to {names}", highlight=False)

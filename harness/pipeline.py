@@ -1,4 +1,4 @@
-"""A study from file to verdict, on one screen: study -> plan -> execute -> measure -> analyse.
+"""How a study is measured, on one screen: study -> plan -> execute -> measure, after each burst the verdicts so far.
 
 Rows are in the store as soon as they exist, and burst n is a pure function of study, n, and how many before it were cut
 short, so a run that was interrupted anywhere goes on where it stopped.
@@ -15,9 +15,9 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
-from harness.analyse.analysis import analyse, interim
+from harness.analyse.analysis import interim
 from harness.analyse.metrics import CACHE_MISSES
-from harness.analyse.records import Analysis, Verdict
+from harness.analyse.records import Verdict
 from harness.analyse.validity import hopeless
 from harness.errors import MeasurementVoid, TargetError
 from harness.execute import burst, host
@@ -60,8 +60,8 @@ class Steering:
         return all(each.outcome != "INCONCLUSIVE" for each in interim(self._study, measured))
 
 
-def run(study: Study, store: Store, directory: Path, display: Display, steering: Steering | None = None) -> Analysis:
-    """Measure what is still to be measured, and judge all of it.
+def run(study: Study, store: Store, directory: Path, display: Display, steering: Steering | None = None) -> None:
+    """Measure what is still to be measured; the rows are in the store.
 
     Raises `StudyError` before the first slice; `TargetError` or `LoadError` when a process fails (what was measured
     until then stays in the store).
@@ -97,7 +97,6 @@ def run(study: Study, store: Store, directory: Path, display: Display, steering:
         display.burst_done(plan.number, spent, 0.0 if over else to_go(), interim(study, measured))
         if over:
             break
-    return analyse(study, store.measured())
 
 
 def _measure(

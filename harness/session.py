@@ -70,9 +70,7 @@ def resume(folder: Path, console: Console, *, strict: bool) -> int:
                 " that dies under load is not judged by what it did before"
             )
         if store.find("complete", bool):
-            console.print(
-                f"{folder.name} is complete: nothing is measured", highlight=False, soft_wrap=True, markup=False
-            )
+            console.out(f"{folder.name} is complete: nothing is measured", highlight=False)
             return exit_code(_report(store, console), strict=strict)
         was, here = store.get("environment", Environment), host.environment(ROOT)
         if differs := _differs(was, here):
@@ -102,13 +100,6 @@ def report(folder: Path, console: Console) -> None:
     """Judge the stored rows and write the report again."""
     with Store.read(folder) as store:
         _report(store, console)
-
-
-def _report(store: Store, console: Console) -> Analysis:
-    study, measured = stored(store)
-    analysis = _judged(study, measured, store)
-    _write(study, store, measured, analysis, console)
-    return analysis
 
 
 def judged(folder: Path) -> Analysis:
@@ -189,19 +180,17 @@ def _measure(study: Study, store: Store, console: Console, *, strict: bool) -> i
     store.put("ended_by", "")
     try:
         with RunDisplay(console, study.budget.seconds, store.find("spent", float) or 0.0) as display:
-            analysis = pipeline.run(study, store, directory, display)
+            pipeline.run(study, store, directory, display)
         store.put("complete", True)
     except (KeyboardInterrupt, BenchError) as error:
-        return _ended_early(study, store, console, error)
-    _write(study, store, store.measured(), analysis, console)
-    return exit_code(analysis, strict=strict)
+        return _ended_early(store, console, error)
+    return exit_code(_report(store, console), strict=strict)
 
 
-def _ended_early(study: Study, store: Store, console: Console, error: BaseException) -> int:
+def _ended_early(store: Store, console: Console, error: BaseException) -> int:
     """Report what was measured before `error`, then let the error have the last word."""
-    measured = store.measured()
     interrupted = isinstance(error, KeyboardInterrupt)
-    if not measured.slices:
+    if not store.measured().slices:
         runs.discard(store.folder)
         if interrupted:
             return INTERRUPTED
@@ -209,13 +198,12 @@ def _ended_early(study: Study, store: Store, console: Console, error: BaseExcept
     try:
         store.put("ended_by", CTRL_C if interrupted else str(error))
         store.put("fault", error.fault if isinstance(error, BenchError) else "")
-        study = _as_it_ended(study, store)
-        _write(study, store, measured, analyse(study, measured, mishap=mishap(store)), console)
+        _report(store, console)
     except StoreError as second:  # the disk is still full, say: the rows are there, and the first error counts
-        console.print(str(second), highlight=False, soft_wrap=True, markup=False)
+        console.out(str(second), highlight=False)
     if not mishap(store):
         go_on = f"go on with: synapsed-bench run --resume {shlex.quote(shown(store.folder))}"
-        console.print(go_on, highlight=False, soft_wrap=True, markup=False)
+        console.out(go_on, highlight=False)
     if not isinstance(error, BenchError):
         return INTERRUPTED
     raise MeasurementVoid(f"{error}; what was measured is kept in {shown(store.folder)}", error.fault) from error
@@ -227,14 +215,17 @@ def mishap(store: Store) -> str:
     return "" if ended_by == CTRL_C or store.find("fault", str) == StoreError.fault else ended_by
 
 
-def _write(study: Study, store: Store, measured: Measured, analysis: Analysis, console: Console) -> None:
-    """Say the result before it is written: a full disk must not take it away."""
+def _report(store: Store, console: Console) -> Analysis:
+    """Judge the rows, and say the result before it is written: a full disk must not take it away."""
     from reports import terminal
 
+    study, measured = stored(store)
+    analysis = _judged(study, measured, store)
     console.print(terminal.result(study, analysis, _info(study, store, measured)))
     console.print("writing the report", highlight=False)  # which may take a while: each estimate is drawn
     page = write_report(study, store, measured, analysis)
-    console.print(f"report: {shown(page)}", highlight=False, soft_wrap=True, markup=False)
+    console.out(f"report: {shown(page)}", highlight=False)
+    return analysis
 
 
 def _info(study: Study, store: Store, measured: Measured) -> RunInfo:

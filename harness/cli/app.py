@@ -163,7 +163,7 @@ def _names(option: str, text: str | None) -> tuple[str, ...]:
 def fail(error: BenchError) -> NoReturn:
     """One line on stderr that says whose fault it is, and the error's exit code."""
     said = " ".join(str(error).split())
-    Output(stderr=True).print(f"synapsed-bench: {error.fault}: {said}", highlight=False, soft_wrap=True, markup=False)
+    Output(stderr=True).out(f"synapsed-bench: {error.fault}: {said}", highlight=False)
     sys.exit(error.exit_code)
 
 

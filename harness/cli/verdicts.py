@@ -104,7 +104,7 @@ def gate(
         gate_micro.refuse_too_short(rooms, seconds)
     else:
         commits.refuse_too_short(seconds)
-    tell = partial(console.print, highlight=False, soft_wrap=True, markup=False)
+    tell = partial(console.out, highlight=False)
     one, other = revisions.prepare(ROOT, cache, (base, head), tell, build=build)
     notes = ("Uncommitted changes of this checkout are not measured.",) if revisions.dirty(ROOT) else ()
     setting = _setting("base", "head", cache, runs_folder, (markdown, junit), notes)

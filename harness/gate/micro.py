@@ -127,7 +127,7 @@ def _rounds(
             found += fresh
             word = _decide(found, policy)
             if not setting.console.is_terminal:
-                setting.console.print(f"round {number + 1} done; {word.reason}", highlight=False, soft_wrap=True)
+                setting.console.out(f"round {number + 1} done; {word.reason}", highlight=False)
             yield word
 
 

@@ -114,7 +114,7 @@ def _conclude(steering: DuelSteering, store: Store, setting: Setting) -> int:
     store.put("answer", word)
     store.put("void", decision.reason if decision.outcome == "INVALID" else "")
     page = session.write_report(asked.study, store, measured, session.answered(analysis, store))
-    setting.console.print(f"report: {session.shown(page)}", highlight=False, soft_wrap=True, markup=False)
+    setting.console.out(f"report: {session.shown(page)}", highlight=False)
     return EXIT_CODES[decision.outcome]
 
 
@@ -154,7 +154,7 @@ def _ended_early(steering: DuelSteering, store: Store, setting: Setting, error: 
         store.put("ended_by", session.CTRL_C if not isinstance(error, BenchError) else told)
         write_views(decision, _info(asked, measured, setting, store.find("spent", float) or 0.0), setting.files)
     except StoreError as second:  # the disk is still full, say: the first error counts
-        setting.console.print(str(second), highlight=False, soft_wrap=True, markup=False)
+        setting.console.out(str(second), highlight=False)
     if not measured.slices:
         runs.discard(store.folder)
         if isinstance(error, BenchError):
@@ -185,7 +185,7 @@ class DuelDisplay(RunDisplay):
             self._estimates = _table(decision, self._steering.asked.policy)
         else:
             told = "; ".join(line(each, decision, self._steering.asked.policy) for each in decision.metrics)
-            self._console.print(f"  {told}", highlight=False, soft_wrap=True, markup=False)
+            self._console.out(f"  {told}", highlight=False)
 
 
 def line(found: MetricDecision, decision: GateDecision, policy: Policy) -> str:

@@ -15,7 +15,8 @@ import pytest
 from msgspec.structs import replace
 
 from harness import pipeline
-from harness.analyse.records import Analysis, Verdict
+from harness.analyse.analysis import analyse
+from harness.analyse.records import Verdict
 from harness.errors import MeasurementVoid
 from harness.execute import burst as processes
 from harness.execute.burst import BlockSpec, BurstSpec, Step
@@ -130,9 +131,9 @@ class Silent:
     def burst_done(self, number: int, spent: float, left: float, so_far: Sequence[Verdict]) -> None: ...
 
 
-def play(study: Study, store: Store, script: Script, monkeypatch: pytest.MonkeyPatch) -> Analysis:
+def play(study: Study, store: Store, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "running", script.running)
-    return pipeline.run(study, store, Path(), Silent())
+    pipeline.run(study, store, Path(), Silent())
 
 
 def short(*workloads: Workload, bursts: int = 1) -> Study:
@@ -195,8 +196,11 @@ def test_an_arm_that_answers_nothing_has_no_rate(store: Store, monkeypatch: pyte
 def test_a_run_in_which_an_arm_answers_nothing_ends_after_a_burst(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    analysis = play(short(CLOSED, bursts=5), store, Script(silent=("all",)), monkeypatch)
-    assert analysis.answer.startswith("INVALID, so nothing is claimed: successes: 0 answered of ")
+    study = short(CLOSED, bursts=5)
+    play(study, store, Script(silent=("all",)), monkeypatch)
+    assert analyse(study, store.measured()).answer.startswith(
+        "INVALID, so nothing is claimed: successes: 0 answered of "
+    )
     assert [each.complete for each in store.measured().bursts] == [True]
 
 
