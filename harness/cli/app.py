@@ -18,7 +18,7 @@ import typer
 
 from harness.cli import stored, verdicts
 from harness.cli.options import RUNS, RunsOption, command_line, number
-from harness.cli.output import Output
+from harness.cli.output import Output, console
 from harness.errors import INTERRUPTED, BenchError, MeasurementVoid, UsageError
 
 app = typer.Typer(
@@ -28,7 +28,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-console = Output()
 
 QUICK = "quick"
 DESCRIPTORS = 65_536

@@ -1,11 +1,14 @@
-"""Output that nobody may read to its end: `synapsed-bench run ... | head` must not take a measurement away."""
+"""Where commands write. Nobody may read it to its end: `synapsed-bench run ... | head` takes no measurement away."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import IO
 
 from rich.console import Console
+
+from harness.errors import StoreError
 
 
 class Output(Console):
@@ -15,6 +18,17 @@ class Output(Console):
         """Go on without a reader."""
         self.quiet = True
         into_nothing(self.file)
+
+
+console = Output()
+
+
+def write(path: Path, content: bytes) -> None:
+    """Put a report where the user asked for it. Raises `StoreError`."""
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def into_nothing(stream: IO[str]) -> None:

@@ -10,12 +10,11 @@ from typing import Annotated
 import typer
 
 from harness.cli.options import RUNS, RunsOption
-from harness.cli.output import Output, into_nothing
-from harness.errors import StoreError, UsageError
+from harness.cli.output import console, into_nothing, write
+from harness.errors import UsageError
 
 RunArgument = Annotated[str, typer.Argument(metavar="[RUN]", help="A run folder, its name, or latest.")]
 FORMATS = ("csv", "json")
-console = Output()
 
 
 def register(app: typer.Typer) -> None:
@@ -71,10 +70,7 @@ def export(
         except BrokenPipeError:  # whoever reads has seen enough
             into_nothing(sys.stdout)
         return
-    try:
-        out.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise StoreError(f"{out}: cannot be written: {error.strerror or error}") from error
+    write(out, text.encode())
 
 
 def compare(

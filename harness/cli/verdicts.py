@@ -12,12 +12,11 @@ import typer
 
 from harness.analyse.records import Direction
 from harness.cli.options import RUNS, RunsOption, command_line, number
-from harness.cli.output import Output
-from harness.errors import StoreError, UsageError
+from harness.cli.output import console, write
+from harness.errors import UsageError
 
 MarkdownOption = Annotated[Path | None, typer.Option(help="Write a Markdown summary to this file.")]
 JunitOption = Annotated[Path | None, typer.Option(help="Write JUnit XML to this file.")]
-console = Output()
 
 if TYPE_CHECKING:
     from harness.gate.runner import Files, Setting
@@ -194,11 +193,3 @@ def _setting(
 
 def _files(markdown: Path | None, junit: Path | None) -> Files:
     return tuple((kind, path) for kind, path in (("markdown", markdown), ("junit", junit)) if path is not None)
-
-
-def write(path: Path, content: bytes) -> None:
-    """Put a report where the user asked for it. Raises `StoreError`."""
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
