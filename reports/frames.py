@@ -12,12 +12,11 @@ from harness.analyse.episodes import Episode, extreme
 from harness.analyse.metrics import METRICS, Metric
 from harness.analyse.records import Analysis, ContrastResult, Estimate, Source, Verdict
 from harness.analyse.rows import Rows, arrange
-from harness.measure.records import Measured, Slice, Stretch
+from harness.measure.records import STRETCHES, Measured, Slice
 from harness.plan.arms import layout, workloads
 from harness.study.records import Study, Workload
 
 VALUES = ("workload", "source", "burst", "pair", "arm", "metric", "request", "unit", "value", "extreme")
-KINDS: tuple[Stretch, ...] = ("slice", "segment", "episode")
 WHO = ["role", "workload", "metric", "request", "source", "b", "a"]
 
 
@@ -47,7 +46,7 @@ def values(study: Study, measured: Measured, workload: str = "", segments: bool 
 
 
 def _of_workload(rows: Rows, workload: Workload, arm: str) -> Iterator[tuple[Any, ...]]:
-    for kind in KINDS:
+    for kind in STRETCHES:
         yield from _of(rows.of(workload.name, arm, kind), (workload.name, kind, arm), workload.request)
     yield from _of(rows.episodes.get((workload.name, arm), ()), (workload.name, "reading", arm), workload.request)
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 
-import msgspec
-
 from harness.analyse import views
 from harness.analyse.attribution import attribute
 from harness.analyse.centre import Floats
@@ -31,7 +29,7 @@ from harness.analyse.rows import Rows, arrange
 from harness.analyse.tails import tails
 from harness.analyse.validity import Subject, check, load_was_the_limit
 from harness.analyse.verdict import Question, describe, family_confidence, judge
-from harness.measure.records import Measured
+from harness.measure.records import STRETCHES, Measured
 from harness.plan.arms import Comparison, Layout, layout, workloads
 from harness.study.records import Expectation, Study, Workload
 
@@ -58,13 +56,6 @@ def interim(study: Study, measured: Measured) -> tuple[Verdict, ...]:
     return judge(tuple(_Analyst(study, arrange(measured)).questions()), study)
 
 
-def encode(analysis: Analysis) -> bytes:
-    """Canonical JSON of an analysis: equal analyses give equal bytes (infinite and missing numbers become
-    null).
-    """
-    return msgspec.json.encode(analysis, order="deterministic")
-
-
 class _Analyst:
     """The rows of one run with what is derived from them more than once."""
 
@@ -89,7 +80,7 @@ class _Analyst:
         void = next((f"{each.name}: {each.saw} ({each.where})" for each in checks if each.status == "invalid"), "")
         verdicts = judge(tuple(self.questions()), self.study, void)
         complete = sum(burst.complete for burst in self.rows.bursts)
-        described = self._described()
+        described = views.describe_arms(self.rows, self.workloads, self.shown, self.requests)
         return Analysis(
             study=self.study.name,
             baseline=self.study.design.baseline,
@@ -120,9 +111,6 @@ class _Analyst:
             traces=tuple(views.traces(self.rows, self.shown)),
             tails=tuple(self._tails()),
         )
-
-    def _described(self) -> views.Views:
-        return views.describe_arms(self.rows, self.workloads, self.shown, self.requests)
 
     def _attributions(self) -> Iterator[Attribution]:
         """Which flag pays, for the metrics people ask for first; only a factorial design can say."""
@@ -178,7 +166,7 @@ class _Analyst:
                     yield _contrast(comparison, of, "reading", "", "")
 
     def _sources(self, of: Metric, workload: Workload, comparison: Comparison) -> Iterator[Source]:
-        for kind in views.KINDS:
+        for kind in STRETCHES:
             arms = (comparison.a, comparison.b)
             if kind in of.sources and any(self.rows.of(workload.name, arm, kind) for arm in arms):
                 yield kind

@@ -13,15 +13,13 @@ from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
+from harness.analyse.centre import Floats
 from harness.analyse.contrast import Contrast, Readings, burst_medians, estimate, pair_up, ratio_of
 from harness.analyse.records import Attribution, Estimate, FlagEffect
 from harness.measure.records import Burst
 from harness.plan.arms import Layout, parse_cell
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)

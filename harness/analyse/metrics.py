@@ -17,7 +17,7 @@ from harness.analyse import episodes
 from harness.analyse.episodes import Episode, NoneOf, Unusable, share
 from harness.analyse.records import Direction, MetricInfo, Source
 from harness.errors import StudyError
-from harness.measure.records import ArmReading, Slice
+from harness.measure.records import STRETCHES, ArmReading, Slice
 
 CACHE_MISSES = "cache_misses_per_request"
 NO_COUNTER = "no counter"
@@ -175,7 +175,7 @@ def _cache_misses(stretch: Slice, request: str) -> float:
     return _per_answered(lambda _: misses)(stretch, request)
 
 
-_STRETCHES: tuple[Source, ...] = ("slice", "segment", "episode")
+_STRETCHES: tuple[Source, ...] = STRETCHES
 _TAIL: tuple[Source, ...] = ("segment", "episode")
 _READING: tuple[Source, ...] = ("reading",)
 

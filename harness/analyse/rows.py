@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from harness.analyse.episodes import Episode
-from harness.measure.records import ArmReading, Burst, Measured, Sample, Slice, Stretch
+from harness.measure.records import STRETCHES, ArmReading, Burst, Measured, Sample, Slice, Stretch
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +27,7 @@ class Rows:
 
     def every(self, workload: str, arm: str) -> tuple[Slice, ...]:
         """Stretches of all kinds of one arm on one workload, in time order."""
-        kinds: tuple[Stretch, ...] = ("slice", "segment", "episode")
-        found = [row for kind in kinds for row in self.of(workload, arm, kind)]
+        found = [row for kind in STRETCHES for row in self.of(workload, arm, kind)]
         return tuple(sorted(found, key=_place))
 
 

@@ -12,10 +12,11 @@ import math
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import special, stats
 
-Floats = NDArray[np.float64]
+from harness.analyse.centre import Floats
+
 SCALES = (15.0, 30.0, 60.0)
 "per unit of log ratio: best where burst medians scatter by 2-4 % and effects are some per cent"
 

@@ -28,11 +28,10 @@ from harness.analyse.records import (
     ThroughputSeries,
 )
 from harness.analyse.rows import Rows
-from harness.measure.records import ArmReading, Slice, Stretch
+from harness.measure.records import STRETCHES, ArmReading, Slice, Stretch
 from harness.study.records import Workload
 
 ENDS: tuple[Literal["target", "load"], ...] = ("target", "load")
-KINDS: tuple[Stretch, ...] = ("slice", "segment", "episode")
 PERCENTILES = (1.0, 5.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 95.0)
 MEMORY = "memory.uss"
 "name of the series of an end's memory among its gauges"
@@ -91,7 +90,7 @@ def curves(rows: Rows, workload: Workload, arm: str, requests: Sequence[str]) ->
 
     One without an answer took longer than any other, as in the metrics: percentiles that fall among those are left out.
     """
-    for kind in KINDS:
+    for kind in STRETCHES:
         stretches = rows.of(workload.name, arm, kind)
         for request in requests:
             latencies = np.concatenate([np.empty(0), *(latency_seconds(row, request) for row in stretches)])
@@ -170,7 +169,7 @@ def stretch_summary(rows: Rows, workload: Workload, arm: str, requests: Sequence
     found = rows.every(workload.name, arm)
     values = [
         value
-        for kind in KINDS
+        for kind in STRETCHES
         for of in METRICS.values()
         if kind in of.sources
         for request in (requests if of.per_request_name else ("",))

@@ -6,7 +6,7 @@ completion order, as raw little-endian bytes so that a record goes to the store 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 SCHEMA_VERSION = 3
 Stretch = Literal["slice", "segment", "episode"]
+STRETCHES: tuple[Stretch, ...] = get_args(Stretch)
 
 
 class Latencies(msgspec.Struct, frozen=True):

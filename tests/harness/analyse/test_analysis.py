@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from harness.analyse.analysis import analyse, encode, interim
+from harness.analyse.analysis import analyse, interim
 from harness.analyse.centre import centre_interval
 from harness.errors import StudyError
 from harness.measure.records import Latencies, Measured, Memory, Sample, Slice, Unanswered
@@ -71,7 +71,8 @@ def test_same_rows_same_bytes_whatever_their_order(study: Study, measured: Measu
     for rows in shuffled:
         random.Random(1).shuffle(rows)
     again = Measured(*(tuple(rows) for rows in shuffled))  # type: ignore[arg-type]
-    assert encode(analyse(study, again)) == encode(analyse(study, measured))
+    one, other = (msgspec.json.encode(analyse(study, rows), order="deterministic") for rows in (again, measured))
+    assert one == other
 
 
 def test_views(study: Study, measured: Measured) -> None:
@@ -137,7 +138,6 @@ def test_no_rows_at_all() -> None:
     assert analysis.answer.startswith("INVALID, so nothing is claimed: bursts: 0 complete bursts of 0")
     assert {each.outcome for each in analysis.verdicts} == {"INCONCLUSIVE"}
     assert not any((analysis.curves, analysis.throughput, analysis.memory))
-    assert encode(analysis) == encode(analyse(study, Measured((), (), ())))
 
 
 def test_an_expectation_on_an_unmeasured_workload() -> None:
