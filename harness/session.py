@@ -261,7 +261,7 @@ def write_report(study: Study, store: Store, measured: Measured, analysis: Analy
 
     environment, info = store.get("environment", Environment), _info(study, store, measured)
     try:
-        return reports.write(store.folder, study, analysis, environment, info).html
+        return reports.write(store.folder, study, analysis, environment, info)
     except OSError as error:
         raise StoreError(f"the report cannot be written to {shown(store.folder)}: {error.strerror or error}") from error
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
 
 from harness.analyse.records import Analysis
 from harness.measure.records import Environment
@@ -17,26 +16,16 @@ from harness.study.records import Study
 from reports import html, summary
 from reports.info import RunInfo
 
-__all__ = ["RunInfo", "Written", "replace", "write"]
 
-
-class Written(NamedTuple):
-    """Where the files of a run's report are."""
-
-    html: Path
-    summary: Path
-
-
-def write(folder: Path, study: Study, analysis: Analysis, environment: Environment, info: RunInfo) -> Written:
-    """Write report.html and summary.json into an existing folder.
+def write(folder: Path, study: Study, analysis: Analysis, environment: Environment, info: RunInfo) -> Path:
+    """Write report.html and summary.json into an existing folder; returns the page.
 
     Each file appears whole or not at all. Raises OSError if the folder cannot be written to.
     """
-    page = html.render(study, analysis, environment, info).encode()
-    written = Written(folder / "report.html", folder / "summary.json")
-    replace(written.html, page)
-    replace(written.summary, summary.encode(study, analysis, environment, info))
-    return written
+    page = folder / "report.html"
+    replace(page, html.render(study, analysis, environment, info).encode())
+    replace(folder / "summary.json", summary.encode(study, analysis, environment, info))
+    return page
 
 
 def replace(path: Path, content: bytes) -> None:

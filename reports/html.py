@@ -20,6 +20,9 @@ from reports.charts import Chart
 from reports.info import RunInfo
 from reports.tables import Table
 
+TEMPLATES = Templates(
+    loader=PackageLoader("reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+)
 TONES = {"MET": "met", "MISSED": "missed", "INCONCLUSIVE": "inconclusive", "NOT MEASURABLE": "unmeasurable"}
 
 
@@ -63,13 +66,6 @@ class Question:
 
 def render(study: Study, analysis: Analysis, environment: Environment, info: RunInfo) -> str:
     """The whole page."""
-    templates = Templates(
-        loader=PackageLoader("reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     memory = Panel("memory-added", "", bars.memory(analysis, "memory"), tables.memory(analysis))
     panels = {
         "estimates": tuple(_estimates(analysis)),
@@ -82,7 +78,7 @@ def render(study: Study, analysis: Analysis, environment: Environment, info: Run
     }
     every = [memory, *chain.from_iterable(panels.values())]
     charts.draw_together([each.chart for each in every if each.chart is not None])
-    page = templates.get_template("report.html.j2").render(
+    page = TEMPLATES.get_template("report.html.j2").render(
         study=study,
         analysis=analysis,
         environment=environment,

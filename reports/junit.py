@@ -7,6 +7,7 @@ In an invalid run every verdict is an error.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from xml.etree import ElementTree as xml
 
 from harness.analyse.records import Analysis, Verdict
@@ -21,18 +22,9 @@ _TAGS = {"MISSED": "failure", "INCONCLUSIVE": "error", "NOT MEASURABLE": "skippe
 
 def render(study: Study, analysis: Analysis, info: RunInfo) -> bytes:
     """The XML document."""
-    suite = xml.Element("testsuite", name=clean(f"synapsed-bench {study.name}"))
-    suite.set("timestamp", words.moment(info.started)[:19].replace(" ", "T"))
-    suite.set("time", f"{info.ended - info.started:.3f}")
-    properties = xml.SubElement(suite, "properties")
-    for name, value in (("run", info.run), ("command", info.command), ("scope", words.scope(study))):
-        xml.SubElement(properties, "property", name=name, value=clean(value))
+    properties = {"run": info.run, "command": info.command, "scope": words.scope(study)}
     cases = [_validity(study, analysis, info), *verdicts(study, analysis)]
-    suite.extend(cases)
-    suite.set("tests", str(len(cases)))
-    for attribute, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
-        suite.set(attribute, str(sum(case.find(tag) is not None for case in cases)))
-    return document(suite)
+    return document(study.name, info.started, info.ended - info.started, cases, properties)
 
 
 def verdicts(study: Study, analysis: Analysis) -> list[xml.Element]:
@@ -40,10 +32,22 @@ def verdicts(study: Study, analysis: Analysis) -> list[xml.Element]:
     return [_verdict(study, analysis, each) for each in analysis.verdicts]
 
 
-def document(suite: xml.Element) -> bytes:
-    """A test suite as a whole document."""
+def document(
+    title: str, started: float, seconds: float, cases: Sequence[xml.Element], properties: Mapping[str, str]
+) -> bytes:
+    """The whole document of one test suite."""
     root = xml.Element("testsuites")
-    root.append(suite)
+    suite = xml.SubElement(root, "testsuite", name=clean(f"synapsed-bench {title}"))
+    suite.set("timestamp", words.moment(started)[:19].replace(" ", "T"))
+    suite.set("time", f"{seconds:.3f}")
+    if properties:
+        told = xml.SubElement(suite, "properties")
+        for name, value in properties.items():
+            xml.SubElement(told, "property", name=name, value=clean(value))
+    suite.extend(cases)
+    suite.set("tests", str(len(cases)))
+    for attribute, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
+        suite.set(attribute, str(sum(case.find(tag) is not None for case in cases)))
     xml.indent(root)
     return f'<?xml version="1.0" encoding="utf-8"?>\n{xml.tostring(root, encoding="unicode")}\n'.encode()
 

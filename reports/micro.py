@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from jinja2 import Environment as Templates
-from jinja2 import PackageLoader, StrictUndefined
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table as Grid
@@ -22,6 +20,7 @@ from harness.analyse.micro import ON, CaseResult, GoalResult, Room, savings
 from harness.analyse.records import Estimate
 from harness.measure.records import Environment
 from reports import forest, words
+from reports.html import TEMPLATES
 from reports.tables import Table
 from reports.terminal import STYLES
 
@@ -220,11 +219,7 @@ def sections(results: Sequence[CaseResult], rooms: Iterable[Room]) -> list[Secti
 
 def page(results: Sequence[CaseResult], rooms: Sequence[Room], environment: Environment, about: About) -> str:
     """report.html of a micro run: one self-contained page."""
-    templates = Templates(
-        loader=PackageLoader("reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    text = templates.get_template("micro.html.j2").render(
+    text = TEMPLATES.get_template("micro.html.j2").render(
         about=about,
         day=words.moment(about.started),
         environment=environment,

@@ -13,7 +13,7 @@ from harness.measure.records import ArmReading, Burst, Environment, Latencies, M
 from harness.plan.arms import layout
 from harness.plan.schedule import burst
 from harness.study.records import OPTIMIZATIONS, Budget, Design, Expectation, Study, Workload
-from reports import RunInfo
+from reports.info import RunInfo
 
 LATENCY = {"none": 1.0, "none-again": 1.0, "first-day-reuse": 0.16, "all": 0.14}
 "median latency relative to none"

@@ -76,7 +76,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("run")
-    return reports.write(folder, STUDY, attributed(), ENVIRONMENT, INFO).html.as_uri()
+    return reports.write(folder, STUDY, attributed(), ENVIRONMENT, INFO).as_uri()
 
 
 def opened(browser: Browser, address: str, width: int = 1440, **context: Any) -> tuple[Page, list[str]]:
@@ -174,7 +174,7 @@ def test_nothing_is_asked_for_beyond_the_file(browser: Browser, address: str) ->
 def test_all_text_is_legible(browser: Browser, address: str, tmp_path: Path, scheme: Any) -> None:
     void = msgspec.structs.replace(small(), valid=False, checks=invalid().checks)
     cut = msgspec.structs.replace(INFO, complete=False)
-    broken = reports.write(tmp_path, STUDY, void, ENVIRONMENT, cut).html.as_uri()
+    broken = reports.write(tmp_path, STUDY, void, ENVIRONMENT, cut).as_uri()
     for each in (address, broken):
         page, _ = opened(browser, each, color_scheme=scheme)
         found = page.evaluate(CONTRASTS)

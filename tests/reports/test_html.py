@@ -10,7 +10,8 @@ from harness.analyse.analysis import analyse
 from harness.analyse.records import Analysis
 from harness.measure.records import Environment, Measured
 from harness.study.records import Study
-from reports import RunInfo, html
+from reports import html
+from reports.info import RunInfo
 from reports.words import THIN, change
 from tests.reports import page
 from tests.reports.sample import ENVIRONMENT, INFO, STUDY, attributed, invalid, sample, small, swept, tailed
