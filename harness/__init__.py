@@ -1,1 +1,1 @@
-"""Studies: study -> plan -> execute -> measure -> analyse -> gate, a folder each. Start reading at `pipeline.py`."""
+"""Studies: study, plan, execute, measure, analyse, gate, a folder each. Start at `session.py` and `pipeline.py`."""

@@ -1,0 +1,1 @@
+"""All that starts, loads, watches and ends processes."""

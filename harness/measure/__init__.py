@@ -1,0 +1,1 @@
+"""What is measured: the records, the probes that read it, the store that keeps it."""

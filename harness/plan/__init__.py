@@ -1,0 +1,1 @@
+"""Who is measured when, for how long, and what that can prove. Pure."""
