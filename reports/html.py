@@ -109,9 +109,8 @@ def _percent(level: float) -> str:
 
 def broken(analysis: Analysis) -> tuple[tuple[Check, int], ...]:
     """The first failed check of each name, and how many more like it there are."""
-    failed = [each for each in analysis.checks if each.status == "invalid"]
-    names = dict.fromkeys(each.name for each in failed)
-    alike = [[each for each in failed if each.name == name] for name in names]
+    names = dict.fromkeys(each.name for each in analysis.failed)
+    alike = [[each for each in analysis.failed if each.name == name] for name in names]
     return tuple((found[0], len(found) - 1) for found in alike)
 
 

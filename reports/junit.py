@@ -58,8 +58,7 @@ def _case(study: Study, name: str) -> xml.Element:
 
 def _validity(study: Study, analysis: Analysis, info: RunInfo) -> xml.Element:
     case = _case(study, "validity")
-    failed = [each for each in analysis.checks if each.status == "invalid"]
-    lines = [f"{each.name} ({each.where}): {each.saw}; bound: {each.bound}; {each.remedy}" for each in failed]
+    lines = [f"{each.name} ({each.where}): {each.saw}; bound: {each.bound}; {each.remedy}" for each in analysis.failed]
     if not analysis.valid:
         outcome(case, "error", "INVALID: the measurement is not fit to be judged", "\n".join(lines))
     elif not info.complete:

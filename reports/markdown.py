@@ -19,8 +19,7 @@ def render(study: Study, analysis: Analysis, info: RunInfo) -> str:
     parts = [f"## {escape(study.title)}"]
     if not analysis.valid:
         parts.append("> **INVALID.** This measurement is not fit to be judged; no number below supports a claim.")
-        failed = [each for each in analysis.checks if each.status == "invalid"]
-        parts.append("\n".join(f"- {escape(f'{c.name} ({c.where}): {c.saw}; {c.bound}')}" for c in failed))
+        parts.append("\n".join(f"- {escape(f'{c.name} ({c.where}): {c.saw}; {c.bound}')}" for c in analysis.failed))
     if not info.complete:
         word, sentence = words.unfinished(info)
         parts.append(f"> **{word}.** {sentence}")

@@ -23,8 +23,9 @@ def result(study: Study, analysis: Analysis, info: RunInfo) -> RenderableType:
     """The whole: banners, the answer, the verdicts, what the design answers, or else the main estimates, the scope."""
     parts: list[RenderableType] = []
     if not analysis.valid:
-        failed = [each for each in analysis.checks if each.status == "invalid"]
-        lines = [f"{each.name} ({each.where}): {each.saw}; bound: {each.bound}. {each.remedy}" for each in failed]
+        lines = [
+            f"{each.name} ({each.where}): {each.saw}; bound: {each.bound}. {each.remedy}" for each in analysis.failed
+        ]
         parts.append(_banner("INVALID: not fit to be judged", "\n".join(lines), "red"))
     if not info.complete:
         parts.append(_banner(*words.unfinished(info), "yellow"))

@@ -24,6 +24,7 @@ from harness.analyse.records import (
     Source,
     TailTest,
     Verdict,
+    void,
 )
 from harness.analyse.rows import Rows, arrange
 from harness.analyse.tails import tails
@@ -77,8 +78,8 @@ class _Analyst:
         found = (self._judged(each, self.study.confidence)[0] for each in self._contrasts())
         contrasts = tuple(each for each in found if not uncounted(each))
         checks = check(Subject(self.study, self.workloads, self.arms, self.rows, contrasts, mishap))
-        void = next((f"{each.name}: {each.saw} ({each.where})" for each in checks if each.status == "invalid"), "")
-        verdicts = judge(tuple(self.questions()), self.study, void)
+        why = void(checks)
+        verdicts = judge(tuple(self.questions()), self.study, why)
         complete = sum(burst.complete for burst in self.rows.bursts)
         described = views.describe_arms(self.rows, self.workloads, self.shown, self.requests)
         return Analysis(
@@ -93,8 +94,8 @@ class _Analyst:
             bursts=complete,
             interrupted=len(self.rows.bursts) - complete,
             seconds_measured=sum(row.seconds for rows in self.rows.stretches.values() for row in rows),
-            valid=not void,
-            answer=answer(verdicts, contrasts, void),
+            valid=not why,
+            answer=answer(verdicts, contrasts, why),
             metrics=tuple(each.info() for each in METRICS.values()),
             contrasts=contrasts,
             verdicts=verdicts,
@@ -232,10 +233,10 @@ def _contrast(comparison: Comparison, of: Metric, source: Source, workload: str,
     return Contrast(comparison.a, comparison.b, comparison.role, workload, of, request, source)
 
 
-def answer(verdicts: Sequence[Verdict], contrasts: Sequence[ContrastResult], void: str) -> str:
-    """The study's result in one or two sentences for people."""
-    if void:
-        return f"INVALID, so nothing is claimed: {void}."
+def answer(verdicts: Sequence[Verdict], contrasts: Sequence[ContrastResult], why: str) -> str:
+    """The study's result in one or two sentences for people; `why` it is INVALID, if it is."""
+    if why:
+        return f"INVALID, so nothing is claimed: {why}."
     if verdicts:
         counts = [(word, sum(each.outcome == word for each in verdicts)) for word in OUTCOMES]
         told = ", ".join(f"{count} {word}" for word, count in counts if count)

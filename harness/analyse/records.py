@@ -7,6 +7,7 @@ names its unit.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
@@ -135,6 +136,11 @@ class Check(msgspec.Struct, frozen=True):
     saw: str
     bound: str
     remedy: str
+
+
+def void(checks: Iterable[Check]) -> str:
+    """What voids a measurement: the first failed of its checks, in words; empty when none has failed."""
+    return next((f"{each.name}: {each.saw} ({each.where})" for each in checks if each.status == "invalid"), "")
 
 
 class LatencyCurve(msgspec.Struct, frozen=True):
@@ -397,3 +403,8 @@ class Analysis(msgspec.Struct, frozen=True):
     leaks: tuple[LeakSlope, ...] = ()
     traces: tuple[MemoryTrace, ...] = ()
     tails: tuple[TailTest, ...] = ()
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        """The checks that make it invalid."""
+        return tuple(each for each in self.checks if each.status == "invalid")

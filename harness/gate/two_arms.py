@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from harness import pipeline
+from harness.analyse import records
 from harness.analyse.contrast import Key, Pairs, Value, pair_up, readings
 from harness.analyse.metrics import Metric, metric
 from harness.analyse.records import Analysis
@@ -148,8 +149,7 @@ def decide(asked: Duel, measured: Measured, analysis: Analysis | None = None, vo
     """The gate's word on the rows so far; with the `analysis`, its validity checks have their say, and `void` says why
     it can be nothing but INVALID.
     """
-    checks = analysis.checks if analysis is not None else ()
-    void = void or next((f"{each.name}: {each.saw} ({each.where})" for each in checks if each.status == "invalid"), "")
+    void = void or (records.void(analysis.checks) if analysis is not None else "")
     return weigh(lambda a, b: pairs(asked, measured, a, b), asked.arms, asked.policy, void)
 
 

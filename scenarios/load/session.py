@@ -202,13 +202,7 @@ def _close_session(closing: Session) -> None:
 
 def _pool_summary(gauges: dict[str, float]) -> str:
     hits, misses = (round(gauges.get(f"pooling.{name}", 0)) for name in ("hits", "misses"))
-    return f"pool hit rate {hit_rate(gauges):.1%} ({hits:,} connections reused, {misses:,} made anew)"
-
-
-def hit_rate(gauges: dict[str, float]) -> float:
-    """Share of checkouts that found a pooled connection; 0 without any checkout."""
-    checkouts = gauges.get("pooling.hits", 0) + gauges.get("pooling.misses", 0)
-    return gauges.get("pooling.hits", 0) / checkouts if checkouts else 0.0
+    return f"pool hit rate {hits / max(1, hits + misses):.1%} ({hits:,} connections reused, {misses:,} made anew)"
 
 
 def dialer_gauges(environment: Any) -> dict[str, float]:
