@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from harness.execute.burst import ArmSpec
 from harness.execute.ports import placed
 from harness.execute.target import Readiness
-from harness.plan.arms import declared_name, workloads
+from harness.plan.arms import workloads
 from harness.study.file import resolve
 from harness.study.records import Arm, Study, Target, Workload
 
@@ -37,7 +37,7 @@ def arm_spec(study: Study, arm: Arm, directory: Path, episode: Workload | None =
     if "faults" in settings:
         settings = {**settings, "faults": {"seed": seed, **settings["faults"]}}
     files = {
-        each.name: str(resolve(arm.files.get(declared_name(study, each)) or arm.file or each.file, directory))
+        each.name: str(resolve(arm.files.get(_declared_name(study, each)) or arm.file or each.file, directory))
         for each in workloads(study)
     }
     kind, _, value = target.ready.partition(":")
@@ -52,6 +52,12 @@ def arm_spec(study: Study, arm: Arm, directory: Path, episode: Workload | None =
         cwd=str(directory) if target.kind == "command" else None,
         interpreter=arm.interpreter,
     )
+
+
+def _declared_name(study: Study, workload: Workload) -> str:
+    """What the study file calls a workload of the run: a variant of a sweep goes by the name of what it varies."""
+    sweep = study.design.sweep
+    return workload.name if workload in study.workloads or sweep is None else sweep.workload
 
 
 def _switched(study: Study, arm: Arm) -> Target:

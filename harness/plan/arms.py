@@ -346,12 +346,6 @@ def workloads(study: Study) -> tuple[Workload, ...]:
     return tuple(swept)
 
 
-def declared_name(study: Study, workload: Workload) -> str:
-    """What the study file calls a workload of the run: a variant of a sweep goes by the name of what it varies."""
-    sweep = study.design.sweep
-    return workload.name if workload in study.workloads or sweep is None else sweep.workload
-
-
 def blocks_of(study: Study, workload: Workload) -> int:
     """How many adjacent groups of slices a burst has of `workload`."""
     return workload.blocks or study.budget.blocks

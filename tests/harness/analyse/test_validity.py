@@ -254,7 +254,7 @@ def test_an_error_that_ended_the_run_voids_it() -> None:
     study = a_study(design=DESIGN)
     analysis = analyse(study, quiet_run(study), mishap="target all (pid 7) died: killed by SIGKILL")
     assert not analysis.valid
-    (check,) = (each for each in analysis.checks if each.status == "invalid")
+    (check,) = analysis.failed
     assert (check.name, check.saw) == ("processes", "target all (pid 7) died: killed by SIGKILL")
     assert analysis.answer.startswith("INVALID, so nothing is claimed: processes: target all (pid 7) died")
 
