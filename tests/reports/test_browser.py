@@ -123,7 +123,7 @@ def test_the_tables_that_answer_fit_a_page_of_1280_pixels(browser: Browser, tmp_
     why = "the percentile lies among requests without an answer in one of them, so that nothing bounds it from above"
     contrasts = tuple(msgspec.structs.replace(each, estimate=None, problem=why) for each in found.contrasts[:3])
     shown = msgspec.structs.replace(found, summaries=failed, contrasts=(*contrasts, *found.contrasts[3:]))
-    page, _ = opened(browser, reports.write(tmp_path, study, shown, ENVIRONMENT, INFO).html.as_uri(), 1280)
+    page, _ = opened(browser, reports.write(tmp_path, study, shown, ENVIRONMENT, INFO).as_uri(), 1280)
     page.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true; })")
     beyond = page.evaluate(
         """() => [...document.querySelectorAll(
