@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import msgspec
 import numpy as np
 import pytest
+from scipy import stats
 
 from harness.analyse.analysis import analyse
-from harness.analyse.attribution import Foldover, attribution_effects, closes, main_effects
+from harness.analyse.attribution import Effects, Foldover, attribution_effects, closes, main_effects
 from harness.analyse.records import Estimate, FlagEffect, IntervalMethod
 from harness.plan.arms import foldover_pairs, parse_cell
 from harness.study.records import OPTIMIZATIONS, Design, Switch
@@ -59,6 +61,22 @@ def test_intervals_cover_known_effects() -> None:
             covered[index] += found.low <= math.exp(truth) <= found.high
     assert 0.93 <= float(covered[:6].mean()) / count <= 0.97
     assert covered[6] / count >= 0.93 - 2.0 * math.sqrt(0.05 * 0.95 / count)
+
+
+def test_few_bursts_are_allowed_for() -> None:
+    """The variance of a few clusters is corrected, and Student's t has as many degrees of freedom as bursts less flags."""
+    effects = Effects(np.zeros(6), np.eye(6) * 0.01, clusters=9)
+    (one, *_), total = attribution_effects(effects, OPTIMIZATIONS, CONFIDENCE)
+    assert one.high == pytest.approx(math.exp(float(stats.t.ppf(0.975, 3)) * 0.1))
+    assert total.high == pytest.approx(math.exp(float(stats.t.ppf(0.975, 3)) * 0.1 * math.sqrt(6)))
+    found = observed(12, np.random.default_rng(4))
+    few, twice = main_effects(found), main_effects([*found, *(replace(each, burst=12 + each.burst) for each in found)])
+    assert few is not None
+    assert twice is not None
+    ratio = (
+        few.covariance / twice.covariance
+    )  # half of it where all is seen twice, but for the corrections 12/6 and 24/18
+    assert ratio == pytest.approx(np.full((6, 6), 2.0 * (12 / 6) / (24 / 18)), rel=1e-6)
 
 
 def test_noiseless_effects_are_exact() -> None:

@@ -112,3 +112,11 @@ def test_savings_are_cpu_and_faults_of_cases_with_both_twins() -> None:
     (one,) = savings([both, alone], room="pool")
     assert (one.cpu_off, one.cpu_on, one.cpu_saved) == (0.5, 0.25, 0.25)
     assert (one.faults_off, one.faults_on) == (480.0, 1.0)
+
+
+def test_an_interval_that_begins_at_its_bound_decides_nothing() -> None:
+    assert [outcome(low, high, 1.0) for low, high in ((0.9, 1.0), (1.0, 1.1), (1.01, 1.1))] == [
+        "MET",
+        "INCONCLUSIVE",
+        "MISSED",
+    ]

@@ -58,6 +58,17 @@ def test_more_slow_requests_are_found_with_their_ratio() -> None:
     assert 0.001 < found.threshold <= 0.051
 
 
+def test_the_interval_of_a_tail_is_at_the_confidence_of_the_study() -> None:
+    measured = run({"none": 0.02, "all": 0.02})
+    wide, narrow = (
+        judged(measured, msgspec.structs.replace(STUDY, confidence=each))[99.0].estimate for each in (0.99, 0.8)
+    )
+    assert wide is not None
+    assert narrow is not None
+    assert (wide.confidence, narrow.confidence) == (0.99, 0.8)
+    assert wide.low < narrow.low < narrow.ratio < narrow.high < wide.high
+
+
 def test_equal_tails_are_not_told_apart() -> None:
     wrong = sum(judged(run({"none": 0.01, "all": 0.01}, seed=seed))[99.0].p_value < 0.05 for seed in range(60))
     assert wrong <= 8  # P(Binomial(60, 0.05) > 8) = 0.3 %

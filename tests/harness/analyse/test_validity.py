@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from harness.analyse.analysis import analyse
+from harness.analyse.centre import centre_interval
 from harness.analyse.records import Check
 from harness.analyse.validity import CHECKS, HOPELESS, hopeless
 from harness.measure.records import Measured, Slice
@@ -181,6 +184,22 @@ def test_equivalence_not_shown_is_a_note() -> None:
     checks = found(study, noisy, "A/A equivalence")
     assert {each.status for each in checks} == {"note"}
     assert all(each.saw.endswith("too wide to show that they are equal") for each in checks)
+
+
+def test_all_claims_of_equivalence_hold_together() -> None:
+    study = a_study(design=DESIGN)
+    analysis = analyse(study, a_run(study, FACTORS, 12, sd_layout=0.01, seed=2))
+    told = [each for each in analysis.checks if each.name == "A/A equivalence"]
+    twins = [
+        each
+        for each in analysis.contrasts
+        if (each.role, each.source) == ("a/a", "slice")
+        and f"{each.metric} on {each.workload}" in {c.where for c in told}
+    ]
+    assert len(told) == len(twins) > 1
+    for check, twin in zip(told, twins, strict=True):
+        low, high = centre_interval(np.log(twin.burst_ratios), 1.0 - 0.05 / len(twins))
+        assert f"by {math.expm1(low):+.1%} to {math.expm1(high):+.1%}" in check.saw
 
 
 def test_too_few_bursts_show_no_equivalence() -> None:

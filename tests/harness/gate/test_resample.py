@@ -58,6 +58,16 @@ def test_each_gate_says_what_the_gate_itself_says(effect: float) -> None:
             assert decide(so_far, POLICY).outcome == word
 
 
+def test_every_burst_is_drawn_and_its_arms_change_places() -> None:
+    """One burst gone wrong is drawn now and then; arms that change places have no effect of their own."""
+    quiet = pairs(sd=0.005)
+    spoilt = Pairs(quiet.bursts, np.where(quiet.bursts == 0, 0.5, quiet.differences), {})
+    assert gates({"latency_p50": spoilt}, POLICY, effect=0.0, bursts=40, runs=500, seed=1).passed.count >= 490
+    level = Pairs(quiet.bursts, np.full(quiet.bursts.size, 0.05), {})
+    word = gates({"latency_p50": level}, POLICY, effect=0.0, bursts=40, runs=500, seed=1)
+    assert word.fail.count < 250
+
+
 def test_bursts_that_some_metric_lacks_are_left_out() -> None:
     all_of = measured()
     short = Pairs(all_of["throughput"].bursts[16:-3], all_of["throughput"].differences[16:-3], {})
