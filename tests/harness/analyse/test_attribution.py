@@ -64,7 +64,7 @@ def test_intervals_cover_known_effects() -> None:
 
 
 def test_few_bursts_are_allowed_for() -> None:
-    """The variance of a few clusters is corrected, and Student's t has as many degrees of freedom as bursts less flags."""
+    """The variance of few clusters is corrected; Student's t has as many degrees of freedom as bursts less flags."""
     effects = Effects(np.zeros(6), np.eye(6) * 0.01, clusters=9)
     (one, *_), total = attribution_effects(effects, OPTIMIZATIONS, CONFIDENCE)
     assert one.high == pytest.approx(math.exp(float(stats.t.ppf(0.975, 3)) * 0.1))
