@@ -19,8 +19,8 @@ from typing import Any
 import uvloop
 
 from reference_impl import assemble
-from reference_impl.identity import Identity
 from reference_impl.optimizations import parse
+from reference_impl.security.identity import Identity
 from reference_impl.settings import SettingsError
 
 CONTRACT = 1
@@ -100,7 +100,7 @@ async def _serve(arguments: argparse.Namespace, settings: dict[str, Any]) -> Non
     transports = _transports(arguments.transports)
     host, ports = _host(arguments.host), _ports(arguments.port, arguments.peers, len(transports))
     if "tls" in transports and not settings.get("tls", {}).get("authority"):
-        from reference_impl.certificates import Authority
+        from reference_impl.security.certificates import Authority
 
         settings["tls"] = {**settings.get("tls", {}), "authority": Authority.generate().pem}
     node = assemble.node(enabled, _identities(arguments.peers, arguments.seed), settings, transports)
@@ -124,7 +124,8 @@ async def _serve(arguments: argparse.Namespace, settings: dict[str, Any]) -> Non
     with contextlib.ExitStack() as until_the_end:
         until_the_end.callback(node.close)
         if arguments.metrics_port is not None:
-            from reference_impl import exposition, monitoring  # the client library is a third of the start-up time
+            from reference_impl import monitoring  # the client library is a third of the start-up time
+            from reference_impl.metrics import exposition
 
             wanted = exposition.ExpositionSettings(port=arguments.metrics_port)
             exposed = exposition.Exposition(monitoring.node_gauges(node), node.rooms.metrics, wanted)

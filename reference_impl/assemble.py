@@ -14,13 +14,13 @@ from reference_impl.circuit_breaker import CIRCUIT_BREAKER, BreakerSettings
 from reference_impl.cleanup import CLEANUP
 from reference_impl.dialer import Dialer
 from reference_impl.faults import TIMED, Script
-from reference_impl.faulty import Playback
-from reference_impl.identity import Identity
+from reference_impl.faults.faulty import Playback
 from reference_impl.metrics import METRICS, MetricsSettings
 from reference_impl.node import Node, NodeSettings, Rooms
 from reference_impl.pooling import POOLING, PoolSettings
+from reference_impl.pooling.resumption import RESUMPTION, Resumption
 from reference_impl.rate_limit import RATE_LIMIT, RateLimitSettings
-from reference_impl.resumption import RESUMPTION, Resumption
+from reference_impl.security.identity import Identity
 from reference_impl.settings import SettingsError
 from reference_impl.transports.base import Listener, Transport
 from reference_impl.transports.memory import MemoryListener, MemoryTransport
@@ -114,7 +114,7 @@ def _transports(identity: Identity, buffers: Buffers, tickets: Resumption, table
         MemoryTransport(identity, buffers, tickets),
     ]
     if tls.authority:
-        from reference_impl.certificates import Authority
+        from reference_impl.security.certificates import Authority
         from reference_impl.transports.tls import TlsTransport
 
         made.append(TlsTransport(identity, Authority.from_pem(tls.authority), buffers, tcp))
@@ -125,7 +125,7 @@ def _listener(name: str, rooms: Rooms, tables: Tables) -> Listener:
     if name == "tcp":
         return TcpListener(rooms.buffers, rooms.tickets)
     if name == "tls":
-        from reference_impl.certificates import Authority
+        from reference_impl.security.certificates import Authority
         from reference_impl.transports.tls import TlsListener
 
         given = _make(TlsSettings, tables, "tls").authority

@@ -13,14 +13,14 @@ from types import TracebackType
 from typing import Any, cast
 
 from reference_impl.buffer_pool import Buffers
-from reference_impl.buffers import Message
+from reference_impl.buffer_pool.buffers import Message
 from reference_impl.circuit_breaker import Attempts
 from reference_impl.cleanup import Cleanup, Guard
-from reference_impl.frame import check_body
-from reference_impl.lease import Lease, LeaseError, Pool
 from reference_impl.metrics import Metrics, Recorder
-from reference_impl.noise import Bytes
-from reference_impl.resumption import Resumption
+from reference_impl.pooling.lease import Lease, LeaseError, Pool
+from reference_impl.pooling.resumption import Resumption
+from reference_impl.security.frame import check_body
+from reference_impl.security.noise import Bytes
 from reference_impl.service import ECHO, OK, SINK, SIZE, SNAPSHOT, SOURCE, STATS, refuse
 from reference_impl.transports.base import Link, Peer, Transport
 

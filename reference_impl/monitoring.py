@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import psutil
 
 from reference_impl.dialer import Dialer
-from reference_impl.exposition import Gauges
+from reference_impl.metrics.exposition import Gauges
 from reference_impl.node import Node
 
 WINDOW_SECONDS = 600.0

@@ -16,13 +16,13 @@ from typing import Any
 
 from reference_impl import settings as check
 from reference_impl.buffer_pool import Buffers
+from reference_impl.buffer_pool.inbox import READ_AHEAD
 from reference_impl.cleanup import Cleanup
 from reference_impl.errors import FrameError, HandshakeError
-from reference_impl.identity import Identity
-from reference_impl.inbox import READ_AHEAD
 from reference_impl.metrics import Metrics, Recorder
+from reference_impl.pooling.resumption import Resumption
 from reference_impl.rate_limit import RateLimiter
-from reference_impl.resumption import Resumption
+from reference_impl.security.identity import Identity
 from reference_impl.service import Service
 from reference_impl.session import Entrance, Session
 from reference_impl.transports.base import Address, Closable, Listener

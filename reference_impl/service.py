@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from reference_impl.errors import Rejected, RemoteError
-from reference_impl.frame import MAX_BODY
-from reference_impl.noise import Bytes
+from reference_impl.security.frame import MAX_BODY
+from reference_impl.security.noise import Bytes
 
 ECHO, SINK, SOURCE, STATS = 1, 2, 3, 4
 OK, REJECTED, ERROR = 128, 129, 130

@@ -12,10 +12,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from reference_impl.buffers import Message, PooledBuffer, release_all
+from reference_impl.buffer_pool.buffers import Message, PooledBuffer, release_all
 from reference_impl.errors import ChannelError, FrameError, HandshakeError
 from reference_impl.metrics import Recorder
-from reference_impl.noise import Bytes
+from reference_impl.security.noise import Bytes
 from reference_impl.service import rejection
 from reference_impl.transports.base import Accept, Acceptance, Channel
 

@@ -15,10 +15,10 @@ from typing import Any
 import gevent
 from gevent import socket
 
-from reference_impl.channel import PROLOGUE, SECOND_BYTES
-from reference_impl.frame import HEAD, LENGTH_BYTES
-from reference_impl.identity import Identity, verify_proof
-from reference_impl.noise import TAG_BYTES, CipherState, Handshake
+from reference_impl.security.channel import PROLOGUE, SECOND_BYTES
+from reference_impl.security.frame import HEAD, LENGTH_BYTES
+from reference_impl.security.identity import Identity, verify_proof
+from reference_impl.security.noise import TAG_BYTES, CipherState, Handshake
 from reference_impl.service import ECHO, OK
 
 USERS = 32

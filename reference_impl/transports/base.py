@@ -12,10 +12,10 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
-from reference_impl.buffers import Message, PooledBuffer
-from reference_impl.identity import Identity
-from reference_impl.inbox import Inbox
-from reference_impl.noise import Bytes
+from reference_impl.buffer_pool.buffers import Message, PooledBuffer
+from reference_impl.buffer_pool.inbox import Inbox
+from reference_impl.security.identity import Identity
+from reference_impl.security.noise import Bytes
 
 Address = tuple[str, int]
 

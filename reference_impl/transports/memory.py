@@ -13,12 +13,12 @@ from collections import deque
 from typing import Any
 
 from reference_impl.buffer_pool import Buffers
-from reference_impl.channel import SECOND_BYTES, Channel, Initiation
+from reference_impl.buffer_pool.inbox import READ_AHEAD
 from reference_impl.errors import HandshakeError
-from reference_impl.identity import Identity
-from reference_impl.inbox import READ_AHEAD
-from reference_impl.noise import Bytes
-from reference_impl.resumption import NO_TICKETS, Resumption
+from reference_impl.pooling.resumption import NO_TICKETS, Resumption
+from reference_impl.security.channel import SECOND_BYTES, Channel, Initiation
+from reference_impl.security.identity import Identity
+from reference_impl.security.noise import Bytes
 from reference_impl.transports.base import Accept, Address, MakeSession, Peer
 from reference_impl.transports.tcp import TcpLink
 from reference_impl.transports.tcp_server import NoiseAcceptance

@@ -13,13 +13,13 @@ from typing import Any, NoReturn
 from reference_impl import forks
 from reference_impl import settings as check
 from reference_impl.buffer_pool import Buffers
-from reference_impl.buffers import Message, release_all
-from reference_impl.channel import SECOND_BYTES, Initiation, second_bytes
+from reference_impl.buffer_pool.buffers import Message, release_all
 from reference_impl.errors import FrameError, HandshakeError
-from reference_impl.frame import MAX_FRAME
-from reference_impl.identity import Identity
-from reference_impl.noise import Bytes
-from reference_impl.resumption import NO_TICKETS, Resumption
+from reference_impl.pooling.resumption import NO_TICKETS, Resumption
+from reference_impl.security.channel import SECOND_BYTES, Initiation, second_bytes
+from reference_impl.security.frame import MAX_FRAME
+from reference_impl.security.identity import Identity
+from reference_impl.security.noise import Bytes
 from reference_impl.transports.base import Address, Channel, Peer
 from reference_impl.transports.waiting import Receiver, receiver
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from reference_impl.buffer_pool import Buffers
-from reference_impl.channel import Acceptance, Channel, first_bytes
-from reference_impl.identity import Identity
-from reference_impl.resumption import Resumption
+from reference_impl.pooling.resumption import Resumption
+from reference_impl.security.channel import Acceptance, Channel, first_bytes
+from reference_impl.security.identity import Identity
 from reference_impl.transports.base import Accept, Address, Closable, MakeSession
 
 

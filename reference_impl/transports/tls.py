@@ -15,12 +15,12 @@ import time
 from typing import NoReturn
 
 from reference_impl.buffer_pool import Buffers
-from reference_impl.buffers import Message, PooledBuffer, release_all
-from reference_impl.certificates import Authority, peer_id_of
+from reference_impl.buffer_pool.buffers import Message, PooledBuffer, release_all
 from reference_impl.errors import ChannelError, FrameError, HandshakeError, IdentityError, NonceExhausted
-from reference_impl.frame import HEAD, HEAD_BYTES, MAX_BODY, MAX_SINGLE, check_body
-from reference_impl.identity import Identity
-from reference_impl.noise import REKEY_INTERVAL, Bytes
+from reference_impl.security.certificates import Authority, peer_id_of
+from reference_impl.security.frame import HEAD, HEAD_BYTES, MAX_BODY, MAX_SINGLE, check_body
+from reference_impl.security.identity import Identity
+from reference_impl.security.noise import REKEY_INTERVAL, Bytes
 from reference_impl.transports.base import Accept, Address, Closable, MakeSession, Peer
 from reference_impl.transports.tcp import TcpLink, TcpSettings, TcpTransport
 from reference_impl.transports.tcp_server import listen_on_socket

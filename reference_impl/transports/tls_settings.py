@@ -15,6 +15,6 @@ class TlsSettings:
 
     def __post_init__(self) -> None:
         if self.authority:
-            from reference_impl.certificates import Authority
+            from reference_impl.security.certificates import Authority
 
             Authority.from_pem(self.authority)

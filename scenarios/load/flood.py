@@ -18,11 +18,11 @@ from typing import Any, cast
 from locust import constant, events, task
 
 from reference_impl.buffer_pool import Allocating, BufferSettings
-from reference_impl.channel import SECOND_BYTES, Channel, Initiation
 from reference_impl.dialer import Dialer
 from reference_impl.errors import Rejected
-from reference_impl.frame import LENGTH_BYTES, wire_size
-from reference_impl.identity import Identity
+from reference_impl.security.channel import SECOND_BYTES, Channel, Initiation
+from reference_impl.security.frame import LENGTH_BYTES, wire_size
+from reference_impl.security.identity import Identity
 from reference_impl.service import SECONDS as RETRY_AFTER
 from reference_impl.service import SIZE, SOURCE
 from reference_impl.transports.base import Peer

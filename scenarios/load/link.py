@@ -15,7 +15,7 @@ from reference_impl.transports.base import Peer
 
 
 class Link:
-    """A running `reference_impl.relay` in front of `peers`; dial its own `peers` instead. `end` it.
+    """A running `reference_impl.faults.relay` in front of `peers`; dial its own `peers` instead. `end` it.
 
     It dies with this process, and a Ctrl-C is none of its business: users end before what they talk to. Raises
     `ConnectionError` when it does not start; it says why on standard error.
@@ -65,6 +65,6 @@ class Link:
 if __name__ == "__main__":
     die_with_parent(int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    from reference_impl.relay import main  # here, as the process that starts it has no use for it
+    from reference_impl.faults.relay import main  # here, as the process that starts it has no use for it
 
     sys.exit(main(sys.argv[2:]))

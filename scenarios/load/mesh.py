@@ -16,7 +16,7 @@ import gevent
 from locust import events, task
 
 from reference_impl.buffer_pool import Allocating, BufferSettings
-from reference_impl.identity import Identity
+from reference_impl.security.identity import Identity
 from reference_impl.service import ECHO
 from reference_impl.transports.tcp import TcpSettings, TcpTransport
 from scenarios.load.episode import EpisodeUser, told

@@ -27,8 +27,8 @@ from harness.errors import TargetError
 from harness.execute.target import Target
 from reference_impl import assemble
 from reference_impl.dialer import Dialer
-from reference_impl.identity import Identity
 from reference_impl.optimizations import CONTROLS, OPTIMIZATIONS, UnknownOptimization, parse
+from reference_impl.security.identity import Identity
 from reference_impl.settings import SettingsError
 from reference_impl.transports.base import Peer
 from scenarios.load.switches import PURPOSE

@@ -13,8 +13,8 @@ from typing import Any
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from reference_impl.buffer_pool import BUFFER_POOL, BufferSettings, CryptoBufferPool
-from reference_impl.frame import HEAD, LENGTH_BYTES, MAX_PLAINTEXT, MAX_SINGLE, wire_size
-from reference_impl.noise import TAG_BYTES, CipherState
+from reference_impl.security.frame import HEAD, LENGTH_BYTES, MAX_PLAINTEXT, MAX_SINGLE, wire_size
+from reference_impl.security.noise import TAG_BYTES, CipherState
 from scenarios.micro.suite import Builder, Case, Goal, Room, Setup, Timed, each, main
 
 KEY = bytes(range(32))

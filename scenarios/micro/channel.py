@@ -14,7 +14,7 @@ from time import perf_counter
 from harness.execute.counters import cpu_seconds
 from harness.measure.probes import memory
 from reference_impl.buffer_pool import Allocating, BufferSettings
-from reference_impl.channel import SECOND_BYTES, Initiation
+from reference_impl.security.channel import SECOND_BYTES, Initiation
 from scenarios.micro.ends import CLIENT, End, allow_descriptors
 from scenarios.micro.handshakes import RESUMPTIONS, SCHEMES, InMemory, receive
 from scenarios.micro.suite import Builder, Case, Goal, Room, Setup, Timed, each, main

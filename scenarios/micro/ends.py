@@ -21,11 +21,11 @@ from types import TracebackType
 from typing import Any
 
 from reference_impl import assemble
-from reference_impl.identity import Identity
-from reference_impl.locked_metrics import LockedMetrics
 from reference_impl.metrics import MetricsSettings, PerThreadMetrics, Recorder
+from reference_impl.metrics.locked_metrics import LockedMetrics
+from reference_impl.metrics.series import Snapshot
 from reference_impl.optimizations import OPTIMIZATIONS, Switch
-from reference_impl.series import Snapshot
+from reference_impl.security.identity import Identity
 from reference_impl.transports.base import Peer
 
 ARMS = {

@@ -21,12 +21,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from reference_impl.buffer_pool import Allocating, BufferSettings
-from reference_impl.channel import FIRST_BYTES, PROLOGUE, SECOND_BYTES, THIRD_BYTES, Acceptance, Initiation
 from reference_impl.errors import IdentityError
-from reference_impl.identity import Identity, verify_proof
-from reference_impl.lease import PoolSettings
-from reference_impl.noise import NN_PSK0
-from reference_impl.resumption import NAME_BYTES, Tickets
+from reference_impl.pooling.lease import PoolSettings
+from reference_impl.pooling.resumption import NAME_BYTES, Tickets
+from reference_impl.security.channel import FIRST_BYTES, PROLOGUE, SECOND_BYTES, THIRD_BYTES, Acceptance, Initiation
+from reference_impl.security.identity import Identity, verify_proof
+from reference_impl.security.noise import NN_PSK0
 
 BUFFERS = Allocating(BufferSettings())
 DIALER = Identity.from_seed(b"micro dialer")

@@ -11,8 +11,8 @@ from functools import partial
 from itertools import cycle, islice
 from typing import Any
 
-from reference_impl.histogram import Histogram, Scheme
 from reference_impl.metrics import METRICS, MetricsSettings
+from reference_impl.metrics.histogram import Histogram, Scheme
 from scenarios.micro.suite import TURNS, Builder, Case, Goal, Room, Setup, Timed, bytes_per, each, in_threads, main
 
 PEER = bytes(32)

@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from reference_impl.locked_buckets import LockedBuckets
 from reference_impl.rate_limit import GcraLimiter, RateLimitSettings, Unlimited
+from reference_impl.rate_limit.locked_buckets import LockedBuckets
 from scenarios.micro.suite import TURNS, Builder, Case, Goal, Room, Setup, Timed, bytes_per, each, in_threads, main
 
 MANY = 100_000

@@ -19,8 +19,8 @@ from harness.plan.arms import layout
 from harness.study.file import ROOT, load
 from reference_impl import assemble
 from reference_impl.errors import RemoteError
-from reference_impl.identity import Identity
 from reference_impl.optimizations import parse
+from reference_impl.security.identity import Identity
 from reference_impl.transports import base
 from tests.naive import client, secure
 

@@ -12,11 +12,11 @@ import pytest
 import uvloop
 
 from reference_impl import assemble
-from reference_impl.certificates import Authority
 from reference_impl.dialer import Dialer
-from reference_impl.identity import Identity
 from reference_impl.node import Node
 from reference_impl.optimizations import parse
+from reference_impl.security.certificates import Authority
+from reference_impl.security.identity import Identity
 from reference_impl.transports.base import Peer
 from tests.reference_impl.helpers import eager_thread_switches
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from reference_impl.buffer_pool import Allocating, Buffers, BufferSettings, CryptoBufferPool
-from reference_impl.buffers import BufferReleased, PooledBuffer
-from reference_impl.frame import MAX_BODY, wire_size
-from reference_impl.noise import CipherState
+from reference_impl.buffer_pool.buffers import BufferReleased, PooledBuffer
+from reference_impl.security.frame import MAX_BODY, wire_size
+from reference_impl.security.noise import CipherState
 from reference_impl.settings import SettingsError
 
 SMALL = BufferSettings(small_buffers=2, medium_buffers=2, large_buffers=1)

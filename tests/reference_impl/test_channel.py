@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reference_impl.buffer_pool import Allocating, Buffers, BufferSettings, CryptoBufferPool
-from reference_impl.buffers import BufferReleased, Message, PooledBuffer
-from reference_impl.channel import FIRST_BYTES, SECOND_BYTES, THIRD_BYTES, Acceptance, Channel, Initiation
+from reference_impl.buffer_pool.buffers import BufferReleased, Message, PooledBuffer
+from reference_impl.buffer_pool.inbox import READ_AHEAD, JoinedInbox, PooledInbox
 from reference_impl.errors import ChannelError, FrameError, HandshakeError, IdentityError
-from reference_impl.frame import HEAD, MAX_BODY, MAX_FRAME, MAX_PLAINTEXT, MAX_SINGLE, wire_size
-from reference_impl.identity import Identity
-from reference_impl.inbox import READ_AHEAD, JoinedInbox, PooledInbox
-from reference_impl.noise import CipherState
+from reference_impl.security.channel import FIRST_BYTES, SECOND_BYTES, THIRD_BYTES, Acceptance, Channel, Initiation
+from reference_impl.security.frame import HEAD, MAX_BODY, MAX_FRAME, MAX_PLAINTEXT, MAX_SINGLE, wire_size
+from reference_impl.security.identity import Identity
+from reference_impl.security.noise import CipherState
 
 ALICE, BOB, EVE = (Identity.from_seed(name) for name in (b"alice", b"bob", b"eve"))
 TWINS = [Allocating, CryptoBufferPool]

@@ -21,7 +21,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from reference_impl.breaker import Permit
 from reference_impl.circuit_breaker import (
     CIRCUIT_BREAKER,
     BreakerSettings,
@@ -32,6 +31,7 @@ from reference_impl.circuit_breaker import (
     FixedRetry,
     Transition,
 )
+from reference_impl.circuit_breaker.breaker import Permit
 from reference_impl.settings import SettingsError
 from tests.clock import Clock
 from tests.reference_impl.helpers import in_threads

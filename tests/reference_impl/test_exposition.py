@@ -14,9 +14,9 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from reference_impl.exposition import Exposition, ExpositionSettings, NodeCollector
 from reference_impl.metrics import METRICS, Metrics, MetricsSettings
-from reference_impl.series import OTHER
+from reference_impl.metrics.exposition import Exposition, ExpositionSettings, NodeCollector
+from reference_impl.metrics.series import OTHER
 from reference_impl.settings import SettingsError
 
 GAUGES = {"pooling": {"hit_rate": 0.75, "in-use": 3.0}, "rate_limit": {"rejected": 7.0}}
@@ -166,7 +166,7 @@ def test_bad_settings_are_refused_by_name(make: Callable[[], ExpositionSettings]
 GEVENT = """
 from gevent import monkey; monkey.patch_all()
 import urllib.request
-from reference_impl.exposition import Exposition
+from reference_impl.metrics.exposition import Exposition
 from reference_impl.metrics import METRICS, MetricsSettings
 metrics = METRICS.on(MetricsSettings())
 metrics.recorder(bytes(32), "tcp").request(0.1, 1, 1)

@@ -20,16 +20,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reference_impl.buffer_pool import Allocating, BufferSettings
-from reference_impl.buffers import Message
+from reference_impl.buffer_pool.buffers import Message
 from reference_impl.circuit_breaker import BreakerSettings, CircuitBreakers
 from reference_impl.cleanup import GuardedClose
 from reference_impl.dialer import Dialer
 from reference_impl.errors import ChannelError
 from reference_impl.faults import KINDS, Event, Fault, Script, calibrate, spoil
 from reference_impl.metrics import METRICS, MetricsSettings
-from reference_impl.noise import Bytes
 from reference_impl.pooling import ConnectionPool, PoolSettings
-from reference_impl.resumption import Tickets
+from reference_impl.pooling.resumption import Tickets
+from reference_impl.security.noise import Bytes
 from reference_impl.service import OK
 from reference_impl.settings import SettingsError
 from reference_impl.transports.base import Address, Link, Peer

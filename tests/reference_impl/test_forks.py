@@ -19,17 +19,17 @@ from typing import Any
 import pytest
 
 from reference_impl import forks
-from reference_impl.breaker import BreakerSettings, CircuitBreaker, CircuitState
 from reference_impl.buffer_pool import BufferSettings, CryptoBufferPool
 from reference_impl.circuit_breaker import CircuitBreakers
+from reference_impl.circuit_breaker.breaker import BreakerSettings, CircuitBreaker, CircuitState
 from reference_impl.cleanup import GuardedClose
-from reference_impl.histogram import unpatched
-from reference_impl.locked_buckets import LockedBuckets
-from reference_impl.locked_metrics import LockedMetrics
 from reference_impl.metrics import Metrics, MetricsSettings, PerThreadMetrics
+from reference_impl.metrics.histogram import unpatched
+from reference_impl.metrics.locked_metrics import LockedMetrics
 from reference_impl.pooling import ConnectionPool, LockedReuse, PerRequest, Pool, PoolSettings
+from reference_impl.pooling.resumption import Ticket, Tickets
 from reference_impl.rate_limit import GcraLimiter, RateLimiter, RateLimitSettings
-from reference_impl.resumption import Ticket, Tickets
+from reference_impl.rate_limit.locked_buckets import LockedBuckets
 from tests.clock import Clock
 
 ROOT = Path(__file__).parents[2]

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from reference_impl.breaker import CircuitOpen, CircuitState
 from reference_impl.circuit_breaker import CircuitBreakers
-from reference_impl.locked_buckets import LockedBuckets
-from reference_impl.locked_metrics import LockedMetrics
+from reference_impl.circuit_breaker.breaker import CircuitOpen, CircuitState
 from reference_impl.metrics import MetricsSettings, PerThreadMetrics
+from reference_impl.metrics.locked_metrics import LockedMetrics
 from reference_impl.pooling import ConnectionPool, PoolSettings
 from reference_impl.rate_limit import GcraLimiter, RateLimiter, RateLimitSettings
+from reference_impl.rate_limit.locked_buckets import LockedBuckets
 from tests.clock import Clock
 from tests.reference_impl.test_forks import BREAKING, forked, run
 

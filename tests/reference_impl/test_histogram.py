@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reference_impl.histogram import Buckets, Histogram, Latency, Scheme, order
+from reference_impl.metrics.histogram import Buckets, Histogram, Latency, Scheme, order
 
 FINE = Scheme.log_linear(1e-6, 64.0, 4)
 TICK = 2.0**-10  # seconds; sums of it are exact in binary
@@ -169,14 +169,16 @@ def test_a_busy_histogram_stays_below_one_kibibyte_at_octaves() -> None:
     assert size <= 1024
 
 
-@pytest.mark.parametrize("first", ["import reference_impl.histogram", "from gevent import monkey; monkey.patch_all()"])
+@pytest.mark.parametrize(
+    "first", ["import reference_impl.metrics.histogram", "from gevent import monkey; monkey.patch_all()"]
+)
 def test_threads_are_told_apart_by_the_unpatched_get_ident(first: str) -> None:
     code = f"""
 import _thread
 raw, lock = _thread.get_ident, _thread.allocate_lock
 {first}
 from gevent import monkey; monkey.patch_all()
-from reference_impl.histogram import unpatched
+from reference_impl.metrics.histogram import unpatched
 assert _thread.get_ident is not raw
 assert unpatched("_thread", "get_ident") is raw
 assert unpatched("_thread", "allocate_lock") is lock

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reference_impl.locked_metrics import LockedMetrics
 from reference_impl.metrics import METRICS, Metrics, MetricsSettings, PerThreadMetrics
-from reference_impl.series import (
+from reference_impl.metrics.locked_metrics import LockedMetrics
+from reference_impl.metrics.series import (
     OCTAVES,
     OTHER,
     SECONDS,

@@ -14,16 +14,16 @@ import pytest
 
 from reference_impl import assemble
 from reference_impl import session as session_module
-from reference_impl.breaker import CircuitState
 from reference_impl.buffer_pool import BufferSettings, CryptoBufferPool
-from reference_impl.buffers import PooledBuffer
-from reference_impl.channel import SECOND_BYTES, Channel, Initiation
+from reference_impl.buffer_pool.buffers import PooledBuffer
+from reference_impl.circuit_breaker.breaker import CircuitState
 from reference_impl.dialer import Dialer
 from reference_impl.errors import ChannelError, FrameError, IdentityError, Rejected, RemoteError
-from reference_impl.frame import MAX_BODY, wire_size
-from reference_impl.identity import Identity
-from reference_impl.lease import LeaseError
 from reference_impl.optimizations import OPTIMIZATIONS, parse
+from reference_impl.pooling.lease import LeaseError
+from reference_impl.security.channel import SECOND_BYTES, Channel, Initiation
+from reference_impl.security.frame import MAX_BODY, wire_size
+from reference_impl.security.identity import Identity
 from reference_impl.service import OK, SIZE, SOURCE
 from reference_impl.session import Session
 from reference_impl.transports.base import Peer

@@ -19,7 +19,7 @@ from noise.backends.default.keypairs import KeyPair25519
 from noise.connection import Keypair, NoiseConnection
 
 from reference_impl.errors import ChannelError, HandshakeError, NonceExhausted
-from reference_impl.noise import MAX_NONCE, NN_PSK0, XX, CipherState, Handshake, Pattern, _hkdf
+from reference_impl.security.noise import MAX_NONCE, NN_PSK0, XX, CipherState, Handshake, Pattern, _hkdf
 
 ENDS: tuple[tuple[Literal["initiator", "responder"], str], ...] = (("initiator", "11"), ("responder", "22"))
 VECTORS = Path(__file__).parents[3] / "shared" / "vectors" / "noise.json"

@@ -40,7 +40,7 @@ from reference_impl.pooling import (
     PoolSettings,
     PoolTimeout,
 )
-from reference_impl.seating import Seat, Seating, Waiter
+from reference_impl.pooling.seating import Seat, Seating, Waiter
 from reference_impl.settings import SettingsError
 from tests.clock import Clock
 
@@ -931,7 +931,7 @@ def test_100_000_faults_leak_no_descriptor_and_no_permit(kind: type[BaseExceptio
         PoolSettings(max_connections_per_peer=2, wait_timeout=0.001, max_idle_total=4),
         connect, close, is_alive, clock, rng,
     )  # fmt: skip
-    logging.getLogger("reference_impl.pooling").disabled = True
+    logging.getLogger("reference_impl.pooling.pool").disabled = True
     before = len(os.listdir("/dev/fd"))
     try:
         for _ in range(50_000):
@@ -952,7 +952,7 @@ def test_100_000_faults_leak_no_descriptor_and_no_permit(kind: type[BaseExceptio
         pool.close()
         assert len(os.listdir("/dev/fd")) == before
     finally:
-        logging.getLogger("reference_impl.pooling").disabled = False
+        logging.getLogger("reference_impl.pooling.pool").disabled = False
 
 
 # -- real sockets

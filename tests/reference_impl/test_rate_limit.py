@@ -18,8 +18,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from reference_impl import rate_limit
-from reference_impl.locked_buckets import LockedBuckets
 from reference_impl.rate_limit import (
     RATE_LIMIT,
     GcraLimiter,
@@ -28,6 +26,7 @@ from reference_impl.rate_limit import (
     TokenBucket,
     Unlimited,
 )
+from reference_impl.rate_limit.locked_buckets import LockedBuckets
 from reference_impl.settings import SettingsError
 from tests.clock import Clock
 from tests.reference_impl.helpers import in_threads
@@ -356,7 +355,7 @@ def _section(function: Callable[..., Any]) -> list[dis.Instruction]:
 
 
 def test_without_the_gil_every_check_locks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rate_limit, "_ATOMIC", frozenset())
+    monkeypatch.setattr("reference_impl.rate_limit.limiter._ATOMIC", frozenset())
     limiter = GcraLimiter(limits(rate=1.0, burst=2), Clock())
     lock = MagicMock()
     monkeypatch.setattr(limiter, "_lock", lock)

@@ -19,7 +19,7 @@ import pytest
 from reference_impl.dialer import Dialer
 from reference_impl.errors import ChannelError
 from reference_impl.faults import Script
-from reference_impl.relay import Relay
+from reference_impl.faults.relay import Relay
 from reference_impl.settings import SettingsError
 from reference_impl.transports.base import Address, Peer
 from tests.reference_impl.conftest import RunningNode
@@ -214,7 +214,7 @@ def test_bad_relays_are_refused() -> None:
         Relay(Script(0, ({"kind": "busy", "iterations": 1},)))  # type: ignore[arg-type]
     for faults, said in (('{"rules": [{"kind": "x"}]}', "kind is 'x'"), ('{"sed": 1}', "sed; expected one of: seed")):
         relay = subprocess.run(
-            [sys.executable, "-m", "reference_impl.relay", "--faults", faults],
+            [sys.executable, "-m", "reference_impl.faults.relay", "--faults", faults],
             check=False, capture_output=True, text=True, timeout=60, input='{"peers": []}\n',
         )  # fmt: skip
         assert relay.returncode == 2
@@ -229,7 +229,7 @@ def test_the_command_leads_a_ready_line_through_and_states_its_cpu(running: Star
         "tls": {"authority": "kept"},
     }
     with subprocess.Popen(
-        [sys.executable, "-m", "reference_impl.relay", "--rtt", "0.01"],
+        [sys.executable, "-m", "reference_impl.faults.relay", "--rtt", "0.01"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     ) as relay:  # fmt: skip
         try:

@@ -20,7 +20,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from reference_impl.buffer_pool import Allocating, BufferSettings
-from reference_impl.channel import (
+from reference_impl.errors import HandshakeError, IdentityError
+from reference_impl.pooling import ConnectionPool
+from reference_impl.pooling.lease import Lease, PoolSettings
+from reference_impl.pooling.resumption import NAME_BYTES, FullHandshakes, Resumption, Ticket, Tickets
+from reference_impl.security.channel import (
     FIRST_BYTES,
     OFFER_BYTES,
     RESUMED_BYTES,
@@ -30,13 +34,9 @@ from reference_impl.channel import (
     Channel,
     Initiation,
 )
-from reference_impl.errors import HandshakeError, IdentityError
-from reference_impl.frame import wire_size
-from reference_impl.identity import Identity
-from reference_impl.lease import Lease, PoolSettings
-from reference_impl.noise import Handshake
-from reference_impl.pooling import ConnectionPool
-from reference_impl.resumption import NAME_BYTES, FullHandshakes, Resumption, Ticket, Tickets
+from reference_impl.security.frame import wire_size
+from reference_impl.security.identity import Identity
+from reference_impl.security.noise import Handshake
 from reference_impl.transports import tcp
 from reference_impl.transports.base import Peer
 from reference_impl.transports.tcp import TcpSettings, TcpTransport

@@ -10,7 +10,7 @@ import pytest
 
 from reference_impl.buffer_pool import Allocating, BufferSettings
 from reference_impl.errors import HandshakeError
-from reference_impl.identity import Identity
+from reference_impl.security.identity import Identity
 from reference_impl.transports.tcp import TcpSettings, TcpTransport, _receive_second
 from tests.clock import Clock
 

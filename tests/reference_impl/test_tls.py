@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reference_impl.buffer_pool import Allocating, Buffers, BufferSettings, CryptoBufferPool
-from reference_impl.certificates import Authority, peer_id_of
-from reference_impl.channel import Initiation
 from reference_impl.dialer import Dialer
 from reference_impl.errors import ChannelError, FrameError, HandshakeError, IdentityError, NonceExhausted
-from reference_impl.frame import HEAD, MAX_BODY, MAX_SINGLE
-from reference_impl.noise import REKEY_INTERVAL
+from reference_impl.security.certificates import Authority, peer_id_of
+from reference_impl.security.channel import Initiation
+from reference_impl.security.frame import HEAD, MAX_BODY, MAX_SINGLE
+from reference_impl.security.noise import REKEY_INTERVAL
 from reference_impl.settings import SettingsError
 from reference_impl.transports.tls import TlsAcceptance, TlsChannel, _Ends
 from reference_impl.transports.tls_settings import TlsSettings

@@ -16,9 +16,9 @@ import pytest
 from reference_impl import assemble
 from reference_impl.dialer import Dialer
 from reference_impl.errors import IdentityError, Rejected
-from reference_impl.frame import MAX_BODY, MAX_SINGLE
-from reference_impl.identity import Identity
 from reference_impl.optimizations import parse
+from reference_impl.security.frame import MAX_BODY, MAX_SINGLE
+from reference_impl.security.identity import Identity
 from reference_impl.service import ECHO
 from reference_impl.settings import SettingsError
 from reference_impl.transports.base import Link, Peer, Transport
@@ -228,7 +228,7 @@ monkey.patch_all()
 import sys, gevent, json
 from reference_impl import assemble
 from reference_impl.errors import IdentityError
-from reference_impl.identity import Identity
+from reference_impl.security.identity import Identity
 from reference_impl.optimizations import parse
 from reference_impl.transports.base import Peer
 

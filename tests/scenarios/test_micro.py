@@ -15,8 +15,8 @@ import pytest
 
 from reference_impl.circuit_breaker import CircuitOpen
 from reference_impl.errors import IdentityError
-from reference_impl.identity import Identity
 from reference_impl.rate_limit import GcraLimiter
+from reference_impl.security.identity import Identity
 from scenarios.micro import channel, circuit_breaker, handshakes, metrics, rate_limit
 from scenarios.micro.ends import End, allow_descriptors
 from scenarios.micro.suite import Builder, Case, Room, Setup, bytes_per, chosen, each, held, in_threads

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from reference_impl.buffers import Message, PooledBuffer, release_all
+from reference_impl.buffer_pool.buffers import Message, PooledBuffer, release_all
 from reference_impl.errors import FrameError
-from reference_impl.frame import HEAD_BYTES, LENGTH_BYTES, MAX_FRAME, MAX_PLAINTEXT, MAX_SINGLE, parse_head
-from reference_impl.noise import TAG_BYTES, Bytes, CipherState
+from reference_impl.security.frame import HEAD_BYTES, LENGTH_BYTES, MAX_FRAME, MAX_PLAINTEXT, MAX_SINGLE, parse_head
+from reference_impl.security.noise import TAG_BYTES, Bytes, CipherState
 
 _FRAMES_AHEAD = 8
 READ_AHEAD = _FRAMES_AHEAD * MAX_FRAME

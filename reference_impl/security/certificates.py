@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 
 from reference_impl.errors import IdentityError
-from reference_impl.identity import Identity
+from reference_impl.security.identity import Identity
 from reference_impl.settings import SettingsError
 
 _NAME = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "synapsed-bench study authority")])

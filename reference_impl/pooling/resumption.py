@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from reference_impl import forks
-from reference_impl.lease import PoolSettings
-from reference_impl.noise import Handshake
 from reference_impl.optimizations import Switch
+from reference_impl.pooling.lease import PoolSettings
+from reference_impl.security.noise import Handshake
 
 NAME_BYTES = 16
 

@@ -16,11 +16,10 @@ from typing import Protocol
 from weakref import ref
 
 from reference_impl import forks
-from reference_impl.histogram import CREDIBLE_SECONDS, Scheme, unpatched
-from reference_impl.ledger import FEW, Book, BufferedRecorder, Ledger, read_series
-from reference_impl.locked_metrics import LockedMetrics
-from reference_impl.optimizations import Switch
-from reference_impl.series import (
+from reference_impl.metrics.histogram import CREDIBLE_SECONDS, Scheme, unpatched
+from reference_impl.metrics.ledger import FEW, Book, BufferedRecorder, Ledger, read_series
+from reference_impl.metrics.locked_metrics import LockedMetrics
+from reference_impl.metrics.series import (
     OTHER,
     Snapshot,
     Transport,
@@ -28,6 +27,7 @@ from reference_impl.series import (
     gauges_of,
     total,
 )
+from reference_impl.optimizations import Switch
 from reference_impl.settings import count, ordered, positive
 
 _get_ident: Callable[[], int] = unpatched("_thread", "get_ident")

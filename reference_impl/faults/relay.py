@@ -1,4 +1,4 @@
-"""A link between dialers and a node: adds round trip time and plays a fault script. `python -m reference_impl.relay`.
+"""A link between dialers and a node, `python -m reference_impl.faults.relay`: adds distance, plays a fault script.
 
 It reads a target's ready line on standard input and prints the same line with addresses of its own, so whoever takes
 the line dials through it. Its own CPU time, which a
@@ -22,8 +22,8 @@ from typing import Any
 import uvloop
 
 from reference_impl import settings as check
-from reference_impl.faults import Hit, Script
-from reference_impl.relayed import DialerEnd, Relayed
+from reference_impl.faults.relayed import DialerEnd, Relayed
+from reference_impl.faults.script import Hit, Script
 from reference_impl.settings import SettingsError
 
 
@@ -114,7 +114,9 @@ def _say(line: dict[str, Any]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0 after a signal, 2 when the arguments or the ready line are wrong."""
-    parser = argparse.ArgumentParser(prog="python -m reference_impl.relay", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m reference_impl.faults.relay", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--rtt", type=float, default=0.0, help="round trip time to add, in seconds")
     parser.add_argument("--faults", default="{}", help="JSON: a fault script for the link")
     arguments = parser.parse_args(argv)

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from functools import reduce
 from typing import Any
 
-from reference_impl.histogram import CREDIBLE_SECONDS, Buckets, Histogram, Scheme, credible, order
-from reference_impl.series import (
+from reference_impl.metrics.histogram import CREDIBLE_SECONDS, Buckets, Histogram, Scheme, credible, order
+from reference_impl.metrics.series import (
     ATTEMPTS,
     CLOSED,
     FAILED,

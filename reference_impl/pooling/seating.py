@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from traceback import StackSummary
 from typing import Generic, TypeVar
 
-from reference_impl.lease import PoolClosed, PooledConnection, PoolSettings
+from reference_impl.pooling.lease import PoolClosed, PooledConnection, PoolSettings
 
 C = TypeVar("C")
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Hashable
 
 from reference_impl import forks
-from reference_impl.rate_limit import ULPS, RateLimitSettings, gauges_of
+from reference_impl.rate_limit.limiter import ULPS, RateLimitSettings, gauges_of
 
 
 class LockedBuckets:

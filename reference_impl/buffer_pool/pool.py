@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from reference_impl import settings as check
-from reference_impl.buffers import PooledBuffer, lend
-from reference_impl.frame import (
+from reference_impl.buffer_pool.buffers import PooledBuffer, lend
+from reference_impl.buffer_pool.inbox import Inbox, JoinedInbox, PooledInbox
+from reference_impl.optimizations import Switch
+from reference_impl.security.frame import (
     HEAD,
     HEAD_BYTES,
     LENGTH_BYTES,
@@ -25,9 +27,7 @@ from reference_impl.frame import (
     check_body,
     wire_size,
 )
-from reference_impl.inbox import Inbox, JoinedInbox, PooledInbox
-from reference_impl.noise import TAG_BYTES, Bytes, CipherState
-from reference_impl.optimizations import Switch
+from reference_impl.security.noise import TAG_BYTES, Bytes, CipherState
 
 
 @dataclass(frozen=True, slots=True)

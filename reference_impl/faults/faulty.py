@@ -9,9 +9,9 @@ import struct
 from collections import Counter
 from typing import Any
 
-from reference_impl.buffers import Message
-from reference_impl.faults import Hit, Script, Spoilt, burn, calibrate, spoil
-from reference_impl.noise import Bytes
+from reference_impl.buffer_pool.buffers import Message
+from reference_impl.faults.script import Hit, Script, Spoilt, burn, calibrate, spoil
+from reference_impl.security.noise import Bytes
 from reference_impl.session import Entrance, Session
 from reference_impl.transports.base import Channel
 

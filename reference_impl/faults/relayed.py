@@ -13,11 +13,11 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from reference_impl.faults import LINK_SPAN, Hit
-from reference_impl.faulty import DRIP_SECONDS, reset
+from reference_impl.faults.faulty import DRIP_SECONDS, reset
+from reference_impl.faults.script import LINK_SPAN, Hit
 
 if TYPE_CHECKING:
-    from reference_impl.relay import Relay
+    from reference_impl.faults.relay import Relay
 
 _HELD_MOST = 1024 * 1024
 """Bytes on their way in one direction before the source is made to wait."""

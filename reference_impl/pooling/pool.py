@@ -18,39 +18,21 @@ from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
 from reference_impl import forks
-from reference_impl.lease import (
+from reference_impl.optimizations import Switch
+from reference_impl.pooling.lease import (
     Lease,
     LeaseError,
     Pool,
     PoolClosed,
-    PooledConnection,
-    PoolError,
     PoolSettings,
     PoolTimeout,
     all_gauges,
     lend,
     take_back,
 )
-from reference_impl.locked_reuse import LockedReuse
-from reference_impl.optimizations import Switch
-from reference_impl.per_request import PerRequest
-from reference_impl.seating import AT_ONCE, NEVER, Leak, Seat, Seating
-
-__all__ = [
-    "POOLING",
-    "ConnectionPool",
-    "Leak",
-    "Lease",
-    "LeaseError",
-    "LockedReuse",
-    "PerRequest",
-    "Pool",
-    "PoolClosed",
-    "PoolError",
-    "PoolSettings",
-    "PoolTimeout",
-    "PooledConnection",
-]
+from reference_impl.pooling.locked_reuse import LockedReuse
+from reference_impl.pooling.per_request import PerRequest
+from reference_impl.pooling.seating import AT_ONCE, NEVER, Leak, Seat, Seating
 
 _log = logging.getLogger(__name__)
 C = TypeVar("C")

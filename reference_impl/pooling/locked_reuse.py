@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from reference_impl import forks
-from reference_impl.lease import (
+from reference_impl.pooling.lease import (
     Lease,
     PoolClosed,
     PooledConnection,

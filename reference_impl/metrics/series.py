@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from operator import add, attrgetter
 from typing import Any
 
-from reference_impl.histogram import Latency, Scheme
+from reference_impl.metrics.histogram import Latency, Scheme
 
 OTHER = b"other"  # the peer that stands for all without a series of their own
 

@@ -14,13 +14,13 @@ from typing import Literal
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from reference_impl.buffer_pool import Buffers
-from reference_impl.buffers import Message, PooledBuffer
+from reference_impl.buffer_pool.buffers import Message, PooledBuffer
+from reference_impl.buffer_pool.inbox import Inbox
 from reference_impl.errors import HandshakeError
-from reference_impl.frame import LENGTH_BYTES
-from reference_impl.identity import PROOF_BYTES, Identity, verify_proof
-from reference_impl.inbox import Inbox
-from reference_impl.noise import NN_PSK0, TAG_BYTES, Bytes, CipherState, Handshake
-from reference_impl.resumption import NAME_BYTES, NO_TICKETS, Resumption, Ticket
+from reference_impl.pooling.resumption import NAME_BYTES, NO_TICKETS, Resumption, Ticket
+from reference_impl.security.frame import LENGTH_BYTES
+from reference_impl.security.identity import PROOF_BYTES, Identity, verify_proof
+from reference_impl.security.noise import NN_PSK0, TAG_BYTES, Bytes, CipherState, Handshake
 
 PROLOGUE = b"synapsed-bench/1"
 FIRST_BYTES = LENGTH_BYTES + 32

@@ -24,9 +24,9 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from reference_impl.histogram import Latency
-from reference_impl.metrics import Metrics
-from reference_impl.series import OTHER, Counts, Snapshot
+from reference_impl.metrics.collector import Metrics
+from reference_impl.metrics.histogram import Latency
+from reference_impl.metrics.series import OTHER, Counts, Snapshot
 from reference_impl.settings import SettingsError, count
 
 Gauges = Callable[[], Mapping[str, Mapping[str, float]]]  # {room: {name: value}}

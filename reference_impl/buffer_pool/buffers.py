@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 
-from reference_impl.frame import wire_size
-from reference_impl.noise import Bytes
+from reference_impl.security.frame import wire_size
+from reference_impl.security.noise import Bytes
 
 _ZEROS = memoryview(bytes(wire_size(1024 * 1024)))
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 
 from reference_impl.errors import FrameError
-from reference_impl.noise import TAG_BYTES
+from reference_impl.security.noise import TAG_BYTES
 
 MAX_RECORD = 65_535
 MAX_PLAINTEXT = MAX_RECORD - TAG_BYTES

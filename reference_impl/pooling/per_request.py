@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from reference_impl import forks
-from reference_impl.lease import Lease, PoolClosed, PooledConnection, PoolSettings, all_gauges, lend, take_back
+from reference_impl.pooling.lease import Lease, PoolClosed, PooledConnection, PoolSettings, all_gauges, lend, take_back
 
 C = TypeVar("C")
 

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from reference_impl import forks
-from reference_impl.histogram import CREDIBLE_SECONDS, Latency, unpatched
-from reference_impl.series import OTHER, Counts, Series, Snapshot, Transport, gauges_of, total
+from reference_impl.metrics.histogram import CREDIBLE_SECONDS, Latency, unpatched
+from reference_impl.metrics.series import OTHER, Counts, Series, Snapshot, Transport, gauges_of, total
 
 if TYPE_CHECKING:
-    from reference_impl.metrics import MetricsSettings, Recorder
+    from reference_impl.metrics.collector import MetricsSettings, Recorder
 
 
 class LockedMetrics:

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from reference_impl import forks
-from reference_impl.breaker import (
+from reference_impl.circuit_breaker.breaker import (
     BreakerSettings,
     CircuitBreaker,
     CircuitOpen,
@@ -27,18 +27,6 @@ from reference_impl.breaker import (
     Transition,
 )
 from reference_impl.optimizations import Switch
-
-__all__ = [
-    "CIRCUIT_BREAKER",
-    "Attempts",
-    "BreakerSettings",
-    "CircuitBreaker",
-    "CircuitBreakers",
-    "CircuitOpen",
-    "CircuitState",
-    "FixedRetry",
-    "Transition",
-]
 
 C = TypeVar("C")
 
