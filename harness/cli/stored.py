@@ -50,13 +50,16 @@ def export(
 ) -> None:
     """Every measured value of a run as a table, for `judge`, pandas or a spreadsheet."""
     from harness import runs, session
-    from harness.measure.store import Store
+    from harness.measure.store import FILE, Store
     from harness.plan.arms import workloads
     from reports import frames
 
     if format_ not in FORMATS:
         raise UsageError(f"--format {format_!r}; expected one of: {', '.join(FORMATS)}")
-    with Store.read(runs.find(runs_folder, run_name)) as store:
+    folder = runs.find(runs_folder, run_name)
+    if out is not None and out.resolve() == (folder / FILE).resolve():
+        raise UsageError(f"--out {out}: this is the run to be read; expected another file to write")
+    with Store.read(folder) as store:
         study, measured = session.stored(store)
     names = [each.name for each in workloads(study)]
     if workload and workload not in names:

@@ -86,6 +86,13 @@ def test_a_wrong_word_is_one_line(bench: Bench, tmp_path: Path, arguments: tuple
     assert refused(bench(*arguments), "usage") == said
 
 
+def test_an_export_does_not_replace_the_run_it_reads(bench: Bench, tmp_path: Path) -> None:
+    folder = made_up(tmp_path / "runs")
+    told = refused(bench("export", "-o", str(folder / FILE)), "usage")
+    assert "this is the run to be read; expected another file to write" in told
+    assert bench("export").code == 0
+
+
 def test_an_export_that_cannot_be_written_is_one_line(bench: Bench, tmp_path: Path) -> None:
     made_up(tmp_path / "runs")
     assert "no/x.csv: cannot be written: No such file" in refused(bench("export", "-o", "no/x.csv"), "store")
