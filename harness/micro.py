@@ -131,7 +131,7 @@ def _measures(room: Room, variant: str, memory: bool) -> bool:
 def _tell_missing(wish: Wish, rooms: Iterable[Room], console: Console) -> None:
     missing = sorted({name for room in rooms for name in room.missing})
     if wish.peers and missing:
-        told = f"not installed, so not measured: {', '.join(missing)} (pip install 'synapsed-bench[peers]')"
+        told = f"not installed, so not measured: {', '.join(missing)} (pip install -e '.[peers]')"
         console.out(told, highlight=False)
 
 

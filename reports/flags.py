@@ -13,10 +13,11 @@ from typing import Literal
 import numpy as np
 
 from harness.analyse.metrics import METRICS
-from harness.analyse.records import Analysis, ContrastResult, Role
-from harness.plan.arms import cell_name, steps, workloads
+from harness.analyse.records import Analysis, ContrastResult
+from harness.plan.arms import Role, cell_name, steps, workloads
 from harness.study.records import Study, Workload
 from reports import words
+from reports.tables import Table
 
 Tone = Literal["better", "worse", "unclear", "absent"]
 PRIORITIES = {
@@ -52,6 +53,7 @@ class FlagTable:
 
 
 ABSENT = Cell("not measured", "", "absent")
+STEPS = "flags-phases"
 
 
 def flag_tables(study: Study, analysis: Analysis) -> Iterator[FlagTable]:
@@ -71,7 +73,7 @@ def flag_tables(study: Study, analysis: Analysis) -> Iterator[FlagTable]:
             [(flag, ("none", flag)) for flag in names],
         ),
         (
-            "flags-phases",
+            STEPS,
             "step",
             "One after another: what each step adds to the one before",
             [("+ " + ", ".join(added), (before, after)) for added, before, after in steps(study)],
@@ -81,6 +83,19 @@ def flag_tables(study: Study, analysis: Analysis) -> Iterator[FlagTable]:
         found = [each for each in analysis.contrasts if each.role == role]
         if found:
             yield _table(study, analysis, (anchor, caption), pairs, loses=role == "without")
+
+
+def steps_in_text(study: Study, analysis: Analysis) -> Iterator[Table]:
+    """What each step of a plan adds, where there is no page to show it on; nothing for other designs."""
+    for found in flag_tables(study, analysis):
+        if found.anchor == STEPS:
+            headings = ("step", *(f"{workload}: {metric}" for workload, metric in found.columns))
+            rows = tuple((name, *(_in_text(cell) for cell in cells)) for name, _, cells in found.rows)
+            yield Table(found.caption, headings, rows, tuple(range(1, len(headings))))
+
+
+def _in_text(cell: Cell) -> str:
+    return f"{cell.effect} ({cell.interval})" if cell.interval else cell.effect
 
 
 @dataclass(frozen=True, slots=True)

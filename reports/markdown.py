@@ -6,7 +6,7 @@ import re
 
 from harness.analyse.records import Analysis
 from harness.study.records import Study
-from reports import tables, words
+from reports import flags, tables, words
 from reports.info import RunInfo
 from reports.tables import Table
 
@@ -27,7 +27,7 @@ def render(study: Study, analysis: Analysis, info: RunInfo) -> str:
     if analysis.verdicts:
         parts.append(table(_signed(tables.verdicts(analysis), analysis.valid)))
         parts += [escape(each) for each in tables.stepped_down(analysis)]
-    for each in tables.findings(analysis):
+    for each in (*tables.findings(analysis), *flags.steps_in_text(study, analysis)):
         parts += [escape(each.caption), table(each)]
     parts.append(escape(words.scope(study)))
     bursts = words.plural(analysis.bursts, "burst")

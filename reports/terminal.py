@@ -10,7 +10,7 @@ from rich.text import Text
 
 from harness.analyse.records import Analysis
 from harness.study.records import Study
-from reports import tables, words
+from reports import flags, tables, words
 from reports.info import RunInfo
 from reports.tables import Table
 
@@ -35,7 +35,7 @@ def result(study: Study, analysis: Analysis, info: RunInfo) -> RenderableType:
         parts += [Text(each, style="dim") for each in tables.stepped_down(analysis)]
     elif not (analysis.attributions or analysis.crossovers):
         parts.append(estimate_table(analysis))
-    for each in tables.findings(analysis):
+    for each in (*tables.findings(analysis), *flags.steps_in_text(study, analysis)):
         parts += [Text(each.caption), table(each)]
     parts.append(Text(words.scope(study), style="dim"))
     return Group(*parts)

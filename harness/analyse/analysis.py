@@ -29,7 +29,7 @@ from harness.analyse.records import (
 from harness.analyse.rows import Rows, arrange
 from harness.analyse.tails import tails
 from harness.analyse.validity import Subject, check, load_was_the_limit
-from harness.analyse.verdict import Question, describe, family_confidence, judge
+from harness.analyse.verdict import Question, describe, judge
 from harness.measure.records import STRETCHES, Measured
 from harness.plan.arms import Comparison, Layout, layout, workloads
 from harness.study.records import Expectation, Study, Workload
@@ -90,7 +90,7 @@ class _Analyst:
             arms=self.shown,
             hidden=self.layout.hidden,
             confidence=self.study.confidence,
-            family_confidence=family_confidence(self.study),
+            family_confidence=self.study.family_confidence,
             bursts=complete,
             interrupted=len(self.rows.bursts) - complete,
             seconds_measured=sum(row.seconds for rows in self.rows.stretches.values() for row in rows),
@@ -192,7 +192,7 @@ class _Analyst:
 
     def questions(self) -> Iterator[Question]:
         """Every expectation against every arm it names, with its evidence at the family level."""
-        confidence = family_confidence(self.study)
+        confidence = self.study.family_confidence
         for expectation in self.study.expectations:
             for against in expectation.against:
                 asked = self._asked(expectation, against)

@@ -12,10 +12,11 @@ from typing import Literal
 
 import msgspec
 
+from harness.plan.arms import Role
+
 Direction = Literal["lower", "higher", "neither"]
 "Which way is better; `neither` is descriptive only."
 Source = Literal["slice", "segment", "episode", "reading"]
-Role = Literal["treatment", "control", "a/a", "single", "without", "step", "other"]
 Outcome = Literal["MET", "MISSED", "INCONCLUSIVE", "NOT MEASURABLE"]
 CheckStatus = Literal["ok", "invalid", "note"]
 IntervalMethod = Literal["signed rank", "sequential", "unbounded", "counted"]

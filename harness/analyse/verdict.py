@@ -47,16 +47,6 @@ class Question:
         return self.other or metric(self.expectation.metric)
 
 
-def questions_in(study: Study) -> int:
-    """How many verdicts the study declares: expectations times what each is held against."""
-    return sum(len(each.against) for each in study.expectations)
-
-
-def family_confidence(study: Study) -> float:
-    """Confidence of each single interval so that all verdicts together hold with the study's."""
-    return 1.0 - (1.0 - study.confidence) / max(1, questions_in(study))
-
-
 def bound_of(expectation: Expectation) -> tuple[Literal["at_most", "at_least"], float]:
     """Which side is claimed, and the ratio."""
     if expectation.at_most is not None:

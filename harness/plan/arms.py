@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations, product
 from math import isfinite, prod
+from typing import Literal
 
 import msgspec
 
-from harness.analyse.records import Role
 from harness.errors import StudyError
 from harness.study.records import Arm, Study, Sweep, Workload
 
@@ -30,6 +30,8 @@ MOST_FACTORS = 6
 "of a factorial design: 64 cells"
 _COUNTS = ("users", "tasks")
 "fields of a workload that a sweep may set and that are whole numbers"
+Role = Literal["treatment", "control", "a/a", "single", "without", "step", "other"]
+"why two arms are compared"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,6 @@ from itertools import accumulate
 from scipy import stats
 
 from harness.analyse.metrics import Metric, metric
-from harness.analyse.verdict import family_confidence, questions_in
 from harness.errors import StudyError
 from harness.plan import schedule
 from harness.plan.arms import BurstKind, Layout, blocks_of, workloads
@@ -84,7 +83,9 @@ class Forecast:
 
 
 def forecast(study: Study, layout: Layout, costs: Costs | None = None) -> Forecast:
-    """What the study's budget buys. StudyError when a declared question cannot be decided within it."""
+    """What the study's budget buys. StudyError when a declared question cannot be decided within it, or the switches of
+    a factorial design not be told apart.
+    """
     each = burst_seconds(study, layout, costs or Costs())
     fitting = math.floor(study.budget.seconds / each)
     bursts = min(study.budget.max_bursts, max(study.budget.min_bursts, fitting))
@@ -92,6 +93,7 @@ def forecast(study: Study, layout: Layout, costs: Costs | None = None) -> Foreca
     lasts = planned if bursts == study.budget.max_bursts else max(study.budget.seconds, planned)
     result = Forecast(bursts, each, planned, lasts, tuple(_proofs(study, layout, bursts)))
     refuse_undecidable(study, result)
+    _refuse_unattributable(study, layout, result)
     return result
 
 
@@ -181,7 +183,7 @@ def resolution(pair_sd: float, blocks: int, bursts: int, confidence: float) -> f
 
 
 def _proofs(study: Study, layout: Layout, bursts: int) -> Iterator[Proof]:
-    confidence = family_confidence(study)
+    confidence = study.family_confidence
     sequential = study.budget.stop_early
     needed = sequential_bursts_needed((1.0 - confidence) / 2.0) if sequential else bursts_needed(confidence)
     planned = [schedule.kind(study, layout, place) for place in range(max(bursts, (needed + 1) * len(layout.kinds)))]
@@ -209,7 +211,7 @@ def _blocks(study: Study, of: Metric, workload: Workload) -> int:
 
 def refuse_undecidable(study: Study, result: Forecast) -> None:
     """StudyError naming the first question that so few bursts cannot decide, and what it would need."""
-    asked = questions_in(study)
+    asked = study.questions
     of, fewer = (f"one of {asked} questions", ", or ask fewer questions") if asked > 1 else ("the one question", "")
     for proof in result.proofs:
         if proof.bursts < proof.needed:
@@ -219,3 +221,21 @@ def refuse_undecidable(study: Study, result: Forecast) -> None:
                 f" {study.confidence:.3g}: allow {proof.run} bursts (max_bursts) and"
                 f" {math.ceil(proof.run * result.burst_seconds)} s (seconds){fewer}"
             )
+
+
+def _refuse_unattributable(study: Study, layout: Layout, result: Forecast) -> None:
+    """StudyError when a factorial design gets too few bursts of its cells: one for each effect, one for their noise."""
+    if not layout.foldover:
+        return
+    folded = {frozenset(arms) for arms in layout.sets[layout.foldover_from :]}
+    needed = len(study.optimizations) + 1
+    planned = (schedule.kind(study, layout, place) for place in range(result.bursts + needed * len(layout.kinds)))
+    holding = list(accumulate(int(frozenset(kind.arms) in folded) for kind in planned))
+    held = holding[result.bursts - 1] if result.bursts else 0
+    if held < needed:
+        run = bisect_left(holding, needed) + 1
+        raise StudyError(
+            f"a factorial design of {len(study.optimizations)} switches gets {held} bursts of its cells, but {needed}"
+            f" are the fewest that tell them apart: allow {run} bursts (max_bursts) and"
+            f" {math.ceil(run * result.burst_seconds)} s (seconds)"
+        )

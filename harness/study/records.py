@@ -255,6 +255,16 @@ class Study(_Record, frozen=True, kw_only=True):
         return tuple(each.name for each in self.switches) or OPTIMIZATIONS
 
     @property
+    def questions(self) -> int:
+        """How many verdicts it declares: expectations times what each is held against."""
+        return sum(len(each.against) for each in self.expectations)
+
+    @property
+    def family_confidence(self) -> float:
+        """Confidence of each single interval so that all verdicts together hold with `confidence` (Bonferroni)."""
+        return 1.0 - (1.0 - self.confidence) / max(1, self.questions)
+
+    @property
     def asks_for(self) -> frozenset[str]:
         """The metrics that expectations and a sweep are about."""
         swept = (self.design.sweep.metric,) if self.design.sweep is not None else ()

@@ -1,7 +1,7 @@
 """An authenticated channel between two peers, sans I/O: the Noise handshake with identities, then messages.
 
 Each end proves that its identity signed the static key it uses; the initiator names the peer it wants and accepts
-no other. Two ends that have met, and both kept a ticket of it, resume instead (see `resumption.py`). Handshake
+no other. Two ends that have met, and both kept a ticket of it, resume instead (see `pooling/resumption.py`). Handshake
 messages travel in the same 2-byte frames as records.
 """
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import re
+
 import msgspec
 import pytest
+from rich.console import Console
 
 from harness.analyse.analysis import analyse
 from harness.analyse.records import Analysis
 from harness.study.records import OPTIMIZATIONS, Design, Expectation, Study, Workload
-from reports.flags import ABSENT, flag_tables, ranking, told_by
+from reports import markdown, terminal
+from reports.flags import ABSENT, flag_tables, ranking, steps_in_text, told_by
 from tests.harness.analyse.synthetic import STEADY, SURGE, a_run, a_study
+from tests.reports.sample import INFO
 
 FACTORS = {"all": 0.5, "all-pooling": 1.0, "all-metrics": 0.4, "pooling": 0.5, "buffer_pool": 1.5}
 
@@ -55,6 +61,21 @@ def test_the_steps_of_the_plan_are_a_table_of_their_own() -> None:
         "+ metrics",
     ]
     assert steps.rows[-1][2][0].tone == "better"
+
+
+def test_the_steps_are_told_without_a_page_too() -> None:
+    study = a_study(design=Design(kind="phases"))
+    analysis = analyse(study, a_run(study, {"all": 0.5}, 20))
+    (told,) = steps_in_text(study, analysis)
+    assert told.headings == ("step", "surge: throughput")
+    assert told.rows[-1][0] == "+ metrics"
+    assert re.fullmatch(r"\+\d+\.?\d*\u202f% \(.*\)", told.rows[-1][1])
+    assert "+ metrics" in markdown.render(study, analysis, INFO)
+    console = Console(file=io.StringIO(), width=80, record=True)
+    console.print(terminal.result(study, analysis, INFO))
+    assert "+ metrics" in console.export_text()
+    other = a_study(design=Design(kind="ablation"))
+    assert not list(steps_in_text(other, analyse(other, a_run(other, FACTORS, 30))))
 
 
 def test_a_workload_is_told_by_all_that_is_expected_of_it(study: Study, analysis: Analysis) -> None:

@@ -16,7 +16,7 @@ from statsmodels.stats.multitest import multipletests
 from harness.analyse.contrast import Contrast, Readings, judge_contrast
 from harness.analyse.metrics import NO_COUNTER, metric
 from harness.analyse.records import Verdict
-from harness.analyse.verdict import Question, describe_bound, family_confidence, holm, judge
+from harness.analyse.verdict import Question, describe_bound, holm, judge
 from harness.study.records import Budget, Expectation, Study
 from tests.harness.analyse import reference
 from tests.harness.analyse.synthetic import a_study
@@ -177,7 +177,7 @@ def test_holm_may_decide_beyond_the_family_interval_and_says_so() -> None:
     clear = [expected(at_most=0.3, name=f"clear {n}") for n in range(6)]
     close = expected(at_most=0.3, name="close")
     study = a_study(*clear, close)
-    confidence = family_confidence(study)
+    confidence = study.family_confidence
     ratios = [*around(0.2, bursts=15), 0.5, 0.5]
     ask = Contrast("none", "all", "treatment", "surge", metric("latency_p50"), "request", "slice")
     a = Readings({(n, 0): 1.0 for n in range(17)}, 100)

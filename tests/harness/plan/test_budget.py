@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import msgspec
 import numpy as np
@@ -170,6 +171,23 @@ def test_a_question_gets_what_the_schedule_gives_it(seed: int) -> None:
             assert proof.bursts == sum(met) >= 6
             assert sum(met[: proof.run]) == 6
             assert met[proof.run - 1]
+
+
+def test_switches_that_could_not_be_told_apart_are_refused_with_what_it_takes() -> None:
+    """Without an expectation too: such a run would end with an empty table."""
+
+    def crossed(bursts: int) -> Study:
+        budget = Budget(seconds=1e6, min_bursts=1, max_bursts=bursts)
+        return a_study(budget=budget, design=Design(kind="factorial"))
+
+    refused = r"a factorial design of 6 switches gets \d bursts of its cells, but 7 are .*: allow (\d+) bursts"
+    with pytest.raises(StudyError, match=refused) as one:
+        planned(crossed(1))
+    told = re.search(refused, str(one.value))
+    assert told is not None
+    assert planned(crossed(int(told[1]))).bursts == int(told[1])
+    with pytest.raises(StudyError, match="gets 6 bursts"):
+        planned(crossed(int(told[1]) - 1))
 
 
 def test_an_undecidable_question_is_refused_with_what_it_needs() -> None:
