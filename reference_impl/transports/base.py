@@ -24,8 +24,8 @@ class Peer(bytes):
     """Whom to reach and where: a peer id (the bytes themselves, pinned when dialed) that knows its addresses.
 
     `addresses`: an address per transport name, in order of preference. `resumes`: whether it says that it keeps tickets
-    (see `pooling/resumption.py`); no other is offered one. Two peers are equal when their ids are; being bytes, a peer is
-    hashed and compared as fast as a dictionary key can be.
+    (see `pooling/resumption.py`); no other is offered one. Two peers are equal when their ids are; being bytes, a peer
+    is hashed and compared as fast as a dictionary key can be.
     """
 
     addresses: Mapping[str, Address]
