@@ -52,7 +52,7 @@ def shares(segments: tuple[Slice, ...], request: str, threshold: float) -> dict[
 
 def fixes(percentile: float, requests: int) -> bool:
     """Whether so many requests of the warm-up fix the threshold of a percentile."""
-    return requests * (1.0 - percentile / 100.0) >= EXPECTED
+    return requests > EXPECTED / (1.0 - percentile / 100.0) - 0.5  # a quotient: 10 / 0.001 is a little above 10,000
 
 
 def warm_up(rows: Rows, workload: Workload, arm: str, burst: int) -> Floats:

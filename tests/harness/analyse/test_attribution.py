@@ -109,6 +109,12 @@ def test_too_little_to_tell_flags_apart() -> None:
     assert main_effects(same) is None
 
 
+def test_flags_that_only_outliers_tell_apart_are_not_told_apart() -> None:
+    rng = np.random.default_rng(2)
+    alike = [Foldover(burst, (1.0, 1.0), float(rng.normal(0.0, 0.01))) for burst in range(20)]
+    assert main_effects([*alike, Foldover(20, (1.0, -1.0), 10.0), Foldover(21, (1.0, -1.0), -10.0)]) is None
+
+
 def an_estimate(low: float, high: float, bounded: bool = True) -> Estimate:
     method: IntervalMethod = "signed rank" if bounded else "unbounded"
     return Estimate(0.5, low, high, 0.95, method, 9, 9, 0.0, 0.0)

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from harness.analyse.contrast import readings, value_of
-from harness.analyse.episodes import Episode, slope
+from harness.analyse.episodes import AllOf, Episode, NoneOf, extreme, slope
 from harness.analyse.metrics import metric
 from harness.analyse.rows import arrange
 from harness.measure.records import ArmReading, Burst, Measured, Memory, Sample, Unanswered
@@ -88,3 +88,7 @@ def test_rows_join_an_episode_with_its_load_and_moments() -> None:
     ((episode,),) = rows.episodes.values()
     assert [each.at for each in episode.samples] == [1.0, 2.0]
     assert readings(rows.episodes["churn", "none"], metric("descriptors_left"), "").values == {(0, 0): 1.0}
+
+
+def test_an_extreme_has_a_name_that_files_keep() -> None:
+    assert [extreme(each) for each in (NoneOf(0.1), AllOf(0.9), 0.5)] == ["none", "all", ""]

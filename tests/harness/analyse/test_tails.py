@@ -12,6 +12,7 @@ from harness.analyse.analysis import analyse
 from harness.analyse.records import TailTest
 from harness.analyse.rows import arrange
 from harness.analyse.tails import shares, tails
+from harness.analyse.validity import Subject, evidence
 from harness.measure.records import Burst, Latencies, Measured, Slice, Unanswered
 from harness.plan.arms import Comparison
 from harness.study.records import Budget, Design, Study, Workload
@@ -67,6 +68,12 @@ def test_the_interval_of_a_tail_is_at_the_confidence_of_the_study() -> None:
     assert narrow is not None
     assert (wide.confidence, narrow.confidence) == (0.99, 0.8)
     assert wide.low < narrow.low < narrow.ratio < narrow.high < wide.high
+
+
+def test_slices_that_fix_every_threshold_are_not_remarked_on() -> None:
+    rows = tuple(stretch("none", 0, block, 0.01, 10_000, 1) for block in (0, 3))
+    measured = Measured((Burst(0, ("none",), 0.0, complete=True),), rows, ())
+    assert not list(evidence.thresholds(Subject(STUDY, (STEADY,), ("none",), arrange(measured), ())))
 
 
 def test_equal_tails_are_not_told_apart() -> None:

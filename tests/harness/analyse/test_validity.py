@@ -12,7 +12,7 @@ import pytest
 from harness.analyse.analysis import analyse
 from harness.analyse.centre import centre_interval
 from harness.analyse.records import Check
-from harness.analyse.validity import CHECKS, HOPELESS, hopeless
+from harness.analyse.validity import CHECKS, HOPELESS, hopeless, load_was_the_limit
 from harness.measure.records import Measured, Slice
 from harness.study.records import Design, Expectation, Study, Target
 from tests.harness.analyse.synthetic import STEADY, SURGE, a_run, a_study, changed
@@ -184,6 +184,12 @@ def test_equivalence_not_shown_is_a_note() -> None:
     checks = found(study, noisy, "A/A equivalence")
     assert {each.status for each in checks} == {"note"}
     assert all(each.saw.endswith("too wide to show that they are equal") for each in checks)
+
+
+def test_a_load_process_that_did_nothing_was_no_limit() -> None:
+    study = msgspec.structs.replace(a_study(), target=Target(kind="command", command=("server",)))
+    rows = tuple(msgspec.structs.replace(row, seconds=0.0) for row in quiet_run(study).slices)
+    assert not load_was_the_limit(study, SURGE, rows)
 
 
 def test_all_claims_of_equivalence_hold_together() -> None:
