@@ -20,8 +20,8 @@ check: .venv/test
 
 # Every branch of what plans and judges.
 coverage: .venv/test
-	$(BIN)/python -m pytest tests/harness/analyse tests/harness/plan tests/harness/gate/test_rules.py tests/harness/gate/test_two_arms.py tests/harness/gate/test_resample.py \
-	  --cov=harness.analyse --cov=harness.plan --cov=harness.gate.rules --cov=harness.gate.resample --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100
+	$(BIN)/python -m pytest tests/harness/analyse tests/harness/plan tests/harness/measure/test_metrics.py tests/harness/measure/test_episodes.py tests/harness/gate/test_rules.py tests/harness/gate/test_two_arms.py tests/harness/gate/test_resample.py \
+	  --cov=harness.analyse --cov=harness.measure.metrics --cov=harness.measure.episodes --cov=harness.plan --cov=harness.gate.rules --cov=harness.gate.resample --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100
 
 .venv/bench: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"{sys.executable} is Python {sys.version.split()[0]}; synapsed-bench needs 3.11 or newer (make PYTHON=python3.x ...)")'

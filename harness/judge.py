@@ -30,12 +30,12 @@ from harness.analyse.contrast import (
     pair_up,
     usable,
 )
-from harness.analyse.episodes import EXTREMES
-from harness.analyse.metrics import METRICS, Metric
-from harness.analyse.records import Analysis, ContrastResult, Direction
+from harness.analyse.records import Analysis, ContrastResult
 from harness.analyse.verdict import Question, describe, judge
 from harness.errors import DataError, UsageError
 from harness.gate import rules
+from harness.measure.episodes import EXTREMES
+from harness.measure.metrics import METRICS, Direction, Metric
 from harness.study.records import Budget, Design, Expectation, Study, Target
 
 COLUMNS = ("burst", "pair", "arm", "metric", "value")

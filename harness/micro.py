@@ -11,8 +11,10 @@ import datetime
 import io
 import os
 import random
+import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +49,13 @@ def start(wish: Wish, root: Path, command: str, console: Console, now: datetime.
     """Measure, write the run folder, show the table; returns the exit code."""
     rooms = [catalogue(name) for name in dict.fromkeys(wish.rooms or ROOMS)]
     _tell_missing(wish, rooms, console)
-    folder: Path | None = None
+    with folder_for(root, now) as folder:
+        return _run(wish, rooms, folder, command, console, now)
+
+
+def _run(
+    wish: Wish, rooms: Sequence[Room], folder: Path, command: str, console: Console, now: datetime.datetime
+) -> int:
     suites: dict[str, Any] = {}
     found: list[Reading] = []
     ended_by: KeyboardInterrupt | BenchError | None = None
@@ -61,23 +69,23 @@ def start(wish: Wish, root: Path, command: str, console: Console, now: datetime.
                     begun = job.round + 1
                     console.print(f"round {begun} begins; {_wanted(wish, len(rooms))}", highlight=False)
                 suite = measure(job)
-                folder = folder or folder_for(root, now)
                 found += readings(suite, job)
                 merge(suites, name := f"{job.room}-{job.variant}", suite)
                 keep(suites[name], folder / "pyperf" / f"{name}.json")
     except (KeyboardInterrupt, BenchError) as error:
         ended_by = error
-    if folder is not None:
-        results = analyse(rooms, found)
-        _show(results, folder, console)
-        try:
-            _write(folder, wish, rooms, results, command, now)
-            console.out(f"report: {folder / 'report.html'}", highlight=False)
-        except StoreError as error:
-            ended_by = ended_by if isinstance(ended_by, BenchError) else error  # the first of the two says more
-    if isinstance(ended_by, BenchError):
-        if folder is None:
+    if ended_by and not found:
+        if isinstance(ended_by, BenchError):
             raise ended_by
+        return INTERRUPTED
+    results = analyse(rooms, found)
+    _show(results, folder, console)
+    try:
+        _write(folder, wish, rooms, results, command, now)
+        console.out(f"report: {folder / 'report.html'}", highlight=False)
+    except StoreError as error:
+        ended_by = ended_by if isinstance(ended_by, BenchError) else error  # the first of the two says more
+    if isinstance(ended_by, BenchError):
         raise MeasurementVoid(f"{ended_by}; what was measured until then is kept in {folder}", ended_by.fault)
     return INTERRUPTED if ended_by else 0
 
@@ -135,8 +143,21 @@ def _tell_missing(wish: Wish, rooms: Iterable[Room], console: Console) -> None:
         console.out(told, highlight=False)
 
 
-def folder_for(root: Path, now: datetime.datetime, kind: str = "micro") -> Path:
-    """A new run folder. `runs/latest` stays with the studies."""
+@contextmanager
+def folder_for(root: Path, now: datetime.datetime, kind: str = "micro") -> Iterator[Path]:
+    """A new run folder, which goes again if nothing was kept in it. `runs/latest` stays with the studies.
+
+    Raises `StoreError` where it cannot be made.
+    """
+    folder = _new_folder(root, now, kind)
+    try:
+        yield folder
+    finally:
+        if not any(path.is_file() for path in folder.rglob("*")):
+            shutil.rmtree(folder)
+
+
+def _new_folder(root: Path, now: datetime.datetime, kind: str) -> Path:
     stem = f"{now:%Y%m%d-%H%M%S}-{kind}"
     for name in (stem, *(f"{stem}-{number}" for number in range(2, 100))):
         folder = root / name

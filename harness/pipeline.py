@@ -16,12 +16,12 @@ import msgspec
 import numpy as np
 
 from harness.analyse.analysis import interim
-from harness.analyse.metrics import CACHE_MISSES
 from harness.analyse.records import Verdict
 from harness.analyse.validity import hopeless
 from harness.errors import MeasurementVoid, TargetError
 from harness.execute import burst, host
 from harness.execute.launch import arm_spec
+from harness.measure.metrics import CACHE_MISSES
 from harness.measure.records import Burst, Measured
 from harness.measure.store import Store
 from harness.plan import arms, arrivals, budget, schedule

@@ -22,14 +22,9 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.analyse.records import (
-    Analysis,
-    LatencyCurve,
-    SeriesPoint,
-    Source,
-    ThroughputSeries,
-)
+from harness.analyse.records import Analysis, LatencyCurve, SeriesPoint, ThroughputSeries
 from harness.lifeline import die_with_parent
+from harness.measure.metrics import Source
 from reports import words
 from reports.svg import (
     CHARACTER,

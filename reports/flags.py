@@ -12,8 +12,8 @@ from typing import Literal
 
 import numpy as np
 
-from harness.analyse.metrics import METRICS
 from harness.analyse.records import Analysis, ContrastResult
+from harness.measure.metrics import METRICS
 from harness.plan.arms import Role, cell_name, steps, workloads
 from harness.study.records import Study, Workload
 from reports import words

@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from harness.analyse.records import Analysis, Attribution, ContrastResult, Crossover, MetricInfo
+from harness.analyse.records import Analysis, Attribution, ContrastResult, Crossover
+from harness.measure.metrics import MetricInfo
 from harness.plan.arms import Role
 from reports import words
 from reports.charts import NARROW, Chart

@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 
 from harness.analyse.contrast import Row, value_of
-from harness.analyse.episodes import Episode, extreme
-from harness.analyse.metrics import METRICS, Metric
-from harness.analyse.records import Analysis, ContrastResult, Estimate, Source, Verdict
+from harness.analyse.records import Analysis, ContrastResult, Estimate, Verdict
 from harness.analyse.rows import Rows, arrange
+from harness.measure.episodes import Episode, extreme
+from harness.measure.metrics import METRICS, Metric, Source
 from harness.measure.records import STRETCHES, Measured, Slice
 from harness.plan.arms import layout, workloads
 from harness.study.records import Study, Workload

@@ -11,8 +11,8 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from harness.analyse.centre import too_few
-from harness.analyse.metrics import METRICS
 from harness.gate.rules import GateDecision, GateOutcome, MetricDecision
+from harness.measure.metrics import METRICS
 from reports import junit, markdown, terminal, words
 from reports.tables import Table
 

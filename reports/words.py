@@ -8,16 +8,8 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from harness.analyse.centre import too_few
-from harness.analyse.records import (
-    Analysis,
-    Attribution,
-    ContrastResult,
-    Crossover,
-    Direction,
-    Estimate,
-    MetricInfo,
-    Source,
-)
+from harness.analyse.records import Analysis, Attribution, ContrastResult, Crossover, Estimate
+from harness.measure.metrics import Direction, MetricInfo, Source
 from harness.plan.arms import parse_cell
 from harness.study.records import Study
 from reports.info import RunInfo

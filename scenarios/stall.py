@@ -24,11 +24,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.analyse.contrast import value_of
-from harness.analyse.metrics import metric
 from harness.errors import BenchError, LoadError
 from harness.execute import burst, host
 from harness.execute.guard import GUARD
 from harness.execute.target import Target
+from harness.measure.metrics import metric
 from harness.study.file import ROOT
 from harness.study.records import Workload
 

@@ -26,12 +26,13 @@ from scipy import stats
 
 from harness import pipeline
 from harness.analyse.contrast import Pairs, readings
-from harness.analyse.records import Direction, Verdict
+from harness.analyse.records import Verdict
 from harness.analyse.rows import arrange
 from harness.execute.burst import Step
 from harness.gate import resample, rules, two_arms
 from harness.gate.resample import Rate, rate
 from harness.gate.rules import Policy
+from harness.measure.metrics import Direction
 from harness.measure.records import Measured
 from harness.measure.store import Store
 from harness.plan.budget import Forecast

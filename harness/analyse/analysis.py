@@ -14,22 +14,12 @@ from harness.analyse.attribution import attribute
 from harness.analyse.centre import Floats
 from harness.analyse.contrast import Contrast, Readings, Row, judge_contrast, readings, uncounted
 from harness.analyse.crossover import crossover
-from harness.analyse.metrics import METRICS, PACE, Metric, metric
-from harness.analyse.records import (
-    Analysis,
-    Attribution,
-    ContrastResult,
-    Crossover,
-    Estimate,
-    Source,
-    TailTest,
-    Verdict,
-    void,
-)
+from harness.analyse.records import Analysis, Attribution, ContrastResult, Crossover, Estimate, TailTest, Verdict, void
 from harness.analyse.rows import Rows, arrange
 from harness.analyse.tails import tails
 from harness.analyse.validity import Subject, check, load_was_the_limit
 from harness.analyse.verdict import Question, describe, judge
+from harness.measure.metrics import METRICS, PACE, Metric, Source, metric
 from harness.measure.records import STRETCHES, Measured
 from harness.plan.arms import Comparison, Layout, layout, workloads
 from harness.study.records import Expectation, Study, Workload

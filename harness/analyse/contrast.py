@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.analyse.centre import Floats, centre, centre_interval
-from harness.analyse.episodes import AllOf, Episode, NoneOf, Unusable
-from harness.analyse.metrics import NO_COUNTER, Metric
-from harness.analyse.records import ContrastResult, Estimate, Source
+from harness.analyse.records import ContrastResult, Estimate
 from harness.analyse.sequential import interval as interval_at_any_time
+from harness.measure.episodes import AllOf, Episode, NoneOf, Unusable
+from harness.measure.metrics import NO_COUNTER, Metric, Source
 from harness.measure.records import ArmReading, Slice
 from harness.plan.arms import Role
 from harness.study.records import Study

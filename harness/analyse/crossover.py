@@ -6,8 +6,8 @@ import itertools
 import math
 from collections.abc import Sequence
 
-from harness.analyse.metrics import metric
 from harness.analyse.records import ContrastResult, Crossover, Estimate
+from harness.measure.metrics import metric
 from harness.plan.arms import variant_name
 from harness.study.records import Sweep
 

@@ -12,28 +12,12 @@ from typing import Literal
 
 import msgspec
 
+from harness.measure.metrics import MetricInfo, Source
 from harness.plan.arms import Role
 
-Direction = Literal["lower", "higher", "neither"]
-"Which way is better; `neither` is descriptive only."
-Source = Literal["slice", "segment", "episode", "reading"]
 Outcome = Literal["MET", "MISSED", "INCONCLUSIVE", "NOT MEASURABLE"]
 CheckStatus = Literal["ok", "invalid", "note"]
 IntervalMethod = Literal["signed rank", "sequential", "unbounded", "counted"]
-
-
-class MetricInfo(msgspec.Struct, frozen=True):
-    """One line of the table of metrics: `noun` names it inside a sentence, `definition` is one sentence for
-    people; `judged` False means descriptive only.
-    """
-
-    name: str
-    noun: str
-    unit: str
-    direction: Direction
-    definition: str
-    sources: tuple[Source, ...]
-    judged: bool
 
 
 class Estimate(msgspec.Struct, frozen=True):

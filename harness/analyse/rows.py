@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
-from harness.analyse.episodes import Episode
+from harness.measure.episodes import Episode
 from harness.measure.records import STRETCHES, ArmReading, Burst, Measured, Sample, Slice, Stretch
 
 

@@ -14,11 +14,11 @@ import numpy as np
 
 from harness.analyse.centre import Floats, centre_p_value
 from harness.analyse.contrast import Key, Pairs, Value, burst_medians, estimate, pair_up
-from harness.analyse.episodes import share
-from harness.analyse.metrics import latency_seconds, missing
 from harness.analyse.records import TailTest
 from harness.analyse.rows import Rows
 from harness.analyse.sequential import log_e_path, p_value
+from harness.measure.episodes import share
+from harness.measure.metrics import latency_seconds, missing
 from harness.measure.records import Slice
 from harness.plan.arms import Comparison
 from harness.study.records import Study, Workload

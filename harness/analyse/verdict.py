@@ -16,9 +16,9 @@ import numpy as np
 
 from harness.analyse.centre import Floats, centre, centre_p_value, too_few
 from harness.analyse.contrast import uncounted
-from harness.analyse.metrics import Metric, metric
 from harness.analyse.records import ContrastResult, Estimate, Outcome, Verdict
 from harness.analyse.sequential import log_e_path, p_value
+from harness.measure.metrics import Metric, metric
 from harness.study.records import Expectation, Study
 
 ROUNDING = 1e-12

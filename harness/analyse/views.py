@@ -12,8 +12,6 @@ import numpy as np
 
 from harness.analyse.centre import centre, centre_interval
 from harness.analyse.contrast import Value, readings
-from harness.analyse.episodes import slope
-from harness.analyse.metrics import METRICS, latency_seconds, metric, missing, service_seconds, throughput
 from harness.analyse.records import (
     ArmSummary,
     CpuShare,
@@ -23,11 +21,12 @@ from harness.analyse.records import (
     MemoryRow,
     MemoryTrace,
     SeriesPoint,
-    Source,
     SummaryValue,
     ThroughputSeries,
 )
 from harness.analyse.rows import Rows
+from harness.measure.episodes import slope
+from harness.measure.metrics import METRICS, Source, latency_seconds, metric, missing, service_seconds, throughput
 from harness.measure.records import STRETCHES, ArmReading, Slice, Stretch
 from harness.study.records import Workload
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from rich.table import Table
 
-from harness.analyse.metrics import METRICS
 from harness.errors import UsageError
+from harness.measure.metrics import METRICS
 from harness.plan.arms import layout
 from harness.plan.budget import forecast
 from harness.study import file as study_file

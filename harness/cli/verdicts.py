@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.analyse.records import Direction
 from harness.cli.options import RUNS, RunsOption, command_line, number
 from harness.cli.output import console, write
 from harness.errors import UsageError
+from harness.measure.metrics import Direction
 
 MarkdownOption = Annotated[Path | None, typer.Option(help="Write a Markdown summary to this file.")]
 JunitOption = Annotated[Path | None, typer.Option(help="Write JUnit XML to this file.")]

@@ -11,9 +11,11 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import median
 from typing import Any
 
+from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from harness.analyse.contrast import Key, Pairs, Value, pair_up, usable
@@ -79,11 +81,12 @@ def run(
     found: list[Reading] = []
     decision, ended_by, began = _decide(found, policy), None, clock()
     try:
-        for word in _rounds(suite, setting, slots, policy, found):
-            decision = word
-            spent = clock() - began
-            if decision.final or spent * (1.0 + 1.0 / _count(found)) > seconds:
-                break
+        with folder_for(setting.runs, setting.now, "gate-micro") as folder:
+            for word in _rounds(suite, setting.console, folder, slots, policy, found):
+                decision = word
+                spent = clock() - began
+                if decision.final or spent * (1.0 + 1.0 / _count(found)) > seconds:
+                    break
     except (KeyboardInterrupt, BenchError) as error:
         ended_by = error
         decision = _decide(found, policy, str(error) or "interrupted before there was a verdict")
@@ -106,28 +109,26 @@ def _suite(base: Revision, head: Revision, slots: Slots, rooms: Sequence[str]) -
 
 
 def _rounds(
-    suite: Suite, setting: Setting, slots: Slots, policy: Policy, found: list[Reading]
+    suite: Suite, console: Console, folder: Path, slots: Slots, policy: Policy, found: list[Reading]
 ) -> Iterator[GateDecision]:
     """Measure round after round into `found`; the gate's word after each."""
     chance = random.Random(policy.min_bursts)
     suites: dict[str, Any] = {}
-    folder = None
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=setting.console) as bar:
+    with Progress(*columns, console=console) as bar:
         task = bar.add_task("starting")
         for number in range(policy.max_bursts):
             fresh: list[Reading] = []  # a round counts as a whole
             for job, arm in jobs(suite, slots, number, chance):
                 bar.update(task, description=f"round {number + 1}: {job.room}, {arm}")
                 measured = measure(job)
-                folder = folder or folder_for(setting.runs, setting.now, "gate-micro")
                 fresh += [_of(arm, each) for each in readings(measured, job)]
                 merge(suites, name := f"{job.room}-{arm}", measured)
                 keep(suites[name], folder / "pyperf" / f"{name}.json")
             found += fresh
             word = _decide(found, policy)
-            if not setting.console.is_terminal:
-                setting.console.out(f"round {number + 1} done; {word.reason}", highlight=False)
+            if not console.is_terminal:
+                console.out(f"round {number + 1} done; {word.reason}", highlight=False)
             yield word
 
 

@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 
 from harness.analyse.centre import centre
 from harness.analyse.contrast import Pairs, burst_medians, ratio_of
-from harness.analyse.metrics import metric
-from harness.analyse.records import Direction
 from harness.analyse.sequential import interval, log_e, symmetric_log_e_path
+from harness.measure.metrics import Direction, metric
 
 GateOutcome = Literal["PASS", "FAIL", "INCONCLUSIVE", "INVALID"]
 EXIT_CODES: Mapping[GateOutcome, int] = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3, "INVALID": 4}

@@ -15,12 +15,12 @@ import numpy as np
 from harness import pipeline
 from harness.analyse import records
 from harness.analyse.contrast import Key, Pairs, Value, pair_up, readings
-from harness.analyse.metrics import Metric, metric
 from harness.analyse.records import Analysis
 from harness.analyse.rows import Rows, arrange
 from harness.errors import UsageError
 from harness.gate import rules
 from harness.gate.rules import GateDecision, Policy
+from harness.measure.metrics import Metric, metric
 from harness.measure.records import Measured
 from harness.plan.arms import hidden_name, layout
 from harness.plan.budget import Costs, burst_seconds

@@ -1,1 +1,1 @@
-"""What is measured: the records, the probes that read it, the store that keeps it."""
+"""What is measured: the records, the metrics they give, the probes that read them, the store that keeps them."""

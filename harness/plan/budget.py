@@ -15,8 +15,8 @@ from itertools import accumulate
 
 from scipy import stats
 
-from harness.analyse.metrics import Metric, metric
 from harness.errors import StudyError
+from harness.measure.metrics import Metric, metric
 from harness.plan import schedule
 from harness.plan.arms import BurstKind, Layout, blocks_of, workloads
 from harness.study.records import Study, Workload

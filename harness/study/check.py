@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from harness.analyse.metrics import METRICS, Metric
 from harness.errors import StudyError
+from harness.measure.metrics import METRICS, Metric
 from harness.plan import arms
 from harness.study.place import Where
 from harness.study.records import OPTIMIZATIONS, PLACEHOLDER, Arm, Study, Sweep, Target, Workload

@@ -20,7 +20,7 @@ from rich.console import Console
 from harness import micro
 from harness.analyse.micro import Case, Room
 from harness.cli import app
-from harness.errors import MeasurementVoid, TargetError
+from harness.errors import MeasurementVoid, StoreError, TargetError
 from harness.execute import host
 from harness.execute import micro as execute
 from harness.execute.micro import Job
@@ -127,7 +127,18 @@ def test_a_run_shows_its_tables(run: tuple[Path, str]) -> None:
 
 def test_runs_of_the_same_second_do_not_mix(run: tuple[Path, str]) -> None:
     folder, _ = run
-    assert micro.folder_for(folder.parent, NOW).name == "20260102-030405-micro-2"
+    with micro.folder_for(folder.parent, NOW) as second:
+        assert second.name == "20260102-030405-micro-2"
+    assert not second.exists(), "nothing was kept in it"
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(micro, "measure", lambda job: pytest.fail("measured"))
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StoreError, match="cannot be made: Not a directory"):
+        micro.start(wish(rooms=("cleanup",)), tmp_path / "file", "", Console(file=io.StringIO()), NOW)
 
 
 def test_an_unknown_room_ends_with_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -173,7 +184,7 @@ def test_a_worker_that_fails_voids_the_rest_and_keeps_what_was_measured(
     assert (folder / "report.html").is_file()
     with pytest.raises(TargetError):  # nothing is kept where nothing was measured
         micro.start(wish(rooms=("cleanup",), peers=False), tmp_path / "empty", "", screen, NOW)
-    assert not (tmp_path / "empty").exists()
+    assert list((tmp_path / "empty").iterdir()) == []
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from xml.etree import ElementTree as xml
 import msgspec
 import pytest
 
-from harness.analyse.records import Direction
 from harness.gate.rules import GateDecision, GateOutcome, MetricDecision, Policy
 from harness.gate.runner import line
+from harness.measure.metrics import Direction
 from reports.gate_view import GateInfo, as_junit, as_markdown, sentence, size, table
 
 WELL = MetricDecision("throughput", "higher", "PASS", 1.0, 0.99, 1.01, 16, 128, 0.0, 9.0, 0.0)

@@ -5,7 +5,8 @@ import math
 import msgspec
 import pytest
 
-from harness.analyse.records import Direction, Estimate
+from harness.analyse.records import Estimate
+from harness.measure.metrics import Direction
 from reports import words
 from tests.reports.sample import STUDY, attributed, swept
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from harness.analyse.contrast import readings
-from harness.analyse.metrics import metric
 from harness.analyse.records import Check
 from harness.analyse.validity.subject import Subject, on_arm, started, status
+from harness.measure.metrics import metric
 from harness.measure.records import Measured, Slice
 
 BESIDE = 0.10

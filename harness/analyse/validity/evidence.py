@@ -9,10 +9,10 @@ import numpy as np
 
 from harness.analyse.centre import Floats, centre, centre_interval, too_few
 from harness.analyse.contrast import readings
-from harness.analyse.metrics import metric
 from harness.analyse.records import Check, CheckStatus, ContrastResult
 from harness.analyse.tails import EXPECTED, PERCENTILES, fixes, warm_up
 from harness.analyse.validity.subject import Subject, on_arm, status
+from harness.measure.metrics import metric
 from harness.measure.records import Slice
 
 AA_MARGIN = 0.03

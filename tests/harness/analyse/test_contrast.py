@@ -22,7 +22,7 @@ from harness.analyse.contrast import (
     pair_up,
     readings,
 )
-from harness.analyse.metrics import metric
+from harness.measure.metrics import metric
 from harness.measure.records import Latencies, Unanswered
 from tests.harness.analyse import reference
 from tests.harness.analyse.simulation import BLOCKS, differences, runs

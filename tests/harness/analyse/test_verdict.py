@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from statsmodels.stats.multitest import multipletests
 
 from harness.analyse.contrast import Contrast, Readings, judge_contrast
-from harness.analyse.metrics import NO_COUNTER, metric
 from harness.analyse.records import Verdict
 from harness.analyse.verdict import Question, describe_bound, holm, judge
+from harness.measure.metrics import NO_COUNTER, metric
 from harness.study.records import Budget, Expectation, Study
 from tests.harness.analyse import reference
 from tests.harness.analyse.synthetic import a_study

@@ -23,10 +23,10 @@ import typer
 import reports
 from harness import runs, session
 from harness.analyse.analysis import analyse
-from harness.analyse.metrics import METRICS
 from harness.cli import app
 from harness.errors import LoadError, StoreError, TargetError
 from harness.execute import host
+from harness.measure.metrics import METRICS
 from harness.measure.store import FILE, Store
 from harness.plan import arms
 from harness.plan.budget import forecast

@@ -9,19 +9,38 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.analyse import episodes
-from harness.analyse.episodes import Episode, NoneOf, Unusable, share
-from harness.analyse.records import Direction, MetricInfo, Source
 from harness.errors import StudyError
+from harness.measure import episodes
+from harness.measure.episodes import Episode, NoneOf, Unusable, share
 from harness.measure.records import STRETCHES, ArmReading, Slice
+
+Direction = Literal["lower", "higher", "neither"]
+"Which way is better; `neither` is descriptive only."
+Source = Literal["slice", "segment", "episode", "reading"]
 
 CACHE_MISSES = "cache_misses_per_request"
 NO_COUNTER = "no counter"
 "why a stretch has no value of what this machine cannot count"
+
+
+class MetricInfo(msgspec.Struct, frozen=True):
+    """One line of the table of metrics: `noun` names it inside a sentence, `definition` is one sentence for
+    people; `judged` False means descriptive only.
+    """
+
+    name: str
+    noun: str
+    unit: str
+    direction: Direction
+    definition: str
+    sources: tuple[Source, ...]
+    judged: bool
 
 
 def _no_slice(_stretch: Slice, _request: str) -> float:

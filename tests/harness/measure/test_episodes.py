@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from harness.analyse.contrast import readings, value_of
-from harness.analyse.episodes import AllOf, Episode, NoneOf, extreme, slope
-from harness.analyse.metrics import metric
 from harness.analyse.rows import arrange
+from harness.measure.episodes import AllOf, Episode, NoneOf, extreme, slope
+from harness.measure.metrics import metric
 from harness.measure.records import ArmReading, Burst, Measured, Memory, Sample, Unanswered
 from tests.harness.analyse.synthetic import a_stretch
 

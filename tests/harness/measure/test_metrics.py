@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from harness.analyse.contrast import value_of
-from harness.analyse.metrics import METRICS, metric, missing
 from harness.errors import StudyError
+from harness.measure.metrics import METRICS, metric, missing
 from harness.measure.records import Latencies, Slice, Unanswered
 from tests.harness.analyse.synthetic import a_reading, a_stretch
 
