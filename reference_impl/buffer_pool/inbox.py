@@ -170,7 +170,12 @@ class JoinedInbox:
 
     @property
     def ahead(self) -> int:
-        return 0
+        if not self._missing:
+            return 0
+        begun = self._pending
+        if len(begun) < LENGTH_BYTES:
+            return READ_AHEAD - len(begun)
+        return (_FRAMES_AHEAD - 1) * MAX_FRAME + LENGTH_BYTES + (begun[0] << 8 | begun[1]) - len(begun)
 
     def space(self) -> PooledBuffer | None:
         return None

@@ -17,14 +17,14 @@ from reference_impl.buffer_pool.buffers import Message, release_all
 from reference_impl.errors import FrameError, HandshakeError
 from reference_impl.pooling.resumption import NO_TICKETS, Resumption
 from reference_impl.security.channel import SECOND_BYTES, Initiation, second_bytes
-from reference_impl.security.frame import MAX_FRAME
+from reference_impl.security.frame import MAX_FRAME, wire_size
 from reference_impl.security.identity import Identity
 from reference_impl.security.noise import Bytes
 from reference_impl.transports.base import Address, Channel, Peer
 from reference_impl.transports.waiting import Receiver, receiver
 
-_READ_BYTES = MAX_FRAME
-"""One byte less, the usual 64 KiB, would cut every record of a long message in two."""
+_READ_BYTES = wire_size(0) + MAX_FRAME
+"""The head of a long message and its first record: the usual 64 KiB would cut that in two, and those behind it."""
 
 
 def _unpatched_poll() -> Any:
@@ -84,7 +84,8 @@ class TcpLink:
         while not messages:
             space = inbox.space()
             if space is None:
-                data = self._recv(_READ_BYTES)
+                ahead = inbox.ahead
+                data = self._recv((ahead - 1) % MAX_FRAME + 1 if ahead else _READ_BYTES)  # to the end of a record
                 messages = inbox.feed(data) if data else _ended()
             else:
                 with space:

@@ -13,12 +13,13 @@ from typing import Any
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from reference_impl.buffer_pool import BUFFER_POOL, BufferSettings, CryptoBufferPool
-from reference_impl.security.frame import HEAD, LENGTH_BYTES, MAX_PLAINTEXT, MAX_SINGLE, wire_size
+from reference_impl.security.frame import HEAD, LENGTH_BYTES, MAX_FRAME, MAX_PLAINTEXT, MAX_SINGLE, wire_size
 from reference_impl.security.noise import TAG_BYTES, CipherState
 from scenarios.micro.suite import Builder, Case, Goal, Room, Setup, Timed, each, main
 
 KEY = bytes(range(32))
-READ = 65_536
+FIRST = wire_size(0) + MAX_FRAME
+"bytes that are read before it is known how long a message is, as a link does"
 SIZES = {"64 B": 64, "1 KiB": 1024, "4 KiB": 4096, "64 KiB": 65_536, "1 MiB": 1 << 20}
 BIG = ("4 KiB", "64 KiB", "1 MiB")
 
@@ -116,16 +117,19 @@ def _seal_in_place(cipher: CipherState, body: bytes, out: memoryview) -> None:
 def _both_ends(twin: Callable[..., Any], size: int) -> Builder:
     def build(setup: Setup) -> Timed:
         buffers = twin(BufferSettings())
-        sending, feed = CipherState(KEY), buffers.inbox(CipherState(KEY)).feed
+        sending, inbox = CipherState(KEY), buffers.inbox(CipherState(KEY))
 
         def work(bodies: Iterator[bytes]) -> None:
             for body in bodies:
                 wire = buffers.seal(sending, 1, body)
                 for piece in (wire,) if isinstance(wire, bytes) else wire:
                     view = memoryview(piece) if isinstance(piece, bytes) else piece.view
-                    for at in range(0, len(view), READ):
-                        for message in feed(view[at : at + READ]):
+                    at = 0
+                    while at < len(view):
+                        read = inbox.ahead or FIRST
+                        for message in inbox.feed(view[at : at + read]):
                             message.release()
+                        at += read
                     if not isinstance(piece, bytes):
                         piece.release()
 
