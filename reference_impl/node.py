@@ -97,7 +97,7 @@ class Node:
         self.arena = memoryview(bytearray(READ_AHEAD))
         self.recorders: dict[int, Recorder] = {}
         self.unfinished: dict[Session, float] = {}
-        """Sessions in their handshake, or resumed and not heard since, with their deadlines."""
+        """Sessions in their handshake, with their deadlines."""
         self.owing: dict[Session, float] = {}
         """Sessions in the middle of a message, or whose answer is not taken, with their deadlines."""
         self.touched: dict[Session, None] = {}  # a set, in half the memory of one

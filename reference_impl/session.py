@@ -113,14 +113,12 @@ class Session(asyncio.BufferedProtocol):
         if channel is None:
             return
         self._channel, self._acceptance = channel, None
-        if acceptance.confirmed:
-            self._welcome(channel)
-            self._settle()
+        self._welcome(channel)
+        self._settle()
         self._node.touched[self] = None
         self._feed(channel, acceptance.rest)
 
     def _welcome(self, channel: Channel) -> None:
-        """The peer has shown that it is here: until then it could be somebody who replays what another one sent."""
         node = self._node
         self._recorder = recorder = node.rooms.metrics.recorder(channel.peer_id, self._entrance.transport)
         recorder.opened(time.monotonic() - self._began)
@@ -128,8 +126,6 @@ class Session(asyncio.BufferedProtocol):
 
     def _feed(self, channel: Channel, data: Bytes) -> None:
         messages = channel.feed(data)
-        if self._began and self._recorder is self._entrance.arrivals and channel.heard:
-            self._welcome(channel)
         if messages:
             if self._began:
                 self._settle()
@@ -137,8 +133,7 @@ class Session(asyncio.BufferedProtocol):
                 release_all(messages)
                 raise FrameError(_TOO_EARLY)
             self._answer(messages[0])
-        elif not channel.inbox.between and (not self._began or (channel.heard and self in self._node.unfinished)):
-            self._node.unfinished.pop(self, None)
+        elif not self._began and not channel.inbox.between:
             self._expect()
 
     def _expect(self) -> None:

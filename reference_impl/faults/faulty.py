@@ -143,7 +143,6 @@ class _Silence:
 
     __slots__ = ()
     channel: Channel | None = None
-    confirmed = False
     rest = b""
 
     def receive(self, data: bytes) -> bytes:

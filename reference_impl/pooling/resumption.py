@@ -1,17 +1,18 @@
 """Resumption: what two ends keep of a handshake, so that the next one between them is cheap. A part of pooling.
 
 A full handshake costs each end a key, three exchanges and the check of a signature. From it both derive, without a
-further message, a ticket: a name and a secret. With that the next handshake (Noise NNpsk0) costs each a key and one
-exchange. A connection that the pool had to let go, or that broke, comes back at that price, and a ticket takes a
-twentieth of an idle connection's memory. The ephemeral keys are fresh: what was said under a ticket stays secret when
-it becomes known, though until it is used or expires its thief could be either end to the other.
+further message, a ticket: a name and a secret. With that the next handshake (Noise NNpsk0, and the dialer's empty
+record to confirm it, which nobody waits for) costs each a key and one exchange. A connection that the pool had to let
+go, or that broke, comes back at that price, and a ticket takes a twentieth of an idle connection's memory. The
+ephemeral keys are fresh: what was said under a ticket stays secret when it becomes known, though until it is used or
+expires its thief could be either end to the other.
 
 Laws. (1) A ticket serves once: the dialing end forgets it when it offers it, the listening end when the dialer has
 proved that it knows the secret; each handshake leaves a new one. (2) The kept secret is wiped when it is used, crowded
 out, or found expired. (3) A chain of resumptions ends before a connection that is retired on time: no proof of an
 identity is older than two lifetimes of connections. (4) No more than `max_tickets` are kept; strangers can crowd
 them out, which costs full handshakes. (5) A forked child has none. (6) Whoever replays an offer that had never arrived
-can neither read nor write a record, and is let go as an unfinished handshake is.
+can neither read nor write a record, so it never confirms, and is let go as an unfinished handshake is.
 """
 
 from __future__ import annotations

@@ -29,6 +29,8 @@ THIRD_BYTES = LENGTH_BYTES + (32 + TAG_BYTES) + PROOF_BYTES + TAG_BYTES
 """Handshake frames have fixed sizes, so a slow or lying peer can make us hold at most this much."""
 OFFER_BYTES = LENGTH_BYTES + NAME_BYTES + 32 + TAG_BYTES
 RESUMED_BYTES = LENGTH_BYTES + 32 + TAG_BYTES
+CONFIRMATION_BYTES = LENGTH_BYTES + TAG_BYTES
+"""An empty record: only who made the handshake can send it, not who replays its beginning."""
 _OFFER_LENGTH, _RESUMED_LENGTH = (
     (size - LENGTH_BYTES).to_bytes(LENGTH_BYTES, "big") for size in (OFFER_BYTES, RESUMED_BYTES)
 )
@@ -53,11 +55,6 @@ class Channel:
     def feed(self, data: Bytes) -> list[Message]:
         """The messages that `data` completes (see `Inbox.feed`)."""
         return self.inbox.feed(data)
-
-    @property
-    def heard(self) -> bool:
-        """Whether the peer has sent a record: only who made the handshake can, not who replays its beginning."""
-        return self._receiving.nonce > 0
 
     def trim(self) -> None:
         """Drop the AEAD contexts of an idle channel; they are rebuilt from the keys on use."""
@@ -110,29 +107,30 @@ class Initiation:
         self.first = _frame(self._message)
 
     def finish(self, answer: bytes, buffers: Buffers) -> tuple[bytes, Channel]:
-        """(last frame to send, empty after a resumption; channel) from the whole second frame.
+        """(third frame to send; channel) from the whole second frame.
 
         Raises `HandshakeError`, or `IdentityError` when the answering peer is not the expected one.
         """
         if self._resumption is not None and len(answer) == RESUMED_BYTES:
             self._resumption.read(_unframe(answer, RESUMED_BYTES))
-            return b"", self._establish(self._resumption, self._expected, buffers, self._ticket)
+            ciphers = self._split(self._resumption, self._expected, self._ticket)
+            return _frame(ciphers[0].encrypt(b"")), Channel(self._expected, ciphers, buffers)
         full = self._full or self._begin_full()
         proof = full.read(_unframe(answer, SECOND_BYTES))
         peer_id = verify_proof(proof, full.remote_static, self._expected)
-        last = _frame(full.write(self._identity.proof))
-        return last, self._establish(full, peer_id, buffers)
+        third = _frame(full.write(self._identity.proof))
+        return third, Channel(peer_id, self._split(full, peer_id), buffers)
 
     def _begin_full(self) -> Handshake:
         full = _full("initiator", self._identity, self._message, self._ephemeral)
         full.write()  # the ephemeral key, which travels in our own first frame
         return full
 
-    def _establish(
-        self, handshake: Handshake, peer_id: bytes, buffers: Buffers, chain: Ticket | None = None
-    ) -> Channel:
+    def _split(
+        self, handshake: Handshake, peer_id: bytes, chain: Ticket | None = None
+    ) -> tuple[CipherState, CipherState]:
         self._tickets.remember(handshake, peer_id, chain)
-        return Channel(peer_id, handshake.split(), buffers)
+        return handshake.split()
 
 
 class Acceptance:
@@ -163,7 +161,7 @@ class Acceptance:
                 self._tickets.keep(name, ticket)  # whoever offers it does not know its secret
             else:
                 ticket.wipe()
-                self._ticket, self.third_bytes = ticket, 0
+                self._ticket, self.third_bytes = ticket, CONFIRMATION_BYTES
                 return _frame(self._handshake.write())
         return self._answer_full(offer)
 
@@ -173,16 +171,16 @@ class Acceptance:
         return _frame(self._handshake.write(self._identity.proof))
 
     def finish(self, third: bytes, buffers: Buffers) -> Channel:
-        """The channel to the peer that the third frame, or the ticket, authenticates. Raises `HandshakeError`."""
-        ticket = self._ticket
-        if ticket is not None:
-            peer_id = ticket.peer_id
-        else:
-            proof = self._handshake.read(_unframe(third, THIRD_BYTES))
-            peer_id = verify_proof(proof, self._handshake.remote_static)
+        """The channel to the peer that the third frame authenticates. Raises `ChannelError`."""
+        handshake, ticket = self._handshake, self._ticket
+        message = _unframe(third, self.third_bytes)
+        peer_id = verify_proof(handshake.read(message), handshake.remote_static) if ticket is None else ticket.peer_id
         if self._offered:
-            self._tickets.remember(self._handshake, peer_id, ticket, by_name=True)
-        return Channel(peer_id, self._handshake.split(), buffers)
+            self._tickets.remember(handshake, peer_id, ticket, by_name=True)
+        ciphers = handshake.split()
+        if ticket is not None:
+            ciphers[1].decrypt(message)
+        return Channel(peer_id, ciphers, buffers)
 
 
 def first_bytes(received: bytes) -> int:

@@ -86,10 +86,6 @@ class Channel(Protocol):
     @property
     def inbox(self) -> Inbox: ...
 
-    @property
-    def heard(self) -> bool:
-        """Whether what the peer has sent proves that it made this handshake, and did not replay one."""
-
     def seal(self, kind: int, body: Bytes) -> bytes | Iterator[PooledBuffer]:
         """The message ready for the wire (see `Buffers.seal`). Raises `ChannelError`."""
 
@@ -109,10 +105,6 @@ class Acceptance(Protocol):
     @property
     def channel(self) -> Channel | None:
         """The channel once the peer is authenticated."""
-
-    @property
-    def confirmed(self) -> bool:
-        """False where only the channel's first record will show that nobody replays what the peer once sent."""
 
     @property
     def rest(self) -> bytes: ...

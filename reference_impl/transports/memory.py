@@ -144,10 +144,6 @@ class _Untrimmed:
         self.peer_id, self.inbox = channel.peer_id, channel.inbox
         self.seal, self.feed, self.close = channel.seal, channel.feed, channel.close
 
-    @property
-    def heard(self) -> bool:
-        return self._channel.heard
-
     def trim(self) -> None:
         """Left alone."""
 
@@ -162,10 +158,6 @@ class _MemoryAcceptance:
     def channel(self) -> _Untrimmed | None:
         channel = self._noise.channel
         return None if channel is None else _Untrimmed(channel)
-
-    @property
-    def confirmed(self) -> bool:
-        return self._noise.confirmed
 
     @property
     def rest(self) -> bytes:
@@ -232,6 +224,5 @@ class MemoryTransport:
         if not answer:
             raise HandshakeError("peer left during the handshake")
         last, channel = initiation.finish(answer, self._buffers)
-        if last:
-            resource.sendall(last)
+        resource.sendall(last)
         return MemoryLink(resource, channel)

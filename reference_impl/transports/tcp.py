@@ -151,8 +151,7 @@ class TcpTransport:
         initiation = Initiation(self._identity, bytes(peer), self._tickets if peer.resumes else NO_TICKETS)
         _send_all(resource, initiation.first)
         last, channel = initiation.finish(_receive_second(resource, self._settings.connect_timeout), self._buffers)
-        if last:
-            _send_all(resource, last)
+        _send_all(resource, last)
         return TcpLink(resource, channel, receiver(resource, self._settings.request_timeout))
 
 

@@ -14,28 +14,15 @@ from reference_impl.transports.base import Accept, Address, Closable, MakeSessio
 class NoiseAcceptance:
     """Collects the frames of fixed size that a dialer sends; makes no keys before the first one is whole."""
 
-    __slots__ = ("_acceptance", "_buffers", "_channel", "_identity", "_tickets", "rest")
+    __slots__ = ("_acceptance", "_buffers", "_identity", "_tickets", "channel", "rest")
 
     def __init__(self, identity: Identity, buffers: Buffers, tickets: Resumption) -> None:
         self._identity = identity
         self._buffers = buffers
         self._tickets = tickets
         self._acceptance: Acceptance | None = None
-        self._channel: Channel | None = None
+        self.channel: Channel | None = None
         self.rest = b""
-
-    @property
-    def channel(self) -> Channel | None:
-        """Of a resumption made only when asked for: the second frame need not wait for it."""
-        acceptance = self._acceptance
-        if self._channel is None and acceptance is not None and not acceptance.third_bytes:
-            self._channel = acceptance.finish(b"", self._buffers)
-        return self._channel
-
-    @property
-    def confirmed(self) -> bool:
-        """A third frame answers the second; an offer may be an old one that had never arrived."""
-        return self._acceptance is not None and self._acceptance.third_bytes > 0
 
     def receive(self, data: bytes) -> bytes:
         received = self.rest + data
@@ -49,8 +36,8 @@ class NoiseAcceptance:
             answer = self._acceptance.answer(received[:size])
             received = received[size:]
         size = self._acceptance.third_bytes
-        if size and len(received) >= size:
-            self._channel = self._acceptance.finish(received[:size], self._buffers)
+        if len(received) >= size:
+            self.channel = self._acceptance.finish(received[:size], self._buffers)
             received = received[size:]
         self.rest = received
         return answer

@@ -39,7 +39,6 @@ class TlsChannel:
     """An established TLS connection between two BIOs. Not thread-safe."""
 
     __slots__ = ("_left", "_outgoing", "_tls", "inbox", "peer_id")
-    heard = True
 
     def __init__(self, peer_id: bytes, ends: _Ends, buffers: Buffers) -> None:
         self.peer_id = peer_id
@@ -214,7 +213,6 @@ class TlsAcceptance:
     """The listening end of a TLS handshake; the peer id is that of the certificate it demands."""
 
     __slots__ = ("_buffers", "_ends", "_received", "channel", "rest")
-    confirmed = True
 
     def __init__(self, context: ssl.SSLContext, buffers: Buffers) -> None:
         self._ends = _Ends(context, server_side=True)

@@ -25,6 +25,7 @@ from reference_impl.pooling import ConnectionPool
 from reference_impl.pooling.lease import Lease, PoolSettings
 from reference_impl.pooling.resumption import NAME_BYTES, FullHandshakes, Resumption, Ticket, Tickets
 from reference_impl.security.channel import (
+    CONFIRMATION_BYTES,
     FIRST_BYTES,
     OFFER_BYTES,
     RESUMED_BYTES,
@@ -47,7 +48,7 @@ from tests.reference_impl.helpers import wait_until
 ALICE, BOB, EVE = (Identity.from_seed(name) for name in (b"alice", b"bob", b"eve"))
 BUFFERS = Allocating(BufferSettings())
 FULL = (SECOND_BYTES, THIRD_BYTES)
-RESUMED = (RESUMED_BYTES, 0)
+RESUMED = (RESUMED_BYTES, CONFIRMATION_BYTES)
 
 
 def tickets(clock: Callable[[], float] | None = None, **settings: Any) -> Tickets:
@@ -404,15 +405,13 @@ def offering(node: RunningNode, kept: Tickets) -> Initiation:
         first.settimeout(20)
         initiation = Initiation(CLIENT, NODES[0].peer_id, kept)
         first.sendall(initiation.first)
-        last, channel = initiation.finish(first.recv(SECOND_BYTES), BUFFERS)
-        first.sendall(last + bytes(channel.seal(1, b"hello")))  # type: ignore[arg-type]
+        third, channel = initiation.finish(first.recv(SECOND_BYTES), BUFFERS)
+        first.sendall(third + bytes(channel.seal(1, b"hello")))  # type: ignore[arg-type]
         assert first.recv(100)
     return Initiation(CLIENT, NODES[0].peer_id, kept)
 
 
-def test_frames_may_come_byte_by_byte_and_the_first_request_with_an_offer_answered(
-    running: Callable[..., RunningNode],
-) -> None:
+def test_frames_may_come_byte_by_byte_and_the_first_request_with_the_third(running: Callable[..., RunningNode]) -> None:
     node = running()
     initiation = offering(node, tickets(time.monotonic))
     with socket.create_connection(node.address) as hasty:
@@ -420,41 +419,36 @@ def test_frames_may_come_byte_by_byte_and_the_first_request_with_an_offer_answer
         hasty.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for byte in initiation.first:
             hasty.sendall(bytes([byte]))
-        last, channel = initiation.finish(hasty.recv(SECOND_BYTES), BUFFERS)
-        assert last == b""
+        third, channel = initiation.finish(hasty.recv(SECOND_BYTES), BUFFERS)
         (session,) = node.node.unfinished
-        request = bytes(channel.seal(1, b"early"))  # type: ignore[arg-type]
-        for byte in request[:-1]:
+        for byte in third[:-1]:
             hasty.sendall(bytes([byte]))
         assert session in node.node.unfinished  # nothing of it is authenticated yet
-        assert session not in node.node.owing
-        hasty.sendall(request[-1:])
+        request = bytes(channel.seal(1, b"early"))  # type: ignore[arg-type]
+        for byte in third[-1:] + request:
+            hasty.sendall(bytes([byte]))
         (message,) = channel.feed(hasty.recv(wire_size(5)))
         assert bytes(message.body) == b"early"
         assert not node.node.owing
         assert not node.node.unfinished
 
 
-def test_a_long_first_request_has_the_time_of_a_message_once_its_head_is_authenticated(
-    running: Callable[..., RunningNode],
+@pytest.mark.parametrize("arm", ["pooling", "none"])
+def test_a_connection_may_wait_for_its_first_request_for_as_long_as_it_likes(
+    running: Callable[..., RunningNode], dialing: Callable[..., Any], arm: str
 ) -> None:
-    node = running("all", node={"handshake_timeout": 1.0, "message_timeout": 20.0, "tick": 0.05})
-    initiation = offering(node, tickets(time.monotonic))
-    with socket.create_connection(node.address) as slow:
-        slow.settimeout(20)
-        slow.sendall(initiation.first)
-        _, channel = initiation.finish(slow.recv(SECOND_BYTES), BUFFERS)
-        body = os.urandom(200_000)
-        sealed = channel.seal(1, body)
-        wire = sealed if isinstance(sealed, bytes) else b"".join(bytes(piece.view) for piece in sealed)
-        (session,) = node.node.unfinished
-        slow.sendall(wire[:70_000])
-        assert wait_until(lambda: session in node.node.owing and session not in node.node.unfinished)
-        slow.sendall(wire[70_000:])
-        received: list[Any] = []
-        while not received:
-            received = channel.feed(slow.recv(65_536))
-        assert bytes(received[0].body) == body
+    """A resumed one too, which the node would let go at the end of its handshake's time were it not confirmed."""
+    node = running("pooling", node={"handshake_timeout": 1.0, "tick": 0.05})
+    dialer = dialing(arm, pooling={"max_idle_total": 1})
+    for number in (0, 1):
+        with dialer.connect(node.peers[number]) as connection:
+            connection.request(b"hello")
+    began = time.monotonic()
+    with dialer.connect(node.peers[0]) as connection:
+        assert dialer.gauges()["pooling"].get("resumed", 0) == (arm == "pooling")
+        assert wait_until(lambda: not node.node.unfinished)
+        assert wait_until(lambda: time.monotonic() > began + 1.2)
+        assert connection.request(b"at last") == b"at last"
 
 
 @pytest.mark.parametrize("more", [b"", b"\x00", bytes(40)])
