@@ -1,7 +1,8 @@
 """A node: listens on several ports, each with an identity of its own, in one process on one event loop.
 
 Laws: nothing unauthenticated lives longer than the handshake timeout or beyond the cap on unfinished handshakes,
-whatever the transport; all ports of a node share its rooms.
+whatever the transport; nor do peers, whose identities cost nothing, hold more than so many connections and messages;
+all ports of a node share its rooms.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ class NodeSettings:
 
     `handshake_timeout`: seconds from accept to authenticated. `message_timeout`: seconds from the first byte of a
     request to its last, and for a peer to take an answer; 30, so that 4 MiB need no more than 1.2 Mbit/s.
-    `max_handshakes`: unfinished handshakes at once.
+    `max_handshakes`: unfinished handshakes at once. `max_connections`: connections at once. `max_owing`: messages at
+    once that have begun and not ended, or are not taken, each with buffers of up to 4 MiB for it; one more ends the
+    connection that has owed for longest.
     `tick`: seconds between housekeeping rounds; a channel idle for one to two ticks is trimmed. `backlog`: the listen
     queue of each port.
     """
@@ -46,6 +49,8 @@ class NodeSettings:
     handshake_timeout: float = 5.0
     message_timeout: float = 30.0
     max_handshakes: int = 1024
+    max_connections: int = 50_000
+    max_owing: int = 128
     tick: float = 2.0
     backlog: int = 1024
 
@@ -54,6 +59,8 @@ class NodeSettings:
         check.positive("node", "message_timeout", self.message_timeout)
         check.positive("node", "tick", self.tick)
         check.count("node", "max_handshakes", self.max_handshakes)
+        check.count("node", "max_connections", self.max_connections)
+        check.count("node", "max_owing", self.max_owing)
         check.count("node", "backlog", self.backlog, most=check.INT_MAX)
 
 

@@ -70,17 +70,18 @@ class Session(asyncio.BufferedProtocol):
         self.arena = entrance.node.arena
 
     def connection_made(self, transport: Any) -> None:
-        node = self._node
+        node, settings = self._node, self._node.settings
         self._recorder.attempt()
         source = (transport.get_extra_info("peername") or ("?",))[0]
-        if len(node.unfinished) >= node.settings.max_handshakes or node.rooms.source_limit.check(source):
+        full = len(node.unfinished) >= settings.max_handshakes
+        if full or node.cleanup.open_connections() >= settings.max_connections or node.rooms.source_limit.check(source):
             node.refused += 1
             transport.abort()
             return
         self._transport = transport
         self._guard = node.cleanup.guard(transport)
         self._began = time.monotonic()
-        node.unfinished[self] = self._began + node.settings.handshake_timeout
+        node.unfinished[self] = self._began + settings.handshake_timeout
         transport.set_write_buffer_limits(high=_WRITE_HIGH, low=0)
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -138,8 +139,11 @@ class Session(asyncio.BufferedProtocol):
 
     def _expect(self) -> None:
         """From now on the peer owes us something: the rest of a message, or that it takes our answer."""
+        owing, settings = self._node.owing, self._node.settings
         self._began = time.monotonic()
-        self._node.owing[self] = self._began + self._node.settings.message_timeout
+        owing[self] = self._began + settings.message_timeout
+        if len(owing) > settings.max_owing:
+            next(iter(owing)).give_up(FrameError("too many messages are under way, this one for longest"))
 
     def _settle(self) -> None:
         """The peer owes us nothing any more, not even a sign that it is there."""
@@ -228,6 +232,7 @@ class Session(asyncio.BufferedProtocol):
         if guard is not None and self._transport.get_write_buffer_size():  # closing would wait for the peer to take it
             self._transport.abort()
         self._node.unfinished.pop(self, None)
+        self._node.owing.pop(self, None)
         if self._recorder is self._entrance.arrivals:
             self._recorder.failed()
             self._guard = None  # nothing was established, so there is nothing to close a second time

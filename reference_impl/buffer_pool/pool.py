@@ -50,14 +50,12 @@ class BufferSettings:
     pool_above: int = 16 * 1024
 
     def __post_init__(self) -> None:
-        for name in ("small", "medium", "large", "small_buffers", "medium_buffers", "large_buffers"):
+        for name in ("small", "medium", "small_buffers", "medium_buffers", "large_buffers"):
             check.count("buffer_pool", name, getattr(self, name), most=check.INT_MAX)
-        check.count("buffer_pool", "pool_above", self.pool_above, least=0)
+        check.count("buffer_pool", "large", self.large, least=64 * 1024, most=1024 * 1024)  # a whole record at least
+        check.count("buffer_pool", "pool_above", self.pool_above, least=0, most=MAX_SINGLE)
         check.ordered("buffer_pool", "small", self.small, "medium", self.medium)
         check.ordered("buffer_pool", "medium", self.medium, "large", self.large)
-        check.ordered("buffer_pool", "pool_above", self.pool_above, "large", self.large)
-        if self.large > 1024 * 1024:
-            raise check.SettingsError(f"buffer_pool.large is {self.large!r}; expected at most 1048576")
 
 
 class Buffers(Protocol):

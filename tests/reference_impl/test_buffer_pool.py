@@ -16,7 +16,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from reference_impl.buffer_pool import Allocating, Buffers, BufferSettings, CryptoBufferPool
 from reference_impl.buffer_pool.buffers import BufferReleased, PooledBuffer
-from reference_impl.security.frame import MAX_BODY, wire_size
+from reference_impl.security.frame import MAX_BODY, MAX_SINGLE, wire_size
 from reference_impl.security.noise import CipherState
 from reference_impl.settings import SettingsError
 
@@ -184,11 +184,27 @@ def test_at_a_megabyte_reused_buffers_cost_at_most_a_page_fault_per_message() ->
 @pytest.mark.parametrize(
     ("name", "value"),
     [("small", 0), ("medium", -1), ("large", 2**21), ("small_buffers", 0), ("pool_above", -1), ("large_buffers", 1.5),
-     ("small", 100_000), ("medium", 2_000_000), ("pool_above", 2**21)],
+     ("small", 100_000), ("medium", 2_000_000), ("pool_above", MAX_SINGLE + 1), ("large", 65_535)],
 )  # fmt: skip
 def test_bad_settings_are_refused_by_name(name: str, value: float) -> None:
     with pytest.raises(SettingsError, match=f"buffer_pool.{name}"):
         BufferSettings(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [0, 1, MAX_SINGLE, MAX_SINGLE + 1, 65_520, 300_000])
+@pytest.mark.parametrize(
+    "chosen",
+    [{"pool_above": 0}, {"pool_above": MAX_SINGLE}, {"small": 1, "medium": 1, "large": 65_536}, {"medium": 2**20}],
+)
+def test_the_smallest_and_largest_settings_speak_the_protocol(chosen: dict[str, int], size: int) -> None:
+    pool, body = CryptoBufferPool(BufferSettings(**chosen)), os.urandom(size)
+    sealed, inbox = (
+        pool.seal(CipherState(bytes(32)), 7, body),
+        Allocating(BufferSettings()).inbox(CipherState(bytes(32))),
+    )
+    wire = sealed if isinstance(sealed, bytes) else b"".join(bytes(piece.view) for piece in sealed)
+    (message,) = inbox.feed(wire)
+    assert (message.kind, bytes(message.body)) == (7, body)
 
 
 def test_a_view_that_was_kept_reaches_nothing_after_the_release() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from reference_impl import assemble
 from reference_impl import session as session_module
-from reference_impl.buffer_pool import BufferSettings, CryptoBufferPool
+from reference_impl.buffer_pool import Allocating, BufferSettings, CryptoBufferPool
 from reference_impl.buffer_pool.buffers import PooledBuffer
 from reference_impl.circuit_breaker.breaker import CircuitState
 from reference_impl.dialer import Dialer
@@ -24,7 +24,7 @@ from reference_impl.pooling.lease import LeaseError
 from reference_impl.security.channel import SECOND_BYTES, Channel, Initiation
 from reference_impl.security.frame import MAX_BODY, wire_size
 from reference_impl.security.identity import Identity
-from reference_impl.service import OK, SIZE, SOURCE
+from reference_impl.service import ECHO, OK, SIZE, SOURCE
 from reference_impl.session import Session
 from reference_impl.transports.base import Peer
 from reference_impl.transports.memory import MemoryEnd, MemorySocket, MemoryTransport
@@ -34,6 +34,7 @@ from tests.reference_impl.test_forks import forked, run
 
 Start = Callable[..., RunningNode]
 Make = Callable[..., Dialer]
+BUFFERS = Allocating(BufferSettings())
 ARMS = ["none", "first-day-reuse", "all", *OPTIMIZATIONS]
 
 
@@ -138,6 +139,42 @@ def test_unfinished_handshakes_are_capped_and_honest_peers_served_after(running:
     finally:
         for each in flood:
             each.close()
+
+
+def test_connections_are_counted_whoever_has_them(running: Start, dialing: Make) -> None:
+    node = running("all", node={"max_connections": 3})
+    peers = [RawPeer(node, BUFFERS) for _ in range(3)]
+    assert wait_until(lambda: not node.node.unfinished)
+    dialer = dialing("none", circuit_breaker={"retries": 0})
+    with pytest.raises(OSError, match=r".+"):
+        dialer.connect(node.peers[0])
+    assert node.node.refused == 1
+    peers[0].socket.close()
+    assert wait_until(lambda: node.node.cleanup.open_connections() == 2)
+    with dialer.connect(node.peers[0]) as connection:
+        assert connection.request(b"hello") == b"hello"
+    for each in peers[1:]:
+        each.socket.close()
+
+
+@pytest.mark.parametrize("arm", ["none", "all"])
+def test_peers_that_take_no_answer_hold_no_more_than_so_many(running: Start, dialing: Make, arm: str) -> None:
+    """Nor do those that send no more than the beginning of a message."""
+    node = running(arm, node={"max_owing": 3})
+    peers = [RawPeer(node, BUFFERS, window=4096) for _ in range(8)]
+    for number, each in enumerate(peers):
+        if number % 2:
+            each.send(SOURCE, SIZE.pack(MAX_BODY))
+        else:
+            begun = each.channel.seal(ECHO, bytes(MAX_BODY))
+            assert not isinstance(begun, bytes)
+            each.socket.sendall(next(iter(begun)).view)
+    assert wait_until(lambda: node.node.cleanup.open_connections() == 3)
+    assert len(node.node.owing) == 3
+    with dialing().connect(node.peers[0]) as connection:
+        assert connection.request(b"z" * 1_000_000) == b"z" * 1_000_000
+    for each in peers:
+        each.socket.close()
 
 
 def test_fresh_sources_are_limited_before_the_handshake(running: Start, dialing: Make) -> None:
