@@ -1,4 +1,5 @@
-"""What do metrics cost when eight threads record at once? Each task has 8 real threads record so many requests each.
+"""What do metrics cost when eight threads record at once? Each task has 8 real threads record so many requests each,
+of a peer of its own where there are as many.
 
 CONTENTION_RECORDINGS (10,000) says how many; "record" is the time of one: the whole task's divided by all of them. They
 begin together, and have work for longer than the 5 ms after which the interpreter lets another thread run: of fewer
@@ -59,7 +60,9 @@ class ContentionUser(PeerUser):
 
     def on_start(self) -> None:
         super().on_start()
-        self.recorders = [self.dialer.metrics.recorder(bytes(peer), "tcp") for peer in self.peers[:THREADS]]
+        self.recorders = [
+            self.dialer.metrics.recorder(bytes(each), "tcp") for each in islice(cycle(self.peers), THREADS)
+        ]
 
     @task
     def record(self) -> None:

@@ -1,8 +1,8 @@
 """What does a connection cost when the peer is far away? Like dial; a link adds DISTANT_RTT seconds (0: there is none).
 
-"connect" is having the connection, new or reused; "dial" is that and the first answer together. Which peer is needed
-follows Zipf's law over 64 of them. With DISTANT_REUSE, a share from 0 to 1, that share of dials goes to 16
-acquaintances by the same law and the rest to strangers, each met once.
+"connect" is having the connection, new or reused; "first answer" is that and the answer to a first request together.
+Which peer is needed follows Zipf's law over 64 of them. With DISTANT_REUSE, a share from 0 to 1, that share of dials
+goes to 16 acquaintances by the same law and the rest to strangers, each met once.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _cut(environment: Any, **_: Any) -> None:
 class DistantUser(EpisodeUser):
     """Needs a connection to some distant peer, uses it once, gives it back."""
 
-    requests_per_task = 2  # connect, then the dial as a whole
+    requests_per_task = 2  # connect, first answer
 
     def on_start(self) -> None:
         super().on_start()
@@ -66,7 +66,7 @@ class DistantUser(EpisodeUser):
         self.known = peers[:ACQUAINTANCES] if REUSE >= 0 else peers
         self.weights = zipf(len(self.known))
         # Shared by all users. A target with too few peers meets the first ones again: then the pool may know them.
-        self.strangers = _strangers.setdefault(self.environment, itertools.cycle(peers[ACQUAINTANCES:]))
+        self.strangers = _strangers.setdefault(self.environment, itertools.cycle(peers[ACQUAINTANCES:] or peers))
 
     def next_peer(self) -> Peer:
         """Whom this dial is for."""
@@ -82,9 +82,9 @@ class DistantUser(EpisodeUser):
         try:
             with self.dialer.connect(peer) as connection:
                 self.report("connect", perf_counter() - began, 0)
-                name = "dial"
+                name = "first answer"
                 size = len(connection.request(PAYLOAD))
         except FAILURES as error:
             self.report(name, perf_counter() - began, 0, error)
             return
-        self.report("dial", perf_counter() - began, size)
+        self.report("first answer", perf_counter() - began, size)

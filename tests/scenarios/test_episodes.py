@@ -206,10 +206,12 @@ def test_bulk_transfers_whole_messages(mix: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "requests"),
-    [("soak", {"request": 5}), ("contention", {"record": 5}), ("distant", {"connect": 5, "dial": 5})],
+    [("soak", {"request": 5}), ("contention", {"record": 5}), ("distant", {"connect": 5, "first answer": 5})],
 )
-def test_the_others_answer_under_their_names(name: str, requests: dict[str, int]) -> None:
-    with loaded(name, "metrics", 2, {"DISTANT_RTT": "0.001", "CONTENTION_RECORDINGS": "10"}) as load:
+@pytest.mark.parametrize("peers", [1, 16])
+def test_the_others_answer_under_their_names(name: str, requests: dict[str, int], peers: int) -> None:
+    env = {"DISTANT_RTT": "0.001", "DISTANT_REUSE": "0.5", "CONTENTION_RECORDINGS": "10"}
+    with loaded(name, "metrics", 2, env, peers=peers) as load:
         result = load.work(Work("w", tasks=5, quiet=0.0, timeout=30.0, targets=()))
     assert by_name(result) == requests
     assert not result.failed
