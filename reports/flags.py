@@ -53,30 +53,33 @@ class FlagTable:
 
 
 ABSENT = Cell("not measured", "", "absent")
+UNCOUNTED = Cell("not measurable", "this machine cannot count it", "absent")
 STEPS = "flags-phases"
+Asked = tuple[str, Sequence[str], tuple[str, str]]
+"""A row's name, its flags, and the two arms that tell of them."""
 
 
 def flag_tables(study: Study, analysis: Analysis) -> Iterator[FlagTable]:
     """What each flag is worth among all, alone, and step by step; only what the design compared."""
     names = study.optimizations
-    asked: tuple[tuple[str, Role, str, Sequence[tuple[str, tuple[str, str]]]], ...] = (
+    asked: tuple[tuple[str, Role, str, Sequence[Asked]], ...] = (
         (
             "flags-without",
             "without",
             "All but one: what is lost without it (the change from all of them)",
-            [(flag, ("all", cell_name({*names} - {flag}, names))) for flag in names],
+            [(flag, (flag,), ("all", cell_name({*names} - {flag}, names))) for flag in names],
         ),
         (
             "flags-alone",
             "single",
             "One alone: the change from none",
-            [(flag, ("none", flag)) for flag in names],
+            [(flag, (flag,), ("none", flag)) for flag in names],
         ),
         (
             STEPS,
             "step",
             "One after another: what each step adds to the one before",
-            [("+ " + ", ".join(added), (before, after)) for added, before, after in steps(study)],
+            [("+ " + ", ".join(added), added, (before, after)) for added, before, after in steps(study)],
         ),
     )
     for anchor, role, caption, pairs in asked:
@@ -100,56 +103,74 @@ def _in_text(cell: Cell) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Flags by what they bring alone, the most useful first; `level` are those of which `workloads` show nothing."""
+    """Flags by what they bring `how` (alone, or as a step), the most useful first, each with the plan's priority;
+    `level` are those of which `workloads` show nothing.
+    """
 
-    shown: tuple[str, ...]
+    how: str
+    shown: tuple[tuple[str, str], ...]
     level: tuple[str, ...]
     workloads: tuple[str, ...]
 
 
 def ranking(study: Study, analysis: Analysis) -> Ranking | None:
-    """The order of the flags; None when nothing is shown of any.
+    """The order of the flags, or of a plan's steps; None when nothing is shown of any.
 
     The mean of the log ratios in the good direction, 0 where the interval contains no change, over the first metric of
-    every workload on which all were measured alone: any other one would compare them on different ground.
+    every workload on which all were measured: any other one would compare them on different ground.
     """
-    flags = study.optimizations
-    worth: dict[str, list[float]] = {flag: [] for flag in flags}
+    stepwise = any(each.role == "step" for each in analysis.contrasts)
+    pairs: dict[str, tuple[Sequence[str], tuple[str, str]]] = (
+        {", ".join(added): (added, (before, after)) for added, before, after in steps(study)}
+        if stepwise
+        else {flag: ((flag,), ("none", flag)) for flag in study.optimizations}
+    )
+    worth: dict[str, list[float]] = {name: [] for name in pairs}
     compared = []
     for workload in workloads(study):
         metric = told_by(study, analysis, workload)[0]
         lower = words.metric_info(analysis, metric[0]).direction == "lower"
-        found = [_found(analysis, ("none", flag), workload.name, metric) for flag in flags]
+        found = [_found(analysis, pair, workload.name, metric) for _, pair in pairs.values()]
         shown = [each.estimate for each in found if each is not None and each.estimate is not None and not each.problem]
-        if len(shown) == len(flags):
+        if len(shown) == len(pairs):
             compared.append(workload.name)
-            for flag, ratio in zip(flags, shown, strict=True):
+            for flag, ratio in zip(pairs, shown, strict=True):
                 benefit = float(np.log(ratio.ratio)) * (-1.0 if lower else 1.0)
                 worth[flag].append(0.0 if ratio.low <= 1.0 <= ratio.high else benefit)
     level = tuple(flag for flag, values in worth.items() if not any(values))
     order = sorted((flag for flag in worth if flag not in level), key=lambda flag: -float(np.mean(worth[flag])))
-    return Ranking(tuple(order), level, tuple(compared)) if order else None
+    ranked = tuple((name, _priority(study, pairs[name][0])) for name in order)
+    return Ranking("step by step" if stepwise else "alone", ranked, level, tuple(compared)) if order else None
+
+
+def _priority(study: Study, flags: Sequence[str]) -> str:
+    """What the plan says of these; empty for what is not the plan's."""
+    return "" if study.switches else ", ".join(dict.fromkeys(PRIORITIES[each] for each in flags))
 
 
 def told_by(study: Study, analysis: Analysis, workload: Workload) -> tuple[tuple[str, str], ...]:
-    """Every (metric, request) by which the table tells of a workload, at least one; none that cannot be measured."""
-    unmeasurable = {(each.workload, each.metric) for each in analysis.verdicts if each.outcome == "NOT MEASURABLE"}
+    """Every (metric, request) by which the table tells of a workload; the first is one that can be measured."""
     asked = [
         (each.metric, each.request or (workload.request if METRICS[each.metric].per_request_name else ""))
         for each in study.expectations
-        if each.workload == workload.name
-        and (each.workload, each.metric) not in unmeasurable
-        and (workload.is_episode or not METRICS[each.metric].after_work)
+        if each.workload == workload.name and (workload.is_episode or not METRICS[each.metric].after_work)
     ]
     usual = ("throughput", "") if workload.arrivals == "closed" else ("latency_p50", workload.request)
-    return tuple(dict.fromkeys(asked)) or (usual,)
+    uncounted = _uncounted(analysis)
+    counted = [each for each in asked if (workload.name, each[0]) not in uncounted]
+    return tuple(dict.fromkeys((*(counted or (usual,)), *asked)))
+
+
+def _uncounted(analysis: Analysis) -> set[tuple[str, str]]:
+    """Every (workload, metric) that the study asks for and this machine cannot count."""
+    return {(each.workload, each.metric) for each in analysis.verdicts if each.outcome == "NOT MEASURABLE"}
 
 
 def _table(
     study: Study,
     analysis: Analysis,
     title: tuple[str, str],
-    pairs: Sequence[tuple[str, tuple[str, str]]],
+    asked: Sequence[Asked],
     *,
     loses: bool,
 ) -> FlagTable:
@@ -157,10 +178,10 @@ def _table(
     rows = tuple(
         (
             name,
-            "" if study.switches else PRIORITIES.get(name, ""),
+            _priority(study, flags),
             tuple(_cell(analysis, pair, workload.name, metric, loses=loses) for workload, metric in chosen),
         )
-        for name, pair in pairs
+        for name, flags, pair in asked
     )
     columns = tuple((each.name, words.metric_words(analysis, *metric)) for each, metric in chosen)
     return FlagTable(*title, columns, rows)
@@ -169,7 +190,8 @@ def _table(
 def _cell(analysis: Analysis, pair: tuple[str, str], workload: str, metric: tuple[str, str], *, loses: bool) -> Cell:
     found = _found(analysis, pair, workload, metric)
     if found is None:
-        return ABSENT
+        met = any((each.a, each.b, each.workload) == (*pair, workload) for each in analysis.contrasts)
+        return UNCOUNTED if met and (workload, metric[0]) in _uncounted(analysis) else ABSENT
     if found.estimate is None or found.problem:
         return Cell("not resolved", found.problem, "absent")
     sense = words.sense(found.estimate, words.metric_info(analysis, metric[0]).direction)

@@ -91,7 +91,6 @@ def render(study: Study, analysis: Analysis, environment: Environment, info: Run
         questions=questions(study, analysis),
         flag_tables=tuple(flags.flag_tables(study, analysis)),
         ranking=flags.ranking(study, analysis),
-        priorities=flags.PRIORITIES,
         memory=memory,
         **panels,
         tables=tables,

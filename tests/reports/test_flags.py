@@ -45,22 +45,31 @@ def test_a_flag_pays_where_its_loss_hurts(study: Study, analysis: Analysis) -> N
 def test_flags_rank_by_what_they_bring_alone(study: Study, analysis: Analysis) -> None:
     ranked = ranking(study, analysis)
     assert ranked is not None
-    assert (ranked.shown[0], ranked.shown[-1]) == ("pooling", "buffer_pool")
-    assert {*ranked.shown, *ranked.level} == {*OPTIMIZATIONS}
-    assert not {*ranked.shown} & {*ranked.level}, "what shows nothing has no rank"
+    assert (ranked.how, ranked.shown[0], ranked.shown[-1]) == (
+        "alone",
+        ("pooling", "high"),
+        ("buffer_pool", "medium"),
+    )
+    shown = {name for name, _ in ranked.shown}
+    assert {*shown, *ranked.level} == {*OPTIMIZATIONS}
+    assert not shown & {*ranked.level}, "what shows nothing has no rank"
     assert ranked.workloads == ("surge",)
 
 
 def test_the_steps_of_the_plan_are_a_table_of_their_own() -> None:
     study = a_study(design=Design(kind="phases"))
-    (steps,) = flag_tables(study, analyse(study, a_run(study, {"all": 0.5}, 20)))
-    assert [name for name, _, _ in steps.rows] == [
-        "+ pooling, cleanup",
-        "+ rate_limit, circuit_breaker",
-        "+ buffer_pool",
-        "+ metrics",
+    analysis = analyse(study, a_run(study, {"all": 0.5}, 20))
+    (steps,) = flag_tables(study, analysis)
+    assert [(name, priority) for name, priority, _ in steps.rows] == [
+        ("+ pooling, cleanup", "high"),
+        ("+ rate_limit, circuit_breaker", "medium"),
+        ("+ buffer_pool", "medium"),
+        ("+ metrics", "low"),
     ]
     assert steps.rows[-1][2][0].tone == "better"
+    ranked = ranking(study, analysis)
+    assert ranked is not None
+    assert (ranked.how, ranked.shown[0]) == ("step by step", ("metrics", "low"))
 
 
 def test_the_steps_are_told_without_a_page_too() -> None:
@@ -89,10 +98,14 @@ def test_a_workload_is_told_by_all_that_is_expected_of_it(study: Study, analysis
     assert told_by(several, analysis, SURGE) == (("goodput", "r"), ("latency_p50", "request"))
 
 
-def test_what_this_machine_cannot_count_tells_nothing() -> None:
+def test_what_this_machine_cannot_count_is_shown_as_such_and_ranks_nothing() -> None:
     misses = Expectation(name="q", claim="c", workload="surge", metric="cache_misses_per_request", at_most=1.0)
-    study = a_study(misses)
-    assert told_by(study, analyse(study, a_run(study, {}, 12)), SURGE) == (("throughput", ""),)
+    study = a_study(misses, design=Design(kind="ablation"))
+    analysis = analyse(study, a_run(study, FACTORS, 60))
+    assert told_by(study, analysis, SURGE) == (("throughput", ""), ("cache_misses_per_request", ""))
+    _, alone = flag_tables(study, analysis)
+    assert {row[1].effect for _, _, row in alone.rows} == {"not measurable"}
+    assert ranking(study, analysis) is not None
 
 
 def test_flags_are_ranked_only_where_all_of_them_were_measured_alone() -> None:
