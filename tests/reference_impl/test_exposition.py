@@ -18,6 +18,7 @@ from reference_impl.metrics import METRICS, Metrics, MetricsSettings
 from reference_impl.metrics.exposition import Exposition, ExpositionSettings, NodeCollector
 from reference_impl.metrics.series import OTHER
 from reference_impl.settings import SettingsError
+from tests.ports import held
 
 GAUGES = {"pooling": {"hit_rate": 0.75, "in-use": 3.0}, "rate_limit": {"rejected": 7.0}}
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -133,10 +134,8 @@ def test_it_listens_on_loopback_only_and_gives_the_port_back(metrics: Metrics) -
     assert exposition._server.server_address[0] == "127.0.0.1"
     exposition.close()
     exposition.close()
-    with pytest.raises(urllib.error.URLError):
-        urllib.request.urlopen(f"http://127.0.0.1:{exposition.port}/metrics", timeout=10)
-    with socket.create_server(("127.0.0.1", exposition.port)):
-        pass
+    with held(exposition.port) as port, pytest.raises(urllib.error.URLError, match="refused"):
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10)
 
 
 def test_a_taken_port_is_an_os_error(metrics: Metrics) -> None:

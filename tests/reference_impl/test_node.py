@@ -28,6 +28,7 @@ from reference_impl.service import ECHO, OK, SIZE, SOURCE
 from reference_impl.session import Session
 from reference_impl.transports.base import Peer
 from reference_impl.transports.memory import MemoryEnd, MemorySocket, MemoryTransport
+from tests.ports import held
 from tests.reference_impl.conftest import CLIENT, NODES, RunningNode
 from tests.reference_impl.helpers import wait_until
 from tests.reference_impl.test_forks import forked, run
@@ -106,13 +107,11 @@ def test_a_peer_that_is_somebody_else_is_refused(running: Start, dialing: Make) 
 
 
 def test_nobody_listens(running: Start, dialing: Make) -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        address = unused.getsockname()
+    with held() as port:
         for arm in ("none", "all"):
             dialer = dialing(arm, circuit_breaker={"retries": 0})
             with pytest.raises(ConnectionRefusedError):
-                dialer.connect(Peer(NODES[0].peer_id, {"tcp": address}))
+                dialer.connect(Peer(NODES[0].peer_id, {"tcp": ("127.0.0.1", port)}))
 
 
 @pytest.mark.parametrize("arm", ["none", "all"])
@@ -592,13 +591,11 @@ def test_an_error_dealt_with_inside_the_block_gives_the_seat_back(running: Start
 
 def test_a_peer_that_moved_is_dialed_where_it_is_now(running: Start, dialing: Make) -> None:
     node, dialer = running(), dialing("all")
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        moved = Peer(bytes(node.peers[0]), {"tcp": gone.getsockname()[:2]})
-    with dialer.connect(node.peers[0]) as held:
+    with held() as port, dialer.connect(node.peers[0]) as kept:
         with pytest.raises(ConnectionRefusedError):
-            dialer.connect(moved)
+            dialer.connect(Peer(bytes(node.peers[0]), {"tcp": ("127.0.0.1", port)}))
         with dialer.connect(node.peers[0]) as connection:  # and back again
-            assert held.request(b"x") + connection.request(b"y") == b"xy"
+            assert kept.request(b"x") + connection.request(b"y") == b"xy"
 
 
 def test_a_second_crash_while_ports_come_back_ends_with_all_of_them_back(running: Start) -> None:

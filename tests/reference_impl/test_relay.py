@@ -22,6 +22,7 @@ from reference_impl.faults import Script
 from reference_impl.faults.relay import Relay
 from reference_impl.settings import SettingsError
 from reference_impl.transports.base import Address, Peer
+from tests.ports import held
 from tests.reference_impl.conftest import RunningNode
 from tests.reference_impl.helpers import wait_until
 
@@ -198,10 +199,9 @@ def test_a_reset_arrives_behind_what_was_sent_before_it(running: Start) -> None:
 
 def test_nobody_behind_the_link_resets_the_dialer(running: Start) -> None:
     node = running("all")
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
+    with held() as port:
         relay = Relay(Script())
-        address = node.call(lambda: relay.link(*unused.getsockname()))
+        address = node.call(lambda: relay.link("127.0.0.1", port))
         with pytest.raises(ConnectionResetError), socket.create_connection(address, 10) as dialer:
             dialer.recv(1)
         node.call(relay.close)

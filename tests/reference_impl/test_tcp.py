@@ -13,6 +13,7 @@ from reference_impl.errors import HandshakeError
 from reference_impl.security.identity import Identity
 from reference_impl.transports.tcp import TcpSettings, TcpTransport, _receive_second
 from tests.clock import Clock
+from tests.ports import held
 
 
 @pytest.fixture
@@ -35,13 +36,12 @@ def test_an_address_may_be_numeric_or_a_name(transport: TcpTransport, listening:
         assert connected.gettimeout() == 20
 
 
-def test_nobody_there_is_an_error_and_no_descriptor_lost(transport: TcpTransport, listening: socket.socket) -> None:
-    address = listening.getsockname()
-    listening.close()
-    before = len(os.listdir("/dev/fd"))
-    with pytest.raises(ConnectionRefusedError):
-        transport.open(address)
-    assert len(os.listdir("/dev/fd")) == before
+def test_nobody_there_is_an_error_and_no_descriptor_lost(transport: TcpTransport) -> None:
+    with held() as port:
+        before = len(os.listdir("/dev/fd"))
+        with pytest.raises(ConnectionRefusedError):
+            transport.open(("127.0.0.1", port))
+        assert len(os.listdir("/dev/fd")) == before
 
 
 def test_a_peer_that_drips_its_handshake_gains_no_time(monkeypatch: pytest.MonkeyPatch) -> None:

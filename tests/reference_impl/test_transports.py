@@ -22,6 +22,7 @@ from reference_impl.security.identity import Identity
 from reference_impl.service import ECHO
 from reference_impl.settings import SettingsError
 from reference_impl.transports.base import Link, Peer, Transport
+from tests.ports import held
 from tests.reference_impl.conftest import CLIENT, NODES, TLS, RunningNode
 from tests.reference_impl.helpers import wait_until
 
@@ -202,9 +203,8 @@ def test_unfinished_handshakes_of_tls_are_capped_and_die_in_time(running: Start,
 
 def test_a_dead_transport_is_skipped_while_its_breaker_is_open(running: Start, dialing: Make) -> None:
     node = running("all", "tls")
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        peer = Peer(NODES[0].peer_id, {"tcp": unused.getsockname(), "tls": node.peers[0].addresses["tls"]})
+    with held() as port:
+        peer = Peer(NODES[0].peer_id, {"tcp": ("127.0.0.1", port), "tls": node.peers[0].addresses["tls"]})
         settings = {"failure_threshold": 3, "timeout": 29.0}
         dialer = dialing("circuit_breaker", circuit_breaker=settings)
         for _ in range(10):  # no pool: a dial each

@@ -21,6 +21,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from reference_impl.optimizations import OPTIMIZATIONS
+from tests.ports import held
 from tests.processes import PATIENCE, Command, bench, command, run, wait_for
 
 CHROMIUM = shutil.which("chromium")
@@ -65,12 +66,6 @@ class Web:
         wait_for(condition, self.started.said)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _accepts(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
@@ -78,8 +73,7 @@ def _accepts(port: int) -> bool:
 
 @contextmanager
 def serving(cwd: Path, env: dict[str, str] | None = None) -> Iterator[Web]:
-    port = _free_port()
-    with command(*bench("web", "--port", str(port)), cwd=cwd, env=env) as started:
+    with held() as port, command(*bench("web", "--port", str(port)), cwd=cwd, env=env) as started:
         wait_for(lambda: _accepts(port) or not started.alive(), started.said)
         yield Web(started, port)
 
@@ -327,7 +321,8 @@ def test_other_web_sites_are_refused(web: Web, headers: dict[str, str], status: 
 
 def test_the_web_ui_is_announced_when_it_comes_up(web: Web, tmp_path: Path) -> None:
     web.until(lambda: f"the web UI is at {web.url}  (Ctrl-C ends it)\n" in web.started.said())
-    ended = run(*bench("web", "--port", str(_free_port()), "--bogus"), cwd=tmp_path)
+    with held() as port:
+        ended = run(*bench("web", "--port", str(port), "--bogus"), cwd=tmp_path)
     assert ended.code == 2
     assert "--bogus" in ended.err
     assert "the web UI is at" not in ended.err

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -14,6 +15,7 @@ import pytest
 from harness.errors import TargetError
 from harness.execute.target import Readiness, Target
 from tests.harness.execute.conftest import write
+from tests.ports import held
 
 SLEEP = "import time; time.sleep(60)"
 
@@ -90,11 +92,10 @@ LISTEN = (
 
 
 @pytest.fixture
-def free_port() -> int:
-    """A port the kernel has just given back; nobody else on this machine asks for one by number."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_port() -> Iterator[int]:
+    """A port for programs that must be told one."""
+    with held() as port:
+        yield port
 
 
 def test_other_programs_are_ready_by_port_url_or_line(tmp_path: Path, free_port: int) -> None:

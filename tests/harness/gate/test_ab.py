@@ -6,6 +6,8 @@ import datetime
 import io
 import re
 import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from harness.gate.rules import MAX_PAIRS, Margins, Policy
 from harness.gate.runner import Setting
 from harness.gate.two_arms import refuse_too_short
 from harness.study.records import Target
+from tests.ports import held
 
 SHORT = Policy(alpha_fail=0.1, min_bursts=1, max_bursts=1, margins=Margins(fail=0.2, passing=0.5))
 "one burst beside other tests: what they do to equal arms must not look like a difference"
@@ -63,11 +66,20 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "visit.py"
 
 
+@pytest.fixture
+def _kept_ports(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No {port} is given back before the test ends: one went to a test beside, which then seemed to be the program."""
+    with ExitStack() as ports:
+        monkeypatch.setattr("harness.execute.ports.free_port", lambda: ports.enter_context(held()))
+        yield
+
+
 def setting(folder: Path) -> Setting:
     console, now = Console(file=io.StringIO(), width=100), datetime.datetime.now(datetime.UTC)
     return Setting(folder, folder / "runs", "again", "a", "b", console, now)
 
 
+@pytest.mark.usefixtures("_kept_ports")
 @pytest.mark.parametrize(("port", "ready"), [("{port}", ""), ("{port}", "url:/"), ("0", "")])
 def test_a_slower_program_fails_with_its_size(file: Path, port: str, ready: str) -> None:
     ask = Ask(file, f"python server.py {port} 0", f"python server.py {port} 0.002", ready=ready, users=4)
@@ -110,6 +122,7 @@ def test_a_time_too_short_for_any_word_is_refused_before_anything_is_started(fil
     assert "by default port where the command has {port}, else line" in options["ready"].help
 
 
+@pytest.mark.usefixtures("_kept_ports")
 def test_a_program_that_ends_at_once_leaves_no_run(file: Path) -> None:
     ask = Ask(file, "python server.py {port} 0", "python -c 'raise SystemExit(\"no such option\")' {port}")
     with pytest.raises(TargetError, match=r"target b ended before it was ready.*no such option"):
@@ -117,10 +130,10 @@ def test_a_program_that_ends_at_once_leaves_no_run(file: Path) -> None:
     assert not list((file.parent / "runs").glob("2*"))
 
 
+@pytest.mark.usefixtures("_kept_ports")
 def test_a_port_that_the_twin_took_is_told_as_such(file: Path) -> None:
-    ask = Ask(file, f"python server.py {free_port()} 0", "python server.py {port} 0")
-    with pytest.raises(TargetError) as caught:
-        run(ask, setting(file.parent), SHORT)
+    with held() as number, pytest.raises(TargetError) as caught:
+        run(Ask(file, f"python server.py {number} 0", "python server.py {port} 0"), setting(file.parent), SHORT)
     told = str(caught.value)
     assert re.match(r"target a(-again)? ended before it was ready: .*in use; a, b and a-again \(a twin of a, ", told)
     assert told.endswith("run at the same time: port taken by the twin? use {port} in its place")

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from harness.measure.probes import memory, published
+from tests.ports import held
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="zombies and their files are Linux's here")
 
@@ -58,4 +59,8 @@ def test_a_page_that_holds_no_metrics_is_no_error(page: bytes, found: dict[str, 
         finally:
             server.shutdown()
             serving.join()
-    assert published(f"http://127.0.0.1:{server.server_port}/") == {}
+
+
+def test_nor_is_a_page_that_nobody_serves() -> None:
+    with held() as port:
+        assert published(f"http://127.0.0.1:{port}/") == {}
