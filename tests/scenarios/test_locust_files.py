@@ -25,6 +25,7 @@ SWITCHES = {
 }
 REQUESTS = {"surge": {"request"}, "steady": {"request"}, "dial": {"connect", "first request"}}
 AT_ONCE = 3
+pytestmark = pytest.mark.timeout(300)  # the first test waits for the runs of all
 
 
 def locust(file: str, *arguments: str) -> tuple[str, ...]:

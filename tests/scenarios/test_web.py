@@ -31,6 +31,7 @@ FLAGS = (
     *("--disable-component-update", "--disable-sync"),
 )
 NODE = "reference_impl"
+pytestmark = pytest.mark.timeout(300)  # the first test waits for Chromium and the web UI
 expect.set_options(timeout=1000 * PATIENCE)
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 

@@ -31,6 +31,7 @@ from harness.plan import schedule
 from harness.plan.arms import layout
 from harness.study.file import ROOT
 
+pytestmark = pytest.mark.timeout(300)  # real bursts, and eight of them on a noisy machine
 BURN = """
 import threading, time
 threading.Thread(target=lambda: [time.sleep(0.001) for _ in iter(lambda: sum(range(50_000)), 0)], daemon=True).start()
