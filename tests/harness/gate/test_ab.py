@@ -26,8 +26,9 @@ from harness.gate.two_arms import refuse_too_short
 from harness.study.records import Target
 from tests.ports import held
 
-SHORT = Policy(alpha_fail=0.1, min_bursts=1, max_bursts=1, margins=Margins(fail=0.2, passing=0.5))
-"one burst beside other tests: what they do to equal arms must not look like a difference"
+pytestmark = pytest.mark.timeout(300)  # real bursts, more of them on a noisy machine
+SHORT = Policy(alpha_fail=0.1, min_bursts=1, max_bursts=4, margins=Margins(fail=0.2, passing=0.5))
+"one burst, or more where one pair was struck by a test beside, which must not make equal arms look different"
 SERVER = """
 import asyncio, json, sys, time
 async def serve(reader, writer):
@@ -86,8 +87,7 @@ def test_a_slower_program_fails_with_its_size(file: Path, port: str, ready: str)
     here = setting(file.parent)
     assert run(ask, here, SHORT) == 1
     told = " ".join(here.console.file.getvalue().split())  # type: ignore[attr-defined]
-    assert "FAIL: b against a: median latency" in told
-    assert "% worse" in told
+    assert re.search(r"FAIL: b against a: (median latency|throughput|CPU per request) \d[\d.,]* % worse", told), told
 
 
 def test_an_open_rate_and_one_request(file: Path) -> None:
