@@ -7,7 +7,6 @@ import os
 import socket
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -18,12 +17,11 @@ from reference_impl.buffer_pool import Allocating, BufferSettings, CryptoBufferP
 from reference_impl.buffer_pool.buffers import PooledBuffer
 from reference_impl.circuit_breaker.breaker import CircuitState
 from reference_impl.dialer import Dialer
-from reference_impl.errors import ChannelError, FrameError, IdentityError, Rejected, RemoteError
+from reference_impl.errors import ChannelError, FrameError, RemoteError
 from reference_impl.optimizations import OPTIMIZATIONS, parse
 from reference_impl.pooling.lease import LeaseError
 from reference_impl.security.channel import SECOND_BYTES, Channel, Initiation
 from reference_impl.security.frame import MAX_BODY, wire_size
-from reference_impl.security.identity import Identity
 from reference_impl.service import ECHO, OK, SIZE, SOURCE
 from reference_impl.session import Session
 from reference_impl.transports.base import Peer
@@ -58,22 +56,6 @@ def test_every_request_on_every_arm(running: Start, dialing: Make, arm: str) -> 
     assert stats["node"]["unfinished_handshakes"] == 0
 
 
-@pytest.mark.parametrize("arm", ["none", "first-day-reuse", "all"])
-def test_many_threads_share_a_dialer(running: Start, dialing: Make, arm: str) -> None:
-    node, dialer = running(arm), dialing(arm)
-
-    def user(number: int) -> int:
-        good = 0
-        for turn in range(20):
-            body = b"%d/%d " % (number, turn) * 50
-            with dialer.connect(node.peers[(number + turn) % 4]) as connection:
-                good += connection.request(body) == body
-        return good
-
-    with ThreadPoolExecutor(16) as pool:
-        assert sum(pool.map(user, range(16))) == 16 * 20
-
-
 def test_malformed_requests_are_answered_with_an_error_and_the_connection_lives(running: Start, dialing: Make) -> None:
     node, dialer = running(), dialing()
     with dialer.connect(node.peers[0]) as connection:
@@ -81,29 +63,6 @@ def test_malformed_requests_are_answered_with_an_error_and_the_connection_lives(
             with pytest.raises(RemoteError, match=said):
                 connection.exchange(kind, body)
         assert connection.request(b"still here") == b"still here"
-
-
-def test_rejected_requests_say_when_to_retry_and_the_connection_lives(running: Start, dialing: Make) -> None:
-    node = running("all", rate_limit={"max_requests_per_second": 0.001, "burst_size": 3})
-    dialer = dialing()
-    for _ in range(3):
-        with dialer.connect(node.peers[0]) as connection:
-            connection.request(b"x")
-    with dialer.connect(node.peers[0]) as connection, pytest.raises(Rejected) as rejected:
-        connection.request(b"x")
-    assert 0 < rejected.value.retry_after <= 1000
-    assert dialer.gauges()["pooling"]["idle"] == 1
-
-
-def test_a_peer_that_is_somebody_else_is_refused(running: Start, dialing: Make) -> None:
-    node = running()
-    for arm in ("none", "all"):
-        dialer = dialing(arm, circuit_breaker={"retries": 0})
-        wrong = Peer(Identity.from_seed(b"somebody else").peer_id, node.peers[0].addresses)
-        with pytest.raises(IdentityError):
-            dialer.connect(wrong)
-        assert dialer.cleanup.open_connections() == 0
-    assert wait_until(lambda: node.node.cleanup.open_connections() == 0)
 
 
 def test_nobody_listens(running: Start, dialing: Make) -> None:
@@ -244,33 +203,6 @@ def test_a_slow_reader_gets_every_byte_while_others_share_the_buffers(running: S
             assert message.kind == OK
             assert bytes(message.body) == bytes(range(256)) * (MAX_BODY // 256)
     slow.socket.close()
-
-
-@pytest.mark.parametrize("arm", ["none", "all"])
-def test_requests_sent_before_the_answer_kill_the_connection(running: Start, arm: str) -> None:
-    node = running(arm)
-    eager = RawPeer(node, CryptoBufferPool(BufferSettings()))
-    first, second = eager.channel.seal(1, b"one"), eager.channel.seal(1, b"two")
-    assert isinstance(first, bytes)
-    assert isinstance(second, bytes)
-    eager.socket.sendall(first + second)
-    assert eager.socket.recv(1000) == b""
-    eager.socket.close()
-    assert wait_until(lambda: node.node.cleanup.open_connections() == 0)
-
-
-@pytest.mark.parametrize("arm", ["none", "all"])
-def test_a_forged_record_kills_the_connection_and_nothing_else(running: Start, dialing: Make, arm: str) -> None:
-    node, dialer = running(arm), dialing("pooling")
-    forger = RawPeer(node, CryptoBufferPool(BufferSettings()))
-    with dialer.connect(node.peers[0]) as connection:
-        sealed = forger.channel.seal(1, b"x" * 1000)
-        assert isinstance(sealed, bytes)
-        forger.socket.sendall(sealed[:-1] + bytes([sealed[-1] ^ 1]))
-        assert forger.socket.recv(1000) == b""
-        assert connection.request(b"unaffected") == b"unaffected"
-    forger.socket.close()
-    assert wait_until(lambda: node.node.cleanup.open_connections() == 1)
 
 
 def test_the_first_request_may_travel_with_the_last_handshake_frame(running: Start) -> None:

@@ -134,40 +134,49 @@ def test_a_message_that_breaks_off_leaves_nothing(running: Start, name: str) -> 
     assert wait_until(lambda: node.node.cleanup.open_connections() == 0)
 
 
+@pytest.mark.parametrize("arm", ["none", "all"])
 @pytest.mark.parametrize("name", TRANSPORTS)
-def test_a_forged_byte_kills_the_connection_and_nothing_else(running: Start, dialing: Make, name: str) -> None:
-    node, dialer = running("all", name), dialing()
+def test_a_forged_byte_kills_the_connection_and_nothing_else(
+    running: Start, dialing: Make, name: str, arm: str
+) -> None:
+    node, dialer = running(arm, name), dialing("pooling")
     with dialer.connect(node.peers[0]) as connection, linked(node, name) as (resource, link):
         wire = link._channel.seal(ECHO, b"x" * 1000)  # type: ignore[attr-defined]
         resource.sendall(wire[:-1] + bytes([wire[-1] ^ 1]))
         assert resource.recv(1000) == b""
         assert connection.request(b"unaffected") == b"unaffected"
-        assert node.node.cleanup.open_connections() == 1
+        assert wait_until(lambda: node.node.cleanup.open_connections() == 1)
 
 
+@pytest.mark.parametrize("arm", ["none", "all"])
 @pytest.mark.parametrize("name", TRANSPORTS)
-def test_two_requests_at_once_kill_the_connection(running: Start, name: str) -> None:
-    node = running("all", name)
+def test_two_requests_at_once_kill_the_connection(running: Start, name: str, arm: str) -> None:
+    node = running(arm, name)
     with linked(node, name) as (resource, link):
         channel = link._channel  # type: ignore[attr-defined]
         resource.sendall(channel.seal(ECHO, b"one") + channel.seal(ECHO, b"two"))
         assert resource.recv(1000) == b""
+        assert wait_until(lambda: node.node.cleanup.open_connections() == 0)
 
 
 @pytest.mark.parametrize("name", TRANSPORTS)
-def test_limits_hold_whatever_the_transport(running: Start, dialing: Make, name: str) -> None:
+def test_limits_hold_say_when_to_retry_and_the_connection_lives(running: Start, dialing: Make, name: str) -> None:
     node = running("all", name, rate_limit={"max_requests_per_second": 0.001, "burst_size": 2})
     dialer = dialing()
     for _ in range(2):
         with dialer.connect(node.peers[0]) as connection:
             connection.request(b"x")
-    with dialer.connect(node.peers[0]) as connection, pytest.raises(Rejected):
+    with dialer.connect(node.peers[0]) as connection, pytest.raises(Rejected) as rejected:
         connection.request(b"x")
+    assert 0 < rejected.value.retry_after <= 1000
+    assert dialer.gauges()["pooling"]["idle"] == 1
 
 
-@pytest.mark.parametrize("name", TRANSPORTS)
-def test_many_threads_share_a_dialer(running: Start, dialing: Make, name: str) -> None:
-    node, dialer = running("all", name, node={"tick": 0.01}), dialing()
+@pytest.mark.parametrize(
+    ("name", "arm"), [*((name, "all") for name in TRANSPORTS), ("tcp", "none"), ("tcp", "first-day-reuse")]
+)
+def test_many_threads_share_a_dialer(running: Start, dialing: Make, name: str, arm: str) -> None:
+    node, dialer = running(arm, name, node={"tick": 0.01}), dialing(arm)
 
     def user(number: int) -> int:
         good = 0
