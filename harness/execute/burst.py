@@ -262,8 +262,9 @@ class RunningBurst:
             "SYNAPSED_TARGET": told,
             "SYNAPSED_OPTIMIZATIONS": ",".join(arm.optimizations),
         }
-        if isinstance(url := target.ready.get("url"), str):
-            env.setdefault("LOCUST_HOST", url)  # how any Locust file learns its host
+        url = target.ready.get("url")
+        # How any Locust file learns its host; empty where nobody knows it, as the one of the user's shell is another.
+        env.setdefault("LOCUST_HOST", url if isinstance(url, str) else "")
         return LoadSpec(arm.name, files, env, arm.cwd, arm.interpreter, self.plan.cache_misses)
 
     def _warm(self, arm: _RunningArm, block: BlockSpec) -> None:

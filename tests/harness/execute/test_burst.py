@@ -165,6 +165,26 @@ def test_capacity_is_a_rate_and_leaves_no_row(plan: BurstSpec) -> None:
     assert _gone(processes)
 
 
+VISITS = """
+from locust import HttpUser, task
+
+class Visitor(HttpUser):
+    @task
+    def visit(self):
+        self.client.get("/")
+"""
+
+
+def test_the_host_of_the_user_s_shell_is_not_that_of_a_target(
+    tmp_path: Path, plan: BurstSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCUST_HOST", "http://127.0.0.1:8000")
+    workload = Workload(name="w", file=write(tmp_path, "visits.py", VISITS), users=1)
+    lost = msgspec.structs.replace(_one_arm(plan), workloads=(workload,))
+    with pytest.raises(LoadError, match="You must specify the base host"), bursts.running(lost):
+        pass
+
+
 @pytest.mark.parametrize(
     ("victim", "error", "message"),
     [
