@@ -26,6 +26,7 @@ CHECKS: tuple[Callable[[Subject], Iterator[Check]], ...] = (
     counts.rejections,
     counts.conservation,
     counts.slice_length,
+    load.reached,
     load.generator,
     load.load_limit,
     load.lag,

@@ -19,24 +19,51 @@ LAG_SECONDS = 0.010
 LAG_SHARE = 0.10
 LAG_MOST = 0.100
 "schedule lag that is tolerated: this long, or this share of the stretch if that is longer, but no more than the last"
+IDLE = 1e-6
+"CPU seconds per answered request: who uses less answered nothing, as reading and writing a socket alone take more"
 LOAD_LIMIT = "load limit"
 "name of the check that tells it"
 
 
 def load_was_the_limit(study: Study, workload: Workload, rows: Sequence[Slice]) -> bool:
-    """Whether the load process decided how fast a closed loop went, and the system was waiting.
-
-    Never where the load process is a part of the system: before our own node, with a Locust file of an arm's own, and
-    where the workload says so (`both_ends`).
-    """
-    own_files = any(arm.file or workload.name in arm.files for arm in study.arms)
-    if workload.arrivals != "closed" or workload.both_ends or study.target.kind == "reference" or own_files:
+    """Whether the load process decided how fast a closed loop went: it is no part of the system, which was waiting."""
+    if workload.arrivals != "closed" or _at_both_ends(study, workload):
         return False
     lasting = [row for row in rows if row.seconds > 0.0]
     if not lasting:
         return False
     load = float(np.median([row.cpu_load / row.seconds for row in lasting]))
     return load > GENERATOR_BUSY > float(np.median([row.cpu_target / row.seconds for row in lasting]))
+
+
+def _at_both_ends(study: Study, workload: Workload) -> bool:
+    """Whether the load process is a part of the system: before our own node, with a Locust file of an arm's own, and
+    where the workload says so (`both_ends`).
+    """
+    own_files = any(arm.file or workload.name in arm.files for arm in study.arms)
+    return workload.both_ends or study.target.kind == "reference" or own_files
+
+
+def reached(subject: Subject) -> Iterator[Check]:
+    """The program on trial is the one that answered."""
+    for workload, arm, rows in subject.groups():
+        answered = sum(row.answered for row in rows)
+        if not answered or _at_both_ends(subject.study, workload):
+            continue
+        used = sum(row.cpu_target for row in rows) / answered
+        elsewhere = (
+            ", so the load went elsewhere: to an address in the Locust file, or to what the command starts outside"
+            " itself, as docker run does"
+        )
+        yield Check(
+            "target reached",
+            status(used >= IDLE),
+            on_arm(workload, arm),
+            f"the program used {1e6 * used:.3g} us of CPU per answered request" + elsewhere * (used < IDLE),
+            f"at least {1e6 * IDLE:g} us",
+            "leave the address to Locust's host, and start the program itself; where requests are meant to be answered"
+            " without it, say so (both_ends)",
+        )
 
 
 def generator(subject: Subject) -> Iterator[Check]:

@@ -43,7 +43,7 @@ def test_a_good_run_is_valid() -> None:
     analysis = analyse(both(), quiet_run(both()))
     assert analysis.valid
     assert {each.status for each in analysis.checks} <= {"ok", "note"}
-    silent = 4  # no segments (2), nobody looked who else ran, the load was not the limit
+    silent = 5  # no segments (2), nobody looked who else ran, the load was not the limit, the node is ours
     assert len({each.name for each in analysis.checks}) == len(CHECKS) - silent
     assert all(each.saw and each.bound and each.remedy and each.where for each in analysis.checks)
 
@@ -327,6 +327,37 @@ def test_a_load_process_at_its_limit_judges_nobody(kind: Any, changes: dict[str,
     assert [(each.where, each.status) for each in told] == [("surge on all", "note")] * limit
     if "arrivals" not in changes:  # there it would void the run
         assert judged.verdicts[0].outcome == ("INCONCLUSIVE" if limit else "MISSED")
+
+
+@pytest.mark.parametrize(
+    ("kind", "both_ends", "used", "status"),
+    [
+        ("command", False, 0.9e-6, "invalid"),
+        ("command", False, 1.1e-6, "ok"),
+        ("command", True, 0.0, None),
+        ("reference", False, 0.0, None),
+    ],
+)
+def test_a_program_that_answered_nothing_is_not_judged_by_what_did(
+    kind: Any, both_ends: bool, used: float, status: str | None
+) -> None:
+    study = a_study(workloads=(msgspec.structs.replace(SURGE, both_ends=both_ends),), design=DESIGN)
+    study = msgspec.structs.replace(study, target=Target(kind=kind, command=("server",) if kind == "command" else ()))
+    measured = quiet_run(study)
+    idle = tuple(
+        msgspec.structs.replace(row, cpu_target=used * row.answered) if row.arm == "all" else row
+        for row in measured.slices
+    )
+    analysis = analyse(study, msgspec.structs.replace(measured, slices=idle))
+    told = {each.where: each for each in analysis.checks if each.name == "target reached"}
+    assert (told["surge on all"].status if told else None) == status
+    assert {each.status for where, each in told.items() if where != "surge on all"} <= {"ok"}
+    assert analysis.valid == (status != "invalid")
+    if status == "invalid":
+        assert "target reached: the program used 0.9 us of CPU per answered request, so the load went elsewhere: " in (
+            analysis.answer
+        )
+    assert not found(study, changed(measured, answered=0), "target reached"), "another check tells that"
 
 
 @pytest.mark.parametrize(

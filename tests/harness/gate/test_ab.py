@@ -6,6 +6,7 @@ import datetime
 import io
 import re
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,11 +20,13 @@ from harness.cli.app import app
 from harness.errors import TargetError, UsageError
 from harness.execute.launch import arm_spec
 from harness.execute.ports import free_port, placed
+from harness.execute.target import Target
 from harness.gate.ab import Ask, duel, run, target
 from harness.gate.rules import MAX_PAIRS, Margins, Policy
 from harness.gate.runner import Setting
 from harness.gate.two_arms import refuse_too_short
 from harness.study.records import Target
+from harness.study.records import Target as Program
 from tests.ports import held
 
 pytestmark = pytest.mark.timeout(300)  # real bursts, more of them on a noisy machine
@@ -88,6 +91,17 @@ def test_a_slower_program_fails_with_its_size(file: Path, port: str, ready: str)
     assert run(ask, here, SHORT) == 1
     told = " ".join(here.console.file.getvalue().split())  # type: ignore[attr-defined]
     assert re.search(r"FAIL: b against a: (median latency|throughput|CPU per request) \d[\d.,]* % worse", told), told
+
+
+def test_a_load_that_goes_elsewhere_compares_nothing(file: Path) -> None:
+    """To the address in a Locust file, where something else listens."""
+    here, server = setting(file.parent), "python server.py {port} 0"
+    with Target.start((sys.executable, "server.py", "0", "0"), {}, str(file.parent)) as other:
+        file.write_text(LOCUST.replace("/one", f"{other.ready['url']}/one").replace("/other", f"{other.ready['url']}/"))
+        assert run(Ask(file, server, server, users=4), here, SHORT) == 4
+    told = " ".join(here.console.file.getvalue().split())  # type: ignore[attr-defined]
+    assert "INVALID: target reached: the program used " in told
+    assert "so the load went elsewhere" in told
 
 
 def test_an_open_rate_and_one_request(file: Path) -> None:
@@ -201,12 +215,12 @@ def test_every_start_gets_a_port_of_its_own_and_locust_learns_it(file: Path) -> 
     ],
 )
 def test_the_load_goes_where_readiness_is_seen(ready: str, url: str) -> None:
-    found = placed(Target(kind="command", command=("serve",), ready=ready))
-    assert found == (Target(kind="command", command=("serve",), ready=ready), url)
+    found = placed(Program(kind="command", command=("serve",), ready=ready))
+    assert found == (Program(kind="command", command=("serve",), ready=ready), url)
 
 
 def test_a_port_in_the_environment_counts_too() -> None:
-    found, url = placed(Target(kind="command", command=("serve",), env={"PORT": "{port}"}))
+    found, url = placed(Program(kind="command", command=("serve",), env={"PORT": "{port}"}))
     assert url == f"http://127.0.0.1:{found.env['PORT']}"
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", free_port()))
