@@ -21,6 +21,7 @@ from harness.analyse.validity import hopeless
 from harness.errors import MeasurementVoid, TargetError
 from harness.execute import burst, host
 from harness.execute.launch import arm_spec
+from harness.execute.ports import free_ports
 from harness.measure.metrics import CACHE_MISSES
 from harness.measure.records import Burst, Measured
 from harness.measure.store import Store
@@ -191,7 +192,10 @@ def _processes(study: Study, names: tuple[str, ...], number: int, playing: Playi
     seed = study.seed + number
     return burst.BurstSpec(
         number=number,
-        arms=tuple(arm_spec(study, by_name[name], directory, episode, seed) for name in names),
+        arms=tuple(
+            arm_spec(study, by_name[name], directory, port, episode, seed)
+            for name, port in zip(names, free_ports(len(names)), strict=True)
+        ),
         workloads=tuple(loaded),
         memory_requests=study.budget.memory_requests,
         memory_workload=work.name if work is not None and episode is None else "",

@@ -17,15 +17,18 @@ from harness.study.file import resolve
 from harness.study.records import Arm, Study, Target, Workload
 
 
-def arm_spec(study: Study, arm: Arm, directory: Path, episode: Workload | None = None, seed: int = 0) -> ArmSpec:
+def arm_spec(
+    study: Study, arm: Arm, directory: Path, port: int, episode: Workload | None = None, seed: int = 0
+) -> ArmSpec:
     """How `arm` is started; files are looked for in `directory` (the study's) and in the project.
 
-    Both ends learn the environment and settings of an `episode`. `seed` is the burst's: all its arms learn it, so that
-    faults and the choices of users differ from burst to burst and are the same on each arm. Hashes are seeded from it
-    and the arm's name: another layout in every burst and arm, and yet the same run again from the same study.
+    Its target listens on `port`, if it must be told. Both ends learn the environment and settings of an `episode`.
+    `seed` is the burst's: all its arms learn it, so that faults and the choices of users differ from burst to burst and
+    are the same on each arm. Hashes are seeded from it and the arm's name: another layout in every burst and arm, and
+    yet the same run again from the same study.
     """
     started = arm.target or _switched(study, arm)
-    target, url = placed(replace(started, env={**started.env, **arm.env}))
+    target, url = placed(replace(started, env={**started.env, **arm.env}), port)
     settings = target.settings
     env = {"PYTHONHASHSEED": str(zlib.crc32(f"{seed} {arm.name}".encode())), **target.env}
     if episode is not None:

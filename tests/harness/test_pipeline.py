@@ -5,10 +5,12 @@ Bursts are played by a script in place of processes; real ones run in tests/end_
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
+from typing import ClassVar
 
 import msgspec
 import pytest
@@ -26,7 +28,7 @@ from harness.pipeline import Rates, Steering
 from harness.plan.arms import layout
 from harness.plan.budget import Forecast
 from harness.plan.schedule import burst
-from harness.study.records import Budget, Expectation, Study, Workload
+from harness.study.records import Budget, Expectation, Study, Target, Workload
 from tests.harness.analyse.synthetic import a_reading, a_run, a_stretch, a_study
 
 OPEN = Workload(name="steady", file="scenarios/load/steady.py", arrivals="poisson")
@@ -55,6 +57,35 @@ def may_stop(study: Study) -> Study:
 )
 def test_a_study_stops_when_all_it_asks_is_answered(study: Study, decided: bool) -> None:
     assert Steering(study).decided(a_run(study, {"all": 0.5}, bursts=20)) is decided
+
+
+class LowestFree:
+    """A socket of a kernel that gives the lowest port which is free: a port given back is the next one to be given."""
+
+    bound: ClassVar[set[int]] = set()
+
+    def __enter__(self) -> LowestFree:
+        return self
+
+    def bind(self, _: object) -> None:
+        self.port = next(port for port in itertools.count(40_000) if port not in self.bound)
+        self.bound.add(self.port)
+
+    def getsockname(self) -> tuple[str, int]:
+        return "127.0.0.1", self.port
+
+    def __exit__(self, *_: object) -> None:
+        self.bound.remove(self.port)
+
+
+def test_no_two_programs_of_a_burst_are_told_the_same_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = a_study(workloads=(CLOSED,))
+    study = replace(study, target=Target(kind="command", command=("serve", "{port}")))
+    names = tuple(arm.name for arm in layout(study).arms)
+    monkeypatch.setattr("socket.socket", LowestFree)
+    plan = pipeline._processes(study, names, 0, ((CLOSED.name, ()),), tmp_path)
+    assert [arm.command[1] for arm in plan.arms] == [str(40_000 + each) for each in range(len(names))]
+    assert not LowestFree.bound, "given back for the programs to take"
 
 
 def test_the_processes_of_a_study_are_left_as_they_are() -> None:

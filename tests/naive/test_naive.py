@@ -138,7 +138,7 @@ def test_the_honest_study_claims_equivalence_from_both_sides() -> None:
 def test_both_arms_of_the_honest_study_run_and_report_the_same_requests(arm: str) -> None:
     study = load(STUDY)
     (wanted,) = [each for each in layout(study).arms if each.name == arm]
-    plan = arm_spec(study, wanted, HERE)
+    plan = arm_spec(study, wanted, HERE, 0)
     files = tuple(WorkloadFile(each.name, plan.files[each.name], 4, scheduled=True) for each in study.workloads)
     env = {**plan.env, "SYNAPSED_OPTIMIZATIONS": ""}
     with Target.start(plan.command, env, plan.cwd, ready_timeout=30) as target:

@@ -9,12 +9,14 @@ from typing import Any
 from harness.execute.launch import arm_spec
 from harness.study.records import Arm, Design, Side, Study, Sweep, Switch, Target, Workload
 
+PORT = 4711
+
 
 def test_hash_seeds_vary_by_burst_and_arm_and_come_again_with_the_study(tmp_path: Path) -> None:
     study = Study(name="any", title="any", workloads=())
 
     def seed(arm: str, burst: int) -> str:
-        return arm_spec(study, Arm(name=arm), tmp_path, seed=burst).env["PYTHONHASHSEED"]
+        return arm_spec(study, Arm(name=arm), tmp_path, PORT, seed=burst).env["PYTHONHASHSEED"]
 
     seeds = {(arm, burst): seed(arm, burst) for arm in ("none", "all") for burst in range(20)}
     assert len(set(seeds.values())) == len(seeds)
@@ -26,7 +28,8 @@ def test_all_arms_of_a_burst_and_no_two_bursts_share_the_seed_of_choices(tmp_pat
     study = Study(name="any", title="any", workloads=())
 
     def seeds(burst: int) -> set[str]:
-        return {arm_spec(study, Arm(name=arm), tmp_path, seed=burst).env["SYNAPSED_SEED"] for arm in ("none", "all")}
+        plans = (arm_spec(study, Arm(name=arm), tmp_path, PORT, seed=burst) for arm in ("none", "all"))
+        return {plan.env["SYNAPSED_SEED"] for plan in plans}
 
     assert [seeds(burst) for burst in (7, 8, 9)] == [{"7"}, {"8"}, {"9"}]
 
@@ -44,13 +47,12 @@ def test_switches_of_a_program_are_words_and_variables(tmp_path: Path) -> None:
     )
 
     def started(*on: str, **others: Any) -> tuple[tuple[str, ...], str, str]:
-        plan = arm_spec(study, Arm(name="x", optimizations=on, **others), tmp_path)
+        plan = arm_spec(study, Arm(name="x", optimizations=on, **others), tmp_path, PORT)
         return plan.command, plan.env["LEVEL"], plan.env["KEPT"]
 
     command, level, kept = started("cache", "gzip")
     assert (level, kept) == ("9", "yes")
-    assert command[:2] == ("./server", "--cache")
-    assert command[2].removeprefix("--port=").isdigit()
+    assert command == ("./server", "--cache", f"--port={PORT}")
     assert started() == (("./server", "--no-cache"), "1", "yes")
     assert started("gzip", env={"LEVEL": "5"}) == (("./server", "--no-cache"), "5", "yes"), (
         "what an arm says goes first"
@@ -65,20 +67,18 @@ def test_faults_follow_the_seed_of_the_burst_unless_the_study_gives_one(tmp_path
     def script(burst: int, **faults: Any) -> dict[str, Any]:
         study = Study(name="any", title="any", workloads=())
         episode = Workload(name="w", file="w.py", episode_seconds=1.0, settings={"faults": {"rules": rules, **faults}})
-        plan = arm_spec(study, Arm(name="none"), tmp_path, episode, burst)
+        plan = arm_spec(study, Arm(name="none"), tmp_path, PORT, episode, burst)
         return dict(json.loads(plan.env["SYNAPSED_SETTINGS"])["faults"])
 
     assert [script(burst) for burst in (3, 4)] == [{"seed": 3, "rules": rules}, {"seed": 4, "rules": rules}]
     assert script(3, seed=9) == {"seed": 9, "rules": rules}
-    assert (
-        "faults"
-        not in arm_spec(Study(name="a", title="a", workloads=()), Arm(name="none"), tmp_path).env["SYNAPSED_SETTINGS"]
-    )
+    plain = arm_spec(Study(name="a", title="a", workloads=()), Arm(name="none"), tmp_path, PORT)
+    assert "faults" not in plain.env["SYNAPSED_SETTINGS"]
 
 
 def test_who_sets_a_hash_seed_gets_it(tmp_path: Path) -> None:
     study = Study(name="any", title="any", workloads=(), target=Target(env={"PYTHONHASHSEED": "7"}))
-    assert arm_spec(study, Arm(name="none"), tmp_path).env["PYTHONHASHSEED"] == "7"
+    assert arm_spec(study, Arm(name="none"), tmp_path, PORT).env["PYTHONHASHSEED"] == "7"
 
 
 def test_variants_of_a_sweep_find_their_file_and_an_arm_s_own(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_variants_of_a_sweep_find_their_file_and_an_arm_s_own(tmp_path: Path) ->
     )
 
     def files(**own: Any) -> dict[str, str]:
-        found = arm_spec(study, Arm(name="none", **own), tmp_path).files
+        found = arm_spec(study, Arm(name="none", **own), tmp_path, PORT).files
         return {name: Path(file).name for name, file in found.items()}
 
     variants = ("w[SIZE=1]", "w[SIZE=2]")
@@ -104,6 +104,5 @@ def test_variants_of_a_sweep_find_their_file_and_an_arm_s_own(tmp_path: Path) ->
 def test_an_arm_s_variables_learn_the_port_too(tmp_path: Path) -> None:
     target = Target(kind="command", command=("./server",), env={"PORT": "{port}"})
     study = Study(name="any", title="any", workloads=(), target=target)
-    env = arm_spec(study, Arm(name="none", env={"SEEN_AS": "http://localhost:{port}"}), tmp_path).env
-    assert env["PORT"].isdigit()
-    assert env["SEEN_AS"] == f"http://localhost:{env['PORT']}"
+    env = arm_spec(study, Arm(name="none", env={"SEEN_AS": "http://localhost:{port}"}), tmp_path, PORT).env
+    assert (env["PORT"], env["SEEN_AS"]) == (str(PORT), f"http://localhost:{PORT}")

@@ -16,16 +16,16 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
+from harness import pipeline
 from harness.cli.app import app
 from harness.errors import TargetError, UsageError
 from harness.execute.launch import arm_spec
-from harness.execute.ports import free_port, placed
+from harness.execute.ports import free_ports, placed
 from harness.execute.target import Target
 from harness.gate.ab import Ask, duel, run, target
 from harness.gate.rules import MAX_PAIRS, Margins, Policy
 from harness.gate.runner import Setting
 from harness.gate.two_arms import refuse_too_short
-from harness.study.records import Target
 from harness.study.records import Target as Program
 from tests.ports import held
 
@@ -74,7 +74,8 @@ def file(tmp_path: Path) -> Path:
 def _kept_ports(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No {port} is given back before the test ends: one went to a test beside, which then seemed to be the program."""
     with ExitStack() as ports:
-        monkeypatch.setattr("harness.execute.ports.free_port", lambda: ports.enter_context(held()))
+        kept = lambda number: tuple(ports.enter_context(held()) for _ in range(number))  # noqa: E731
+        monkeypatch.setattr(pipeline, "free_ports", kept)
         yield
 
 
@@ -195,12 +196,11 @@ def test_a_command_that_cannot_be_run(command: str, ready: str, told: str) -> No
     assert told in str(caught.value)
 
 
-def test_every_start_gets_a_port_of_its_own_and_locust_learns_it(file: Path) -> None:
+def test_a_start_gets_its_port_and_locust_learns_it(file: Path) -> None:
     asked = duel(Ask(file, "serve {port}", "serve --quiet {port}"))
-    plans = [arm_spec(asked.study, arm, file.parent) for arm in (*asked.study.arms, *asked.study.arms)]
-    ports = [plan.command[-1] for plan in plans]
-    assert len(set(ports)) > 1
-    for plan, port in zip(plans, ports, strict=True):
+    for arm, port in zip(asked.study.arms, (4711, 4712), strict=True):
+        plan = arm_spec(asked.study, arm, file.parent, port)
+        assert plan.command[-1] == str(port)
         assert plan.load_env["LOCUST_HOST"] == f"http://127.0.0.1:{port}"
         assert plan.readiness.value == f"127.0.0.1:{port}"
 
@@ -215,15 +215,16 @@ def test_every_start_gets_a_port_of_its_own_and_locust_learns_it(file: Path) -> 
     ],
 )
 def test_the_load_goes_where_readiness_is_seen(ready: str, url: str) -> None:
-    found = placed(Program(kind="command", command=("serve",), ready=ready))
+    found = placed(Program(kind="command", command=("serve",), ready=ready), 7)
     assert found == (Program(kind="command", command=("serve",), ready=ready), url)
 
 
 def test_a_port_in_the_environment_counts_too() -> None:
-    found, url = placed(Program(kind="command", command=("serve",), env={"PORT": "{port}"}))
-    assert url == f"http://127.0.0.1:{found.env['PORT']}"
+    (port,) = free_ports(1)
+    found, url = placed(Program(kind="command", command=("serve",), env={"PORT": "{port}"}), port)
+    assert (found.env["PORT"], url) == (str(port), f"http://127.0.0.1:{port}")
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", free_port()))
+        listener.bind(("127.0.0.1", port))
 
 
 def test_the_command_line_asks_for_a_file_that_exists(tmp_path: Path) -> None:
