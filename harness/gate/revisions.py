@@ -81,7 +81,8 @@ def _worktree(root: Path, folder: Path, wanted: str) -> Path:
             return folder
     shutil.rmtree(folder, ignore_errors=True)
     _git(root, "worktree", "prune")
-    done = _git(root, "worktree", "add", "--quiet", "--detach", "--force", str(folder), wanted)
+    # Git locks a worktree while it makes it; forced twice, it goes over the lock of a gate that was killed meanwhile.
+    done = _git(root, "worktree", "add", "--quiet", "--detach", "--force", "--force", str(folder), wanted)
     if done.returncode:
         raise UsageError(f"no worktree of {wanted[:10]}: {' '.join(done.stderr.split())}")
     return folder

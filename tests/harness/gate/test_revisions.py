@@ -116,6 +116,14 @@ def test_a_deleted_cache_is_made_anew(repository: Path) -> None:
     assert (again.tree / "code.txt").read_text() == "two"
 
 
+def test_a_tree_that_a_killed_gate_was_making_is_made_anew(repository: Path) -> None:
+    (first,) = ready(repository, "HEAD")
+    (repository / ".git" / "worktrees" / first.tree.name / "locked").write_text("initializing")
+    (first.tree / "code.txt").unlink()
+    (again,) = ready(repository, "HEAD")
+    assert (again.tree / "code.txt").read_text() == "two"
+
+
 def test_one_environment_per_lock(repository: Path, built: list[Sequence[str]]) -> None:
     a_commit(repository, requirements_lock="a==2\n")
     told: list[str] = []
