@@ -126,10 +126,13 @@ class Slots:
         path = self._paths[0]
         self._link(path, revision.tree)
         ask = f"import {PACKAGE}.assemble as found; print(found.__file__)"
-        done = subprocess.run(
-            [revision.python, "-P", "-c", ask],
-            env={**os.environ, "PYTHONPATH": str(path)}, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        try:
+            done = subprocess.run(
+                [revision.python, "-P", "-c", ask],
+                env={**os.environ, "PYTHONPATH": str(path)}, capture_output=True, text=True, check=False,
+            )  # fmt: skip
+        except OSError as error:
+            raise TargetError(f"{revision} cannot be run: {revision.python}: {error.strerror or error}") from error
         if done.returncode or Path(done.stdout.strip()).parent != path / PACKAGE:
             said = (done.stderr.strip().splitlines() or [f"it imports {done.stdout.strip()}"])[-1]
             raise TargetError(f"{revision} cannot be run: {said}")

@@ -94,7 +94,7 @@ def _environment(cache: Path, tree: Path, tell: Tell) -> str:
     made_for = f"{platform.python_implementation()} {platform.python_version()} {platform.machine()}\n".encode()
     folder = cache / f"env-{hashlib.sha256(made_for + lock.read_bytes()).hexdigest()[:16]}"
     python = folder / "bin" / "python"
-    if not (folder / _DONE).exists():
+    if not ((folder / _DONE).exists() and _starts(python)):
         shutil.rmtree(folder, ignore_errors=True)
         tell(f"building the environment of {tree.name[:10]} from its {LOCK} (once, about a minute)")
         _build([sys.executable, "-m", "venv", str(folder)])
@@ -102,6 +102,14 @@ def _environment(cache: Path, tree: Path, tell: Tell) -> str:
         _build([*pip, "--no-deps", "--require-hashes", "-r", str(lock)])
         (folder / _DONE).touch()
     return str(python)
+
+
+def _starts(python: Path) -> bool:
+    """Whether it does: the Python that its environment was made from may have moved since."""
+    try:
+        return subprocess.run([python, "-c", ""], capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
 
 
 def _check_lock(root: Path, wanted: str, *, build: bool) -> None:

@@ -111,6 +111,9 @@ def test_what_cannot_be_a_revision_of_this_project(tmp_path: Path, setting: Call
     (broken.tree / PACKAGE / "assemble.py").write_text("import nothing_of_that_name")
     with pytest.raises(TargetError, match=r"cannot be run: ModuleNotFoundError: .*nothing_of_that_name"):
         commits.run(base, broken, setting(), cache=tmp_path / "cache")
+    moved = a_revision("moved", a_tree(tmp_path / "3"), "/no-such-python")
+    with pytest.raises(TargetError, match="moved cannot be run: /no-such-python: No such file or directory"):
+        commits.run(base, moved, setting(), cache=tmp_path / "cache")
     with pytest.raises(UsageError, match="there is no folder"):
         commits.run(base, base, setting((("junit", tmp_path / "no" / "x.xml"),)), cache=tmp_path / "cache")
 

@@ -41,13 +41,14 @@ def repository(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
-    """The commands that would build environments; making a venv makes its folder."""
+    """The commands that would build environments; making a venv makes its folder and Python."""
     commands: list[Sequence[str]] = []
 
     def build(command: Sequence[str]) -> None:
         commands.append(command)
         if "venv" in command:
-            Path(command[-1]).mkdir(parents=True)
+            (scripts := Path(command[-1]) / "bin").mkdir(parents=True)
+            (scripts / "python").symlink_to(sys.executable)
 
     monkeypatch.setattr(revisions, "_build", build)
     return commands
@@ -150,6 +151,20 @@ def test_an_unfinished_environment_is_built_again(
             ready(repository, "HEAD", build=True)
     ready(repository, "HEAD", build=True)
     assert len(built) == 2
+
+
+@pytest.mark.parametrize("found", ["no-such-python", "/bin/false"])
+def test_an_environment_whose_python_has_moved_is_built_again(
+    repository: Path, built: list[Sequence[str]], found: str
+) -> None:
+    (first,) = ready(repository, "HEAD", build=True)
+    Path(first.python).unlink()
+    Path(first.python).symlink_to(found)
+    (again,) = ready(repository, "HEAD", build=True)
+    assert again.python == first.python
+    assert len(built) == 4
+    assert ready(repository, "HEAD", build=True) == (again,)
+    assert len(built) == 4
 
 
 def test_no_build_needs_equal_locks(repository: Path) -> None:
