@@ -154,7 +154,7 @@ class LoadProcess:
                 self._child.wait(_STOP_SECONDS)
         self._stream.close()
         if not self._child.end(grace=0.0):
-            raise LoadError(f"load process {self.name} (pid {self.pid}) cannot be ended")
+            raise LoadError(f"load process {self.name} (pid {self.pid}) or what it started cannot be ended")
 
     def __enter__(self) -> LoadProcess:
         return self

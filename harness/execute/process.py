@@ -1,7 +1,8 @@
 """A child process in a group of its own: its last lines, its death, its certain end.
 
-Only groups this module started are ever signalled. All stay in one session: Linux shares cores out among sessions
-(autogroups) first, which makes waking a process dearer, and gives idle priority no meaning between two of them.
+Only groups this module started are ever signalled, and what left them for another. All stay in one session: Linux
+shares cores out among sessions (autogroups) first, which makes waking a process dearer, and gives idle priority no
+meaning between two of them.
 Starting must happen on a thread that outlives the child: Linux delivers the parent-death signal of a load process
 when the starting *thread* ends.
 """
@@ -122,25 +123,30 @@ class Child:
         return f"{how}; last lines: {words}" if words else how
 
     def end(self, grace: float) -> bool:
-        """SIGTERM, wait `grace` seconds, SIGKILL to the whole group; True when nothing of the group is
-        left.
+        """SIGTERM, wait `grace` seconds, SIGKILL to the whole group and to descendants outside it; True when nothing of
+        them is left.
         """
+        # Asked before it ends: then they are nobody's descendants.
+        tree = psutil.Process(self.pid).children(recursive=True) if self.alive() else []
         if self.alive() and grace > 0:
             self._popen.terminate()
             self.wait(grace)
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
+        for process in tree:
+            with suppress(psutil.Error):  # it has ended; what has its number now began at another time and is spared
+                process.kill()
         self.wait(_VERIFY_SECONDS)
-        gone = self._verify()
+        gone = self._verify(tree)
         if gone:
             GUARD.release(self.pid)
         self._out.finish(0.5)
         self._errors.finish(0.5)
         return gone
 
-    def _verify(self) -> bool:
+    def _verify(self, tree: Sequence[psutil.Process]) -> bool:
         deadline = time.monotonic() + _VERIFY_SECONDS
-        while _group_alive(self.pid):
+        while _group_alive(self.pid) or any(map(_runs, tree)):
             if time.monotonic() > deadline:
                 return False
             time.sleep(_POLL_SECONDS)
@@ -162,7 +168,13 @@ def _group_alive(group: int) -> bool:
     except PermissionError:  # macOS answers so for a group of zombies
         return False
     for process in psutil.process_iter():
-        with suppress(psutil.Error, ProcessLookupError):
-            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+        with suppress(ProcessLookupError):
+            if os.getpgid(process.pid) == group and _runs(process):
                 return True
+    return False
+
+
+def _runs(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False

@@ -138,11 +138,11 @@ class Target:
             raise TargetError(f"target {self.name} (pid {self.pid}) died: {how}")
 
     def stop(self, grace: float = 3.0) -> None:
-        """SIGTERM, `grace` seconds, then SIGKILL to its whole group. Raises TargetError only when even that
+        """SIGTERM, `grace` seconds, then SIGKILL to it and all it started. Raises TargetError only when even that
         fails.
         """
         if not self._child.end(grace):
-            raise TargetError(f"target {self.name} (pid {self.pid}) cannot be ended")
+            raise TargetError(f"target {self.name} (pid {self.pid}) or what it started cannot be ended")
 
     def __enter__(self) -> Target:
         return self

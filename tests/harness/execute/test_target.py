@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from harness.errors import TargetError
+from harness.execute import process
 from harness.execute.target import Readiness, Target
 from tests.harness.execute.conftest import write
 from tests.ports import held
@@ -80,6 +81,32 @@ def test_stop_ends_a_target_that_ignores_sigterm_and_its_grandchildren(tmp_path:
     target.stop(grace=0.05)
     assert not psutil.pid_exists(target.pid)
     assert not grandchild.is_running() or grandchild.status() == psutil.STATUS_ZOMBIE
+
+
+APART = (
+    "import json, subprocess, sys, time\n"
+    f"p = subprocess.Popen([sys.executable, '-I', '-S', '-c', {SLEEP!r}], start_new_session=True)\n"
+    "print(json.dumps({'child': p.pid}), flush=True)\ntime.sleep(60)"
+)
+
+
+def test_stop_ends_what_a_target_moved_to_another_session() -> None:
+    target = Target.start(_python(APART), {}, ready_timeout=20)
+    moved = psutil.Process(target.ready["child"])
+    target.stop()
+    assert not moved.is_running() or moved.status() == psutil.STATUS_ZOMBIE
+
+
+def test_what_cannot_be_ended_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = Target.start(_python(APART), {}, ready_timeout=20)
+    moved = psutil.Process(target.ready["child"])
+    with monkeypatch.context() as patched:
+        patched.setattr(psutil.Process, "kill", lambda each: None)
+        patched.setattr(process, "_VERIFY_SECONDS", 0.2)
+        with pytest.raises(TargetError, match=r"\(pid \d+\) or what it started cannot be ended"):
+            target.stop()
+    moved.kill()
+    target.stop()
 
 
 LISTEN = (
