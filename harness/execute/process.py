@@ -84,7 +84,13 @@ class Child:
             process_group=0,
         )
         self.pid = self._popen.pid
-        GUARD.watch(self.pid)
+        try:
+            GUARD.watch(self.pid)
+        except BaseException:  # Ctrl-C: nobody else knows of the program yet
+            with self._popen:
+                os.killpg(self.pid, signal.SIGKILL)
+            GUARD.release(self.pid)
+            raise
         assert self._popen.stdout is not None
         self._out = Tail(self._popen.stdout, on_line)
         self._errors = self._out if self._popen.stderr is None else Tail(self._popen.stderr)
