@@ -16,7 +16,9 @@ import pytest
 
 from harness.errors import LoadError, TargetError
 from harness.execute import burst as bursts
+from harness.execute import host
 from harness.execute.burst import ArmSpec, BlockSpec, BurstSpec, Step
+from harness.execute.counters import LINUX
 from harness.execute.load import LoadProcess
 from harness.execute.wire import OpenSlice, SliceResult, Work
 from harness.measure.records import ArmReading, Sample, Slice
@@ -127,6 +129,16 @@ def test_an_episode_is_sampled_while_it_runs_and_read_after_it_has_settled(plan:
     left = {(each.arm, each.workload): each for each in readings}
     assert {arm: left[arm, "closed"].requests for arm in ("all", "none")} == {row.arm: row.answered for row in rows}
     assert all(each.target_after.descriptors == each.target_idle.descriptors + 4 for each in readings)
+
+
+@pytest.mark.skipif(not LINUX or len(host.cores()) < 2, reason="needs two cores to pin processes to")
+def test_targets_have_the_first_core_and_load_processes_the_second(plan: BurstSpec) -> None:
+    first, second = host.cores()[:2]
+    with bursts.running(plan) as burst:
+        places = [
+            psutil.Process(each.pid).cpu_affinity() for arm in burst._arms.values() for each in (arm.target, arm.load)
+        ]
+    assert places == [[first], [second]] * 2
 
 
 def test_tasks_to_warm_up_with_are_done_once_before_the_first_slice(
