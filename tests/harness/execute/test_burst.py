@@ -20,7 +20,7 @@ from harness.execute import host
 from harness.execute.burst import ArmSpec, BlockSpec, BurstSpec, Step
 from harness.execute.counters import LINUX
 from harness.execute.load import LoadProcess
-from harness.execute.wire import OpenSlice, SliceResult, Work
+from harness.execute.wire import OpenSlice, Samples, SliceResult, Work
 from harness.measure.records import ArmReading, Sample, Slice
 from harness.study.records import Workload
 from tests.harness.execute.conftest import CLIENT, SERVER, write
@@ -168,6 +168,20 @@ def test_tasks_to_warm_up_with_are_done_once_before_the_first_slice(
         (row,) = burst.slices((BlockSpec("open", 0, ("all",), arrivals=ARRIVALS, rate=500.0),))
     assert done == [("slice", 30), ("slice", len(ARRIVALS)), ("slice", len(ARRIVALS))], "at its rate"
     assert row.arrivals == len(ARRIVALS)
+
+
+@pytest.mark.parametrize(
+    ("request_name", "seconds", "rate"), [("ask", 0.5, 40.0), ("no such", 0.5, 100.0), ("ask", 0.0, 0.0)]
+)
+def test_capacity_is_tasks_a_second_and_the_request_of_the_workload_stands_for_its_tasks(
+    plan: BurstSpec, monkeypatch: pytest.MonkeyPatch, request_name: str, seconds: float, rate: float
+) -> None:
+    samples = Samples("ask", bytes(4 * 20)), Samples("then", bytes(4 * 30))
+    told = SliceResult(seconds, 20, 50, 0, {}, 0, 0.1, 0.1, 0, 0.0, samples, said={"E": "why"})
+    monkeypatch.setattr(LoadProcess, "slice", lambda load, order, watch=None: told)
+    workload = msgspec.structs.replace(plan.workloads[0], request=request_name)
+    with bursts.running(msgspec.structs.replace(_one_arm(plan), workloads=(workload,))) as burst:
+        assert burst.capacity("all", "closed") == (rate, {"E": "why"})
 
 
 def test_capacity_is_a_rate_and_leaves_no_row(plan: BurstSpec) -> None:
