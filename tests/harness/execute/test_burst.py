@@ -322,6 +322,28 @@ def test_what_is_told_twice_stands_in_the_row_and_every_arm_draws_alike(tmp_path
     assert len(drawn) == 1
 
 
+TELLS_EVERY_SECOND = """
+from locust import User, task
+
+class Quiet(User):
+    turns = 0
+    @task
+    def ask(self):
+        self.turns += 1
+        if self.turns % 2:
+            self.environment.events.request.fire(
+                request_type="x", name="request", response_time=1.0, response_length=0, exception=None, context={})
+"""
+
+
+def test_what_is_not_told_was_started_all_the_same(tmp_path: Path, plan: BurstSpec) -> None:
+    workload = Workload(name="w", file=write(tmp_path, "second.py", TELLS_EVERY_SECOND), users=1, slice_seconds=0.1)
+    with bursts.running(msgspec.structs.replace(_one_arm(plan), workloads=(workload,))) as burst:
+        (row,) = burst.slices((BlockSpec("w", 0, ("all",)),))
+    assert row.started == row.tasks > row.answered > 0
+    assert row.lost == row.tasks - row.answered
+
+
 def test_a_ready_line_too_long_for_a_variable_travels_in_a_file(tmp_path: Path) -> None:
     command = (sys.executable, write(tmp_path, "long.py", LONG))
     workload = Workload(name="w", file=write(tmp_path, "reads.py", READS_IT), users=1, slice_seconds=0.1)
