@@ -261,8 +261,8 @@ class ConnectionPool(Generic[C]):
             self._retire(seat, "evicted")
             reaped += 1
         for seat in _popped(self._seating.orphans):
+            self._retire(seat, "leaked")  # before the log, whose interrupt would lose the seat for ever
             _log.warning("a lease was dropped without checkin%s", _borrower(seat))
-            self._retire(seat, "leaked")
             reaped += 1
         return reaped
 

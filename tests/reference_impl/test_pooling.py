@@ -843,6 +843,26 @@ def test_a_dropped_lease_gives_its_seat_back(net: Network, caplog: pytest.LogCap
     assert "dropped without checkin" in caplog.text
 
 
+class Interrupting(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        raise KeyboardInterrupt
+
+
+def test_an_interrupt_while_a_dropped_lease_is_told_of_costs_no_seat(net: Network) -> None:
+    pool = net.pool(max_connections_per_peer=1)
+    pool.checkout(PEER)
+    log, interrupting = logging.getLogger("reference_impl.pooling.pool"), Interrupting()
+    log.addHandler(interrupting)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            pool.sweep()
+    finally:
+        log.removeHandler(interrupting)
+    assert net.made[0].closes == 1
+    gauges = pool.gauges()
+    assert (gauges["in_use"], gauges["leaked"], gauges["peers"]) == (0, 1, 0)
+
+
 def test_a_waiter_whose_time_is_up_looks_for_a_leaked_seat(net: Network) -> None:
     pool = net.pool(max_connections_per_peer=1, wait_timeout=0.001)
     leases = [pool.checkout(PEER)]
