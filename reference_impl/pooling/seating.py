@@ -125,8 +125,9 @@ class Seating(Generic[C]):
         """Leave the queue; the seat, if one was handed over before that."""
         with self.lock:
             slot = waiter.slot
-            if waiter.seat is None and waiter in slot.waiters:
-                slot.waiters = deque(other for other in slot.waiters if other is not waiter) or ()
+            if waiter.seat is None and slot.waiters and waiter in slot.waiters:
+                slot.waiters.remove(waiter)
+                slot.waiters = slot.waiters or ()
             return waiter.seat
 
     def decline(self, waiter: Waiter[C]) -> None:

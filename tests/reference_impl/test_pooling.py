@@ -688,6 +688,30 @@ def test_a_timeout_raises_and_leaves_the_queue(net: Network) -> None:
     assert pool.checkout(PEER).connection is net.made[0]
 
 
+@pytest.mark.parametrize("waiting", [2, 1_000])
+def test_to_leave_the_queue_takes_no_step_for_each_who_stays(waiting: int) -> None:
+    seating: Seating[str] = Seating(PoolSettings(max_connections_per_peer=1))
+    seat = seating.request(PEER)
+    waiters = [seating.request(PEER) for _ in range(waiting)]
+    calls: Counter[str] = Counter()
+
+    def leave(waiter: Seat[str] | Waiter[str]) -> None:
+        assert isinstance(waiter, Waiter)
+        sys.setprofile(lambda frame, event, argument: calls.update([event]))
+        try:
+            assert seating.withdraw(waiter) is None
+        finally:
+            sys.setprofile(None)
+
+    leave(waiters.pop(0))
+    assert calls["call"] <= 5
+    while waiters:
+        leave(waiters.pop())
+    assert seating.gauges()["waiting"] == 0
+    assert isinstance(seat, Seat)
+    assert seat.slot.waiters == ()
+
+
 def test_a_failed_connect_of_one_waiter_lets_the_next_try(net: Network) -> None:
     pool = net.pool(max_connections_per_peer=1)
     lease = pool.checkout(PEER)
