@@ -107,16 +107,16 @@ class ConnectionPool(Generic[C]):
         if now >= seat.expires_at:
             self._retire(seat, "evicted")
             return
+        seat.last_used = now
         try:
             self._room.pop()
         except IndexError:
-            if not self._make_room(seat):
-                return
-        seat.last_used = now
-        slot = seat.slot
-        slot.idle.append(seat)
-        if slot.waiters:
-            self._seating.serve(slot)
+            self._squeeze_in(seat)
+        else:
+            slot = seat.slot
+            slot.idle.append(seat)
+            if slot.waiters:
+                self._seating.serve(slot)
         if now >= self._sweep_due:
             self._sweep_step(now)
 
@@ -208,19 +208,22 @@ class ConnectionPool(Generic[C]):
             self._retire(seat, "connect_failures")
             raise
 
-    def _make_room(self, seat: Seat[C]) -> bool:
-        """Close the coldest idle connection and take its token; without one, the seat itself is retired."""
+    def _squeeze_in(self, seat: Seat[C]) -> None:
+        """Without a token: hand the seat to who waits, or keep it in place of the coldest, or retire it."""
+        if self._seating.hand_over(seat):
+            return
         coldest = self._seating.coldest()
         if coldest is None:
             self._retire(seat, "evicted")
-            return False
+            return
         try:
             self._retire(coldest, "evicted")
         except BaseException:
             self._room.append(None)
             self._retire(seat, "evicted")
             raise
-        return True
+        seat.slot.idle.append(seat)
+        self._seating.serve(seat.slot)
 
     def _lend(self, seat: Seat[C]) -> Lease[C]:
         if self._watching:

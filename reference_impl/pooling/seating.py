@@ -138,14 +138,13 @@ class Seating(Generic[C]):
         with self.lock:
             if not hasattr(seat, "connection"):
                 self._vacate(seat)
-                return
-            try:
-                self.room.pop()
-            except IndexError:
-                self.surplus.append(seat)
-                return
-            seat.slot.idle.append(seat)
-            self._serve(seat.slot)
+            elif not self._hand_over(seat):
+                try:
+                    self.room.pop()
+                except IndexError:
+                    self.surplus.append(seat)
+                else:
+                    seat.slot.idle.append(seat)
 
     def swap(self, blank: Seat[C]) -> Seat[C] | None:
         """Another idle seat of the same peer for a blank one, if there is one."""
@@ -171,6 +170,11 @@ class Seating(Generic[C]):
     def count(self, what: str) -> None:
         with self.lock:
             self._tally[what] += 1
+
+    def hand_over(self, seat: Seat[C]) -> bool:
+        """Give the seat, which needs no token then, to who waits longest; False if nobody does."""
+        with self.lock:
+            return self._hand_over(seat)
 
     def serve(self, slot: Slot[C]) -> None:
         """Give what is free to those who wait longest."""
@@ -271,11 +275,17 @@ class Seating(Generic[C]):
 
     def _serve(self, slot: Slot[C]) -> None:
         while slot.waiters and (seat := self._free(slot)) is not None:
-            waiter = slot.waiters.popleft()
-            waiter.seat = seat
-            waiter.wake.release()
+            self._hand_over(seat)
+
+    def _hand_over(self, seat: Seat[C]) -> bool:
+        slot = seat.slot
         if not slot.waiters:
-            slot.waiters = ()
+            return False
+        waiter = slot.waiters.popleft()
+        waiter.seat = seat
+        waiter.wake.release()
+        slot.waiters = slot.waiters or ()
+        return True
 
     def _vacate(self, seat: Seat[C]) -> None:
         slot = seat.slot
