@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from reference_impl import session as session_module
 from reference_impl.buffer_pool import Allocating, BufferSettings, CryptoBufferPool
 from reference_impl.buffer_pool.buffers import PooledBuffer
 from reference_impl.circuit_breaker.breaker import CircuitState
-from reference_impl.dialer import Dialer
+from reference_impl.dialer import Connection, Dialer
 from reference_impl.errors import ChannelError, FrameError, RemoteError
 from reference_impl.optimizations import OPTIMIZATIONS, parse
 from reference_impl.pooling.lease import LeaseError
@@ -552,3 +553,25 @@ def test_a_lease_without_a_request_says_nothing_about_the_peer(running: Start, d
         pass
     dialer.attempts.failed(key)
     assert dialer.attempts.state(key) is CircuitState.OPEN  # type: ignore[attr-defined]
+
+
+def broken_by(connection: Connection, error: BaseException) -> None:
+    """Have the next request over the connection end by `error`, once it is sent."""
+
+    def receive(size: int) -> bytes:
+        raise error
+
+    connection._established.link._recv = receive  # type: ignore[attr-defined]
+
+
+def test_requests_that_break_open_the_breaker_and_one_that_works_forgives(running: Start, dialing: Make) -> None:
+    node, dialer = running(), dialing(circuit_breaker={"failure_threshold": 2, "retries": 0})
+    states = []
+    for breaks in (True, False, True, True):
+        with suppress(ConnectionResetError), dialer.connect(node.peers[0]) as connection:
+            key = connection.key
+            if breaks:
+                broken_by(connection, ConnectionResetError("gone"))
+            connection.request(b"x")
+        states.append(dialer.attempts.state(key))  # type: ignore[attr-defined]
+    assert states == [CircuitState.CLOSED] * 3 + [CircuitState.OPEN]
