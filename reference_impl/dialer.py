@@ -128,7 +128,11 @@ class Connection:
         except AttributeError:
             raise LeaseError(_GIVEN_BACK) from None
         began = _clock()
-        message = established.link.exchange(kind, payload)
+        try:
+            message = established.link.exchange(kind, payload)
+        except OSError:  # told here: by the end of the block its user may have made anything of it
+            self._dialer.attempts.failed(established.key)
+            raise
         self._answered = True
         established.recorder.request(_clock() - began, len(payload), len(message.body))
         if message.kind != OK:
@@ -155,8 +159,6 @@ class Connection:
                 dialer.pool.checkin(self._lease)
             return
         try:
-            if kind is None or issubclass(kind, OSError):
-                dialer.attempts.failed(established.key)
             if kind is None:  # the caller dealt with the error of a request; its connection is over all the same
                 established.guard.release()
             else:

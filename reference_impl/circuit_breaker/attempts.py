@@ -50,7 +50,7 @@ class Attempts(Protocol):
         """A request over an established connection worked (called once per lease that made one)."""
 
     def failed(self, key: Hashable) -> None:
-        """A request over an established connection broke (not an application error)."""
+        """A request over an established connection broke (no application error, no cancellation)."""
 
     def sweep(self) -> int:
         """Forget the breakers that are clean or idle; how many."""

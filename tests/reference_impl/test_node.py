@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import pytest
@@ -575,3 +575,36 @@ def test_requests_that_break_open_the_breaker_and_one_that_works_forgives(runnin
             connection.request(b"x")
         states.append(dialer.attempts.state(key))  # type: ignore[attr-defined]
     assert states == [CircuitState.CLOSED] * 3 + [CircuitState.OPEN]
+
+
+@pytest.mark.parametrize("arm", ["circuit_breaker", "all"])
+@pytest.mark.parametrize("dealt_with", [True, False])
+def test_a_request_that_is_cancelled_says_nothing_about_the_peer(
+    running: Start, dialing: Make, arm: str, dealt_with: bool
+) -> None:
+    node, dialer = running(), dialing(arm, circuit_breaker={"failure_threshold": 1, "retries": 0})
+    with suppress(KeyboardInterrupt), dialer.connect(node.peers[0]) as connection:
+        key = connection.key
+        broken_by(connection, KeyboardInterrupt())
+        with suppress(KeyboardInterrupt) if dealt_with else nullcontext():
+            connection.request(b"x")
+    assert dialer.attempts.state(key) is CircuitState.CLOSED  # type: ignore[attr-defined]
+    assert dialer.pool.gauges()["in_use"] == 0
+
+
+@pytest.mark.parametrize("told_as", [None, OSError, ValueError])
+def test_a_request_that_breaks_counts_whatever_its_caller_makes_of_the_error(
+    running: Start, dialing: Make, told_as: type[Exception] | None
+) -> None:
+    node, dialer = running(), dialing(circuit_breaker={"failure_threshold": 1, "retries": 0})
+    with suppress(OSError, ValueError), dialer.connect(node.peers[0]) as connection:
+        key = connection.key
+        broken_by(connection, FrameError("out of step"))
+        try:
+            connection.request(b"x")
+        except OSError as error:
+            if told_as is not None:
+                raise told_as("in words of the caller's own") from error
+    assert dialer.attempts.state(key) is CircuitState.OPEN  # type: ignore[attr-defined]
+    assert dialer.gauges()["circuit_breaker"]["closed_to_open"] == 1
+    assert dialer.cleanup.open_connections() == 0
