@@ -25,7 +25,7 @@ from reference_impl.service import ECHO, OK, SINK, SIZE, SNAPSHOT, SOURCE, STATS
 from reference_impl.transports.base import Link, Peer, Transport
 
 Key = tuple[bytes, str]
-_clock = time.perf_counter
+_clock = time.monotonic  # the breakers' too, which are told when a request began
 _GIVEN_BACK = "this connection was given back"
 
 
@@ -61,7 +61,7 @@ class Connection:
     # Filled in by `Dialer.connect`: an __init__ would cost a tenth of lending and taking back.
     _dialer: Dialer
     _lease: Lease[Established]
-    _answered: bool
+    _answered: float | None  # when the last request that was answered began
 
     @property
     def _established(self) -> Established:
@@ -131,9 +131,9 @@ class Connection:
         try:
             message = established.link.exchange(kind, payload)
         except OSError:  # told here: by the end of the block its user may have made anything of it
-            self._dialer.attempts.failed(established.key)
+            self._dialer.attempts.failed(established.key, began)
             raise
-        self._answered = True
+        self._answered = began
         established.recorder.request(_clock() - began, len(payload), len(message.body))
         if message.kind != OK:
             with message:
@@ -153,8 +153,8 @@ class Connection:
         dialer = self._dialer
         if established.link.usable:
             try:
-                if self._answered:
-                    dialer.attempts.succeeded(established.key)
+                if self._answered is not None:
+                    dialer.attempts.succeeded(established.key, self._answered)
             finally:
                 dialer.pool.checkin(self._lease)
             return
@@ -207,7 +207,7 @@ class Dialer:
         connection = Connection()
         connection._lease = self.pool.checkout(peer)
         connection._dialer = self
-        connection._answered = False
+        connection._answered = None
         return connection
 
     def _establish(self, peer: Peer) -> Established:

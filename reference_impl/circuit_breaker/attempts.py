@@ -36,7 +36,8 @@ TRANSITIONS = ("closed_to_open", "open_to_half_open", "half_open_to_open", "half
 class Attempts(Protocol):
     """How the dialer reaches a peer that has several transports, and what it learns from each use.
 
-    A key is (peer id, transport name); keys come in the peer's order of preference.
+    A key is (peer id, transport name); keys come in the peer's order of preference. `since`: when a request began, by
+    the clock of the attempts; without it, just now.
     """
 
     def connect(self, keys: Sequence[Hashable], attempt: Callable[[Hashable], C]) -> C:
@@ -46,14 +47,14 @@ class Attempts(Protocol):
         transport is open. What is no failure (the peer's own refusal, cancellation, a bug) goes straight up.
         """
 
-    def succeeded(self, key: Hashable) -> None:
+    def succeeded(self, key: Hashable, since: float = math.inf) -> None:
         """A request over an established connection worked (called once per lease that made one)."""
 
-    def failed(self, key: Hashable) -> None:
+    def failed(self, key: Hashable, since: float = math.inf) -> None:
         """A request over an established connection broke (no application error, no cancellation)."""
 
     def sweep(self) -> int:
-        """Forget the breakers that are clean or idle; how many."""
+        """Forget the breakers that are idle, or clean and never were open; how many."""
 
     def gauges(self) -> dict[str, float]:
         """attempts, retries (rounds), rejected (transports skipped), open, half_open, keys, evicted,
@@ -110,10 +111,10 @@ class FixedRetry:
             yield pause * (1.0 - self._settings.jitter * self._rng.random())
             pause = min(2.0 * pause, self._settings.max_timeout)
 
-    def succeeded(self, key: Hashable) -> None:
+    def succeeded(self, key: Hashable, since: float = math.inf) -> None:
         pass
 
-    def failed(self, key: Hashable) -> None:
+    def failed(self, key: Hashable, since: float = math.inf) -> None:
         pass
 
     def sweep(self) -> int:
@@ -160,11 +161,12 @@ class CircuitBreakers:
     def _through(self, key: Hashable, attempt: Callable[[Hashable], C]) -> C:
         breaker = self._breakers.get(key)
         if breaker is None:
+            began = self._clock()
             try:
                 return attempt(key)
             except self._failures as error:
                 if not isinstance(error, (*self._answers, CircuitOpen)):
-                    self.failed(key)
+                    self.failed(key, began)
                 raise
         permit = breaker.acquire()
         try:
@@ -180,12 +182,12 @@ class CircuitBreakers:
             breaker.succeeded(permit, proven=False)
         return connection
 
-    def succeeded(self, key: Hashable) -> None:
+    def succeeded(self, key: Hashable, since: float = math.inf) -> None:
         breaker = self._breakers.get(key)
         if breaker is not None:
-            breaker.report(worked=True)
+            breaker.report(True, since)
 
-    def failed(self, key: Hashable) -> None:
+    def failed(self, key: Hashable, since: float = math.inf) -> None:
         with self._lock:
             breaker = self._breakers.get(key)
             if breaker is not None:
@@ -195,7 +197,7 @@ class CircuitBreakers:
             else:
                 self._counts["untracked"] += 1
         if breaker is not None:
-            breaker.report(worked=False)
+            breaker.report(False, since)
 
     def _make_room(self) -> bool:
         """Whether there is place for one more breaker, after forgetting an old one if need be. O(1)."""

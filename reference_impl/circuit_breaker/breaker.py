@@ -118,13 +118,14 @@ Listener = Callable[[Transition], None]
 
 
 class Permit:
-    """Leave to make one call: shared by all calls of a closed generation, one per trial while half-open."""
+    """Leave to make one call: shared by all of a closed generation, which began at `since`; a trial's is its own."""
 
-    __slots__ = ("deadline", "generation", "pending")
+    __slots__ = ("deadline", "generation", "pending", "since")
 
-    def __init__(self, generation: int, deadline: float = math.inf) -> None:
+    def __init__(self, generation: int, *, deadline: float = math.inf, since: float = -math.inf) -> None:
         self.generation = generation
         self.deadline = deadline
+        self.since = since
         self.pending = True
 
     @property
@@ -254,19 +255,24 @@ class CircuitBreaker:
         else:
             self.released(permit)
 
-    def report(self, worked: bool) -> None:
-        """The result of something nobody asked a permit for; it counts only while closed."""
+    def report(self, worked: bool, since: float = math.inf) -> None:
+        """The result of something nobody asked a permit for; it counts only while closed, if it began in this state.
+
+        `since`: when it began, by the breaker's clock. Without it, it counts as begun just now.
+        """
         permit = self._closed
-        if permit is not None:
+        if permit is not None and since >= permit.since:
             (self.succeeded if worked else self.failed)(permit)
 
     def expendable(self, now: float, *, pressed: bool = False) -> bool:
-        """Whether little is lost by forgetting this breaker: it is clean, or nobody used it for max_timeout.
+        """Whether little is lost by forgetting this breaker: it is clean and has never been open, or nobody used it for
+        max_timeout. One that has been open knows which results are from before.
 
-        When `pressed` for room, the failures a closed breaker remembers are little enough.
+        When `pressed` for room, what a closed breaker remembers is little enough.
         """
         idle = now - self._active_until >= self._settings.max_timeout
-        return idle or (self._closed is not None and (pressed or not self._outcomes))
+        clean = not (self._outcomes or self._generation)
+        return idle or (self._closed is not None and (pressed or clean))
 
     def after_fork(self) -> None:
         self._lock = threading.Lock()
@@ -286,7 +292,7 @@ class CircuitBreaker:
         if len(self._trials) >= self._settings.half_open_max_calls:
             self._no_permit_before = min(trial.deadline for trial in self._trials)
             return None
-        permit = Permit(self._generation, now + self._settings.trial_timeout)
+        permit = Permit(self._generation, deadline=now + self._settings.trial_timeout)
         self._trials.add(permit)
         self._active_until = permit.deadline
         return permit
@@ -315,7 +321,7 @@ class CircuitBreaker:
         if proven:
             self._open_for = self._settings.timeout
         self._change(CircuitState.CLOSED, now)
-        self._closed = Permit(self._generation)
+        self._closed = Permit(self._generation, since=now)
 
     def _change(self, after: CircuitState, now: float) -> None:
         self._generation += 1

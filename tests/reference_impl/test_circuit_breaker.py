@@ -579,7 +579,7 @@ class BreakerMachine(RuleBasedStateMachine):
         self.heard: list[Transition] = []
         self.breaker = CircuitBreaker(self.settings, self.clock, listeners=(self.heard.append,))
         self.permits: list[tuple[Permit, int]] = []  # with the model's generation
-        self.state, self.generation = CLOSED, 0
+        self.state, self.generation, self.closed_since = CLOSED, 0, -math.inf
         self.outcomes: list[bool] = []
         self.open_for, self.open_until = 2.0, -math.inf
         self.out: dict[int, float] = {}  # id of a trial's permit: deadline
@@ -593,6 +593,7 @@ class BreakerMachine(RuleBasedStateMachine):
             self.open_until = self.clock.now + self.open_for
             self.open_for = min(8.0, 2 * self.open_for)
         if state is CLOSED:
+            self.closed_since = self.clock.now
             self.open_for = 2.0
 
     @rule(seconds=st.sampled_from([0.0, 0.5, 1.0, 2.0, 4.0, 8.0]))
@@ -634,10 +635,11 @@ class BreakerMachine(RuleBasedStateMachine):
             elif self.good >= self.settings.success_threshold:
                 self.move(CLOSED)
 
-    @rule(worked=st.booleans())
-    def report(self, worked: bool) -> None:
-        self.breaker.report(worked)
-        if self.state is CLOSED:
+    @rule(worked=st.booleans(), age=st.sampled_from([0.0, 0.5, 100.0]))
+    def report(self, worked: bool, age: float) -> None:
+        since = self.clock.now - age
+        self.breaker.report(worked, since)
+        if self.state is CLOSED and since >= self.closed_since:
             self.closed_result("succeeded" if worked else "failed")
 
     def closed_result(self, result: str) -> None:
@@ -888,6 +890,58 @@ def test_requests_that_work_clear_the_failures() -> None:
         breakers.failed(KEYS[0])
         breakers.succeeded(KEYS[0])
     assert breakers.gauges()["open"] == 0
+
+
+def through_an_outage(breakers: CircuitBreakers, clock: Clock, key: Hashable) -> None:
+    """The key's breaker opens and closes again, and then there is a round of housekeeping."""
+    while breakers.state(key) is not OPEN:
+        breakers.failed(key, clock.now)
+    clock.now += 12.0
+    for _ in range(2):
+        breakers.connect([key], Network())
+    assert breakers.state(key) is CLOSED
+    clock.now += 5.0
+    breakers.sweep()
+
+
+def test_requests_from_before_an_outage_say_nothing_of_what_is_after_it() -> None:
+    clock, key = Clock(), KEYS[0]
+    breakers, _ = wired(CircuitBreakers, clock, failure_threshold=2, retries=0)
+    before = clock.now
+    through_an_outage(breakers, clock, key)
+    for _ in range(5):
+        breakers.failed(key, before)
+    assert breakers.state(key) is CLOSED
+    breakers.failed(key, clock.now)
+    breakers.succeeded(key, before)
+    assert breakers.state(key) is CLOSED
+    breakers.failed(key, clock.now)
+    assert breakers.state(key) is OPEN
+
+
+def test_nor_does_a_dial_from_before_an_outage() -> None:
+    clock, key = Clock(), KEYS[0]
+    breakers, _ = wired(CircuitBreakers, clock, failure_threshold=1, retries=0)
+
+    def hang(key: Hashable) -> None:
+        through_an_outage(breakers, clock, key)
+        fail()
+
+    with pytest.raises(OSError, match="down"):
+        breakers.connect([key], hang)
+    assert breakers.state(key) is CLOSED
+    with pytest.raises(OSError, match="down"):
+        breakers.connect([key], lambda key: fail())
+    assert breakers.state(key) is OPEN
+
+
+def test_a_breaker_that_has_been_open_is_forgotten_when_nobody_used_it_for_long() -> None:
+    clock, key = Clock(), KEYS[0]
+    breakers, _ = wired(CircuitBreakers, clock, max_timeout=20.0, trial_timeout=10.0)
+    through_an_outage(breakers, clock, key)
+    assert breakers.gauges()["keys"] == 1
+    clock.now += 25.0
+    assert breakers.sweep() == 1
 
 
 def test_a_cancelled_dial_returns_the_trial_s_permit() -> None:

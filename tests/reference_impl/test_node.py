@@ -16,7 +16,7 @@ from reference_impl import assemble
 from reference_impl import session as session_module
 from reference_impl.buffer_pool import Allocating, BufferSettings, CryptoBufferPool
 from reference_impl.buffer_pool.buffers import PooledBuffer
-from reference_impl.circuit_breaker.breaker import CircuitState
+from reference_impl.circuit_breaker.breaker import CircuitOpen, CircuitState
 from reference_impl.dialer import Connection, Dialer
 from reference_impl.errors import ChannelError, FrameError, RemoteError
 from reference_impl.optimizations import OPTIMIZATIONS, parse
@@ -608,3 +608,46 @@ def test_a_request_that_breaks_counts_whatever_its_caller_makes_of_the_error(
     assert dialer.attempts.state(key) is CircuitState.OPEN  # type: ignore[attr-defined]
     assert dialer.gauges()["circuit_breaker"]["closed_to_open"] == 1
     assert dialer.cleanup.open_connections() == 0
+
+
+def opens_and_closes(dialer: Dialer, key: tuple[bytes, str]) -> None:
+    """An outage, as others see it who use the same peer."""
+    attempts: Any = dialer.attempts
+
+    def dial() -> bool:
+        with suppress(CircuitOpen):
+            attempts.connect([key], id)
+        return attempts.state(key) is CircuitState.CLOSED
+
+    while attempts.state(key) is CircuitState.CLOSED:
+        attempts.failed(key)
+    assert wait_until(dial)
+
+
+SHORT_OUTAGE = {"failure_threshold": 2, "success_threshold": 1, "timeout": 0.001, "retries": 0}
+
+
+def test_a_request_from_before_an_outage_that_breaks_after_it_does_not_count(running: Start, dialing: Make) -> None:
+    node, dialer = running(), dialing(circuit_breaker={**SHORT_OUTAGE, "failure_threshold": 1})
+
+    def hang(size: int) -> bytes:
+        opens_and_closes(dialer, key)
+        raise TimeoutError
+
+    with suppress(TimeoutError), dialer.connect(node.peers[0]) as connection:
+        key = connection.key
+        connection._established.link._recv = hang  # type: ignore[attr-defined]
+        connection.request(b"x")
+    assert dialer.attempts.state(key) is CircuitState.CLOSED  # type: ignore[attr-defined]
+    assert dialer.gauges()["circuit_breaker"]["closed_to_open"] == 1
+
+
+def test_an_answer_from_before_an_outage_forgives_nothing_after_it(running: Start, dialing: Make) -> None:
+    node, dialer = running(), dialing(circuit_breaker=SHORT_OUTAGE)
+    with dialer.connect(node.peers[0]) as connection:
+        key = connection.key
+        connection.request(b"x")
+        opens_and_closes(dialer, key)
+        dialer.attempts.failed(key)
+    dialer.attempts.failed(key)
+    assert dialer.attempts.state(key) is CircuitState.OPEN  # type: ignore[attr-defined]
