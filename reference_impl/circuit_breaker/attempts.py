@@ -24,6 +24,7 @@ from reference_impl.circuit_breaker.breaker import (
     CircuitState,
     Errors,
     Listener,
+    Permit,
     Transition,
 )
 from reference_impl.optimizations import Switch
@@ -160,15 +161,21 @@ class CircuitBreakers:
 
     def _through(self, key: Hashable, attempt: Callable[[Hashable], C]) -> C:
         breaker = self._breakers.get(key)
-        if breaker is None:
-            began = self._clock()
-            try:
-                return attempt(key)
-            except self._failures as error:
-                if not isinstance(error, (*self._answers, CircuitOpen)):
-                    self.failed(key, began)
-                raise
-        permit = breaker.acquire()
+        if breaker is not None and (permit := breaker.acquire()).trial:
+            return self._try(key, attempt, breaker, permit)
+        began = self._clock()
+        try:
+            return attempt(key)
+        except self._answers:
+            self.succeeded(key, began)
+            raise
+        except self._failures as error:
+            if not isinstance(error, CircuitOpen):
+                self.failed(key, began)  # by the key: a closed breaker may have been forgotten meanwhile
+            raise
+
+    def _try(self, key: Hashable, attempt: Callable[[Hashable], C], breaker: CircuitBreaker, permit: Permit) -> C:
+        """The trial that `permit` allows."""
         try:
             connection = attempt(key)
         except BaseException as error:
@@ -178,8 +185,7 @@ class CircuitBreakers:
                     if key in self._breakers:
                         self._breakers.move_to_end(key)
             raise
-        if permit.trial:
-            breaker.succeeded(permit, proven=False)
+        breaker.succeeded(permit, proven=False)
         return connection
 
     def succeeded(self, key: Hashable, since: float = math.inf) -> None:

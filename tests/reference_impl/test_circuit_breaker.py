@@ -994,6 +994,36 @@ def test_a_breaker_with_a_trial_out_is_not_forgotten() -> None:
     assert breakers.gauges()["half_open_to_open"] == 1
 
 
+@pytest.mark.parametrize("known_again", [True, False])
+def test_a_dial_whose_breaker_was_forgotten_meanwhile_counts_in_the_current_one(known_again: bool) -> None:
+    heard: list[Transition] = []
+    breakers, _ = wired(CircuitBreakers, listeners=(heard.append,), failure_threshold=2, retries=0)
+    breakers.failed("peer")
+
+    def attempt(key: Hashable) -> None:
+        breakers.succeeded("peer")
+        assert breakers.sweep() == 1
+        if known_again:
+            breakers.failed("peer")
+        fail()
+
+    with pytest.raises(OSError, match="down"):
+        breakers.connect(["peer"], attempt)
+    if not known_again:
+        breakers.failed("peer")
+    assert breakers.state("peer") is OPEN
+    assert len(heard) == 1
+
+
+def test_what_a_healthy_peer_answers_to_a_dial_clears_the_failures() -> None:
+    breakers, _ = wired(CircuitBreakers, answers=(Rejected,), failure_threshold=2, retries=0)
+    for _ in range(3):
+        breakers.failed("peer")
+        with pytest.raises(Rejected):
+            breakers.connect(["peer"], lambda key: fail(Rejected()))
+    assert breakers.state("peer") is CLOSED
+
+
 def test_a_full_map_forgets_closed_breakers_before_open_ones() -> None:
     clock = Clock()
     breakers, _ = wired(CircuitBreakers, clock, failure_threshold=2, max_keys=3, max_timeout=5.0)
