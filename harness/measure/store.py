@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -133,10 +133,15 @@ class Store:
         return sum(burst.complete for burst in self._rows("select row from burst", Burst))
 
     def close(self) -> None:
-        """Fold the log of what was written into the one file, so that the folder can be copied as it stands."""
-        with _explained(self.folder):
+        """Fold the log of what was written into the one file, so that the folder can be copied as it stands.
+
+        A disk too full for that is no error: the rows stay in the log.
+        """
+        try:
             if self._writable:
-                self._connection.execute("pragma wal_checkpoint(truncate)")
+                with suppress(sqlite3.Error):
+                    self._connection.execute("pragma wal_checkpoint(truncate)")
+        finally:
             self._connection.close()
 
     def __enter__(self) -> Store:

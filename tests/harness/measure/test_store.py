@@ -325,3 +325,19 @@ def test_a_file_that_may_not_grow_is_a_store_error(tmp_path: Path) -> None:
     assert done.stderr.startswith("store error: ")
     with Store.open(tmp_path / "run") as store:
         assert [row.block for row in store.measured().slices] == [int(number) for number in done.stdout.split()]
+
+
+def test_a_disk_too_full_to_fold_the_log_is_no_error_and_takes_no_row(tmp_path: Path) -> None:
+    """It would replace the error that really ended the run, or a good end."""
+    store = Store.create(tmp_path / "run")
+    store.add_slice(ROW)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((store.folder / FILE).stat().st_size, hard))
+    try:
+        store.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with pytest.raises(StoreError, match="closed database"):
+        store.measured()
+    with Store.read(store.folder) as reader:
+        assert reader.measured().slices == (ROW,)
