@@ -21,23 +21,17 @@ SHOWN = 4
 
 
 class RunDisplay:
-    """A live display on a terminal; a line per burst elsewhere. Use as a context manager.
+    """A live display on a terminal; a line per burst elsewhere. Use as a context manager."""
 
-    `seconds` is the study's budget, `spent` what an interrupted run has already used of it.
-    """
-
-    def __init__(
-        self, console: Console, seconds: float, spent: float = 0.0, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console
-        self._seconds = seconds
-        self._spent = spent
+        self._seconds = self._spent = 0.0
         self._clock = clock
         self._since: float | None = None
         self._progress = Progress(
             TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[left]}")
         )
-        self._task = self._progress.add_task("starting", total=seconds, left="")
+        self._task = self._progress.add_task("starting", total=None, left="")
         self._step = Text("")
         self._estimates: Table | Text = Text("")
         self._live = Live(console=console, refresh_per_second=4, get_renderable=self.renderable)
@@ -52,11 +46,10 @@ class RunDisplay:
             self._estimates = Text("")  # the result that follows says it better
             self._live.stop()
 
-    def forecast(self, expected: Forecast) -> None:
-        """Say what is ahead."""
-        self._seconds = expected.lasts
+    def forecast(self, expected: Forecast, spent: float, left: float) -> None:
+        """Say what is ahead: `left` seconds, after the `spent` ones that an interrupted run has measured before."""
+        self._spent, self._seconds = spent, spent + left
         self._progress.update(self._task, total=self._seconds)
-        left = max(0.0, self._seconds - self._spent)
         self._console.print(
             f"measuring for about {_duration(left)}, in bursts of about {expected.burst_seconds:.0f} s", highlight=False
         )

@@ -39,7 +39,7 @@ Start = Callable[[schedule.BurstPlan, Playing], burst.BurstSpec]
 class Display(Protocol):
     """What a person sees while it runs."""
 
-    def forecast(self, expected: budget.Forecast) -> None: ...
+    def forecast(self, expected: budget.Forecast, spent: float, left: float) -> None: ...
     def step(self, step: burst.Step) -> None: ...
     def burst_done(self, number: int, spent: float, left: float, so_far: Sequence[Verdict]) -> None: ...
 
@@ -69,7 +69,12 @@ def run(study: Study, store: Store, directory: Path, display: Display, steering:
     """
     layout, steering = arms.layout(study), steering or Steering(study)
     forecast = budget.forecast(study, layout)
-    display.forecast(forecast)
+    done, spent = store.complete_bursts(), store.find("spent", float) or 0.0
+
+    def to_go() -> float:
+        return budget.left(study, forecast, done, spent, budget.foreseen(study, layout, done))
+
+    display.forecast(forecast, spent, to_go())
 
     def start(plan: schedule.BurstPlan, playing: Playing) -> burst.BurstSpec:
         return steering.processes(plan, _processes(study, plan.arms, plan.number, playing, directory))
@@ -79,11 +84,6 @@ def run(study: Study, store: Store, directory: Path, display: Display, steering:
         rates = _calibrate(study, layout, start, display)
         store.put("rates", rates)
     measured = store.measured()
-    done, spent = store.complete_bursts(), store.find("spent", float) or 0.0
-
-    def to_go() -> float:
-        return budget.left(study, forecast, done, spent, budget.foreseen(study, layout, done))
-
     begun = store.next_burst()
     for plan in schedule.schedule(study, layout, begun, lost=begun - done):
         if not to_go():

@@ -179,7 +179,7 @@ def _measure(study: Study, store: Store, console: Console, *, strict: bool) -> i
     store.put("complete", False)
     store.put("ended_by", "")
     try:
-        with RunDisplay(console, study.budget.seconds, store.find("spent", float) or 0.0) as display:
+        with RunDisplay(console) as display:
             pipeline.run(study, store, directory, display)
         store.put("complete", True)
     except (KeyboardInterrupt, BenchError) as error:

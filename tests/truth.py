@@ -215,7 +215,7 @@ class Progress:
     def __init__(self, name: str) -> None:
         self._name = name
 
-    def forecast(self, expected: Forecast) -> None:
+    def forecast(self, expected: Forecast, spent: float, left: float) -> None:
         """Not shown."""
 
     def step(self, step: Step) -> None:

@@ -167,7 +167,7 @@ def doctor(
     found = examining.machine()
     console.print(doctor_view.findings(found))
     if minutes:
-        with RunDisplay(console, 60.0 * minutes) as display:
+        with RunDisplay(console) as display:
             equal = examining.equal(60.0 * minutes, display)
         console.print(doctor_view.equal(equal))
         found += fitness.findings(equal)

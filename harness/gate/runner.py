@@ -172,7 +172,7 @@ class DuelDisplay(RunDisplay):
     """After each burst the estimates, and how much of the evidence for either word is there."""
 
     def __init__(self, console: Console, steering: DuelSteering) -> None:
-        super().__init__(console, steering.asked.study.budget.seconds)
+        super().__init__(console)
         self._steering = steering
 
     def burst_done(self, number: int, spent: float, left: float, so_far: Sequence[Verdict]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 
 import pytest
@@ -46,8 +45,8 @@ def rendered(display: RunDisplay) -> str:
 
 def test_a_log_gets_the_plan_and_a_line_per_burst(so_far: tuple[Verdict, ...]) -> None:
     out, clock = console(terminal=False), Clock()
-    with RunDisplay(out, 165.0, clock=clock) as display:
-        display.forecast(FORECAST)
+    with RunDisplay(out, clock) as display:
+        display.forecast(FORECAST, 0.0, 165.0)
         display.step(Step("slice", "none", "surge"))
         display.burst_done(0, 40.0, 125.0, so_far)
     first, second = text(out).splitlines()
@@ -63,7 +62,7 @@ def test_a_log_gets_the_plan_and_a_line_per_burst(so_far: tuple[Verdict, ...]) -
 def test_a_log_line_without_evidence_and_one_without_expectations() -> None:
     out = console(terminal=False)
     few = a_run(STUDY, {"all": 0.25}, bursts=2)
-    with RunDisplay(out, 30.0, clock=Clock()) as display:
+    with RunDisplay(out, Clock()) as display:
         display.burst_done(1, 10.0, 20.0, interim(STUDY, few))
         display.burst_done(2, 20.0, 0.0, interim(a_study(), few))
     first, second = text(out).splitlines()
@@ -73,8 +72,9 @@ def test_a_log_line_without_evidence_and_one_without_expectations() -> None:
 
 def test_a_terminal_shows_what_is_running_the_time_left_and_the_estimates(so_far: tuple[Verdict, ...]) -> None:
     out, clock = console(terminal=True), Clock()
-    with RunDisplay(out, 165.0, clock=clock) as display:
+    with RunDisplay(out, clock) as display:
         assert "starting" in rendered(display)
+        display.forecast(FORECAST, 0.0, 165.0)
         clock.now += 500.0  # a slow start is not measuring
         display.step(Step("warm-up", "first-day-reuse", "dial"))
         clock.now += 33.0
@@ -94,14 +94,9 @@ def test_a_terminal_shows_what_is_running_the_time_left_and_the_estimates(so_far
 
 def test_a_resumed_run_starts_where_it_stopped() -> None:
     out, clock = console(terminal=False), Clock()
-    display = RunDisplay(out, 100.0, spent=60.0, clock=clock)
-    display.forecast(dataclasses.replace(FORECAST, lasts=100.0))
+    display = RunDisplay(out, clock)
+    display.forecast(FORECAST, 60.0, 40.0)
     display.step(Step("starting target", "none"))
     assert "measuring for about 40 s" in text(out)
-    shorter = RunDisplay(out, 100.0, clock=clock)
-    shorter.forecast(Forecast(bursts=9, burst_seconds=20.0, seconds=180.0, lasts=180.0, proofs=()))
-    assert "measuring for about 3:00 min" in text(out)  # the fewest bursts need more than the budget
-    shorter.burst_done(4, 100.0, 80.0, interim(a_study(), a_run(a_study(), {}, bursts=2)))
-    assert "burst 5 done, about 1:20 min to go" in text(out)
     assert "60%" in rendered(display)
     assert "about 40 s to go" in rendered(display)

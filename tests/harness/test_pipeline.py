@@ -25,6 +25,7 @@ from harness.execute.burst import BlockSpec, BurstSpec, Step
 from harness.measure.records import ArmReading, Burst, Memory, Sample, Slice
 from harness.measure.store import Store
 from harness.pipeline import Rates, Steering
+from harness.plan import budget
 from harness.plan.arms import layout
 from harness.plan.budget import Forecast
 from harness.plan.schedule import burst
@@ -157,9 +158,16 @@ class Playing:
 class Silent:
     """A display nobody looks at."""
 
-    def forecast(self, expected: Forecast) -> None: ...
+    def forecast(self, expected: Forecast, spent: float, left: float) -> None: ...
     def step(self, step: Step) -> None: ...
     def burst_done(self, number: int, spent: float, left: float, so_far: Sequence[Verdict]) -> None: ...
+
+
+class Foretold(Silent):
+    """A display that keeps what it is told before the first burst."""
+
+    def forecast(self, expected: Forecast, spent: float, left: float) -> None:
+        self.spent, self.left = spent, left
 
 
 def play(study: Study, store: Store, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,6 +211,22 @@ def test_a_rate_once_found_is_kept_over_a_resumption(store: Store, monkeypatch: 
     assert {block.rate for block in again.blocks} == {50.0}
     assert [each.number for each in store.measured().bursts] == [0, 1, 2]
     assert all(each.others is not None and each.stolen is not None for each in store.measured().bursts)
+
+
+@pytest.mark.parametrize(("done", "spent", "left"), [(0, 0.0, 4.0), (2, 8.0, 8.0), (4, 16.0, 0.0)])
+def test_what_is_told_to_be_left_of_a_slow_run_is_as_long_as_its_bursts_were(
+    store: Store, monkeypatch: pytest.MonkeyPatch, done: int, spent: float, left: float
+) -> None:
+    """In units of a burst as forecast: four are asked for, and each took four times as long."""
+    study = short(CLOSED, bursts=4)
+    each = budget.burst_seconds(study, layout(study), budget.Costs())
+    for number in range(done):
+        store.add_burst(Burst(number, burst(study, layout(study), number).arms, 1.0, complete=True))
+    store.put("spent", spent * each)
+    monkeypatch.setattr(processes, "running", Script().running)
+    display = Foretold()
+    pipeline.run(study, store, Path(), display)
+    assert (display.spent, display.left) == pytest.approx((spent * each, left * each))
 
 
 def test_a_burst_that_was_cut_short_is_played_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
