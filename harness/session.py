@@ -273,10 +273,12 @@ def shown(path: Path) -> str:
 
 
 def exit_code(analysis: Analysis, *, strict: bool) -> int:
-    """0 valid (strict: and everything met), 1 missed, 3 undecided, 4 invalid."""
+    """0 valid (strict: and something met, the rest not measurable), 1 missed, 3 undecided, 4 invalid."""
     if not analysis.valid:
         return 4
     outcomes = {verdict.outcome for verdict in analysis.verdicts}
-    if strict and "MISSED" in outcomes:
+    if not strict:
+        return 0
+    if "MISSED" in outcomes:
         return 1
-    return 3 if strict and "INCONCLUSIVE" in outcomes else 0
+    return 0 if "MET" in outcomes and "INCONCLUSIVE" not in outcomes else 3

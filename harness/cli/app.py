@@ -67,7 +67,7 @@ def run(
         bool, typer.Option("--dry-run", help="Only show the schedule, its time, and what it can prove.")
     ] = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit 1 when an expectation is missed, 3 when one is undecided.")
+        bool, typer.Option("--strict", help="Exit 1 when an expectation is missed, 3 when one is open or none is met.")
     ] = False,
     runs_folder: RunsOption = RUNS,
 ) -> None:

@@ -37,6 +37,7 @@ from tests.harness.analyse.synthetic import a_run, a_study
 
 MET = Expectation(name="met", claim="x2", workload="surge", metric="throughput", at_least=2.0)
 MISSED = Expectation(name="missed", claim="x9", workload="surge", metric="throughput", at_least=9.0)
+UNSEEN = Expectation(name="unseen", claim="x0.5", workload="surge", metric="cache_misses_per_request", at_most=0.5)
 OPEN = Expectation(name="open", claim="x4", workload="surge", metric="throughput", at_least=4.0)
 COMMANDS = tuple(typer.main.get_command(app.app).commands)  # type: ignore[attr-defined]
 
@@ -408,7 +409,16 @@ def test_a_complete_run_is_not_measured_again(bench: Bench, tmp_path: Path, monk
 @pytest.mark.parametrize("complete", [True, False])
 @pytest.mark.parametrize(
     ("expectations", "strict", "code"),
-    [((MET,), (), 0), ((MET,), ("--strict",), 0), ((MET, MISSED), ("--strict",), 1), ((OPEN,), ("--strict",), 3)],
+    [
+        ((MET,), (), 0),
+        ((MET,), ("--strict",), 0),
+        ((MET, MISSED), ("--strict",), 1),
+        ((OPEN,), ("--strict",), 3),
+        ((MET, UNSEEN), ("--strict",), 0),
+        ((UNSEEN,), ("--strict",), 3),
+        ((), ("--strict",), 3),
+        ((), (), 0),
+    ],
 )
 def test_exit_codes_of_a_run_whose_bursts_are_all_there(
     bench: Bench,
