@@ -8,7 +8,6 @@ runs beside it.
 from __future__ import annotations
 
 import os
-import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from harness.gate import runner, two_arms
 from harness.gate.rules import Policy
 from harness.gate.runner import Setting
 from harness.plan.arms import hidden_name
+from harness.study.check import MOST_ARRIVALS, says_when_ready
 from harness.study.records import PLACEHOLDER, Arm, Target, Workload
 
 A, B = "a", "b"
@@ -68,8 +68,9 @@ def duel(ask: Ask, policy: Policy = POLICY) -> two_arms.Duel:
         raise UsageError(f"-f {ask.file}: there is no such Locust file")
     a, b = target(ask.a, ask.ready, "--a"), target(ask.b, ask.ready, "--b")
     seconds = max(SLICE_SECONDS, ARRIVALS / ask.rate) if ask.rate else SLICE_SECONDS
-    if seconds > LONGEST_SLICE:
-        raise UsageError(f"--rate {ask.rate:g}; expected 0 or at least {ARRIVALS / LONGEST_SLICE:g} arrivals a second")
+    least, most = ARRIVALS / LONGEST_SLICE, MOST_ARRIVALS / SLICE_SECONDS
+    if ask.rate and not least <= ask.rate <= most:
+        raise UsageError(f"--rate {ask.rate:g}; expected 0, or from {least:g} to {most:,.0f} arrivals a second")
     workload = Workload(
         name=ask.file.stem,
         file=str(ask.file.resolve()),
@@ -112,12 +113,6 @@ def _ready(ready: str, placed: bool) -> str:
         return f"port:{LOOPBACK}:{PLACEHOLDER}"
     if kind == "url" and value.startswith("/"):
         return f"url:http://{LOOPBACK}:{PLACEHOLDER}{value}"
-    if kind == "pattern" and value:
-        try:
-            re.compile(value)
-        except re.error as error:
-            raise UsageError(f"--ready {ready!r}: {error}; expected a regular expression") from error
-        return ready
-    if ready == "line" or (kind in ("port", "url") and value):
+    if says_when_ready(ready):
         return ready
     raise UsageError(f"--ready {ready!r}; expected line, port, port:HOST:PORT, url:URL, url:/PATH or pattern:REGEX")

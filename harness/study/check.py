@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
+from urllib.parse import urlsplit
 
 from harness.errors import StudyError
 from harness.measure.metrics import METRICS, Metric
@@ -25,6 +26,8 @@ Rule = tuple[str, Callable[[Any], object], str]
 
 ARRIVALS = 10
 "that a slice of an open workload must have, so that none is without any"
+MOST_ARRIVALS = 10_000_000
+"that a stretch of one may have: each is decided, and sent to the load process, before the first"
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 _STUDY: Sequence[Rule] = (
     ("name", _NAME.fullmatch, "letters, digits, '.', '_' and '-', as it names the run's folder"),
@@ -63,19 +66,25 @@ def _no_nul(text: Iterable[str]) -> bool:
     return "\0" not in "".join(text)
 
 
-def _says_when_ready(ready: str) -> bool:
-    if ready.startswith("pattern:"):
-        try:
-            re.compile(ready.removeprefix("pattern:"))
-        except re.error:
-            return False
-    return re.fullmatch(r"line|port:.*:(\d+|\{port\})|url:.+|pattern:.+", ready) is not None
+def says_when_ready(ready: str) -> bool:
+    """Whether it is of one of the four kinds, with a place or a pattern that can be read."""
+    kind, _, value = ready.partition(":")
+    try:
+        if kind == "port":
+            value.rpartition(":")[0].encode("idna")
+        elif kind == "url":
+            urlsplit(value)
+        elif kind == "pattern":
+            re.compile(value)
+    except (ValueError, re.error):
+        return False
+    return re.fullmatch(r"line|port:.*:(\d{1,5}|\{port\})|url:.+|pattern:.+", ready) is not None
 
 
 _TARGET: Sequence[Rule] = (
     ("command", _no_nul, "words without a NUL byte"),
     ("peers", lambda v: 1 <= v <= 2_000, "a whole number from 1 to 2000, all of whom the ready line can name"),
-    ("ready", _says_when_ready, "line, port:HOST:PORT, url:URL or pattern:REGEX"),
+    ("ready", says_when_ready, "line, port:HOST:PORT, url:URL or pattern:REGEX"),
 )
 _SIDE: Sequence[Rule] = (("args", _no_nul, "words without a NUL byte"),)
 _ARM: Sequence[Rule] = (
@@ -184,6 +193,10 @@ def _workload(study: Study, workload: Workload, where: Where, resolve: Resolve) 
     yield from _unknown_arms(study, workload.arms, (*where, "arms"))
     times = [second for second, _ in workload.shape]
     rates = [rate for _, rate in workload.shape]
+    longest = max(workload.slice_seconds, workload.segment_seconds, workload.episode_seconds)
+    if (highest := max(rates, default=workload.rate)) * longest > MOST_ARRIVALS:
+        found = f"has up to {highest:g} arrivals a second, for {longest:g} s"
+        yield (*where, "shape" if rates else "rate"), f"{found}; expected at most {MOST_ARRIVALS:,} a stretch"
     if not all(math.isfinite(each) and each >= 0 for each in (*times, *rates)):
         yield (*where, "shape"), "expected finite times and rates, none negative"
     elif any(later <= earlier for earlier, later in pairwise(times)):

@@ -121,9 +121,10 @@ def test_an_open_rate_and_one_request(file: Path) -> None:
     assert asked.study.budget.blocks == MAX_PAIRS  # the pairs of a burst share a layout: the margins allow for so many
 
 
-def test_a_rate_too_low_for_slices_is_refused(file: Path) -> None:
-    with pytest.raises(UsageError, match=r"--rate 5; expected 0 or at least 10 arrivals a second"):
-        duel(Ask(file, "x", "y", rate=5.0))
+def test_a_rate_too_low_or_too_high_for_slices_is_refused(file: Path) -> None:
+    for rate, shown in ((5.0, "5"), (1e12, r"1e\+12")):
+        with pytest.raises(UsageError, match=rf"--rate {shown}; expected 0, or from 10 to 100,000,000 arrivals a sec"):
+            duel(Ask(file, "x", "y", rate=rate))
 
 
 def test_a_time_too_short_for_any_word_is_refused_before_anything_is_started(file: Path) -> None:
@@ -187,7 +188,9 @@ def test_a_command_is_split_and_never_given_to_a_shell(
         ("serve", "port:localhost:80", "a, b and a twin of a run at the same time; expected {port} in it"),
         ("serve {port}", "url:http://h:1/x", "a, b and a twin of a run at the same time; expected {port} in it"),
         ("serve", "url:", "expected line, port"),
-        ("serve", "pattern:(", "expected a regular expression"),
+        ("serve", "pattern:(", "expected line, port, port:HOST:PORT, url:URL, url:/PATH or pattern:REGEX"),
+        ("serve {port}", "port:a..b:{port}", "expected line, port, port:HOST:PORT"),
+        ("serve {port}", "url:http://[::1:{port}", "expected line, port, port:HOST:PORT"),
     ],
 )
 def test_a_command_that_cannot_be_run(command: str, ready: str, told: str) -> None:
