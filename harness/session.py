@@ -40,22 +40,18 @@ def start(
 ) -> int:
     """Run `study` in a new folder; returns the exit code."""
     budget.forecast(study, arms.layout(study))  # refuse before there is a folder
-    with runs.create(root, study.name, now) as store, runs.claimed(store.folder):
+    with runs.create(root, study.name, now) as store, runs.claimed(store.folder), runs.kept_if_measured(store):
         record(store, study, path.resolve().parent, command, now)
         return _measure(study, store, console, strict=strict)
 
 
 def record(store: Store, study: Study, directory: Path, command: str, now: datetime.datetime) -> None:
-    """Keep what a run is about, before anything is measured. Without that (a full disk, Ctrl-C) there is no run."""
-    try:
-        store.put("study", study)
-        store.put("directory", str(directory))
-        store.put("environment", host.environment(ROOT))
-        store.put("command", command)
-        store.put("started", now.timestamp())
-    except BaseException:
-        runs.discard(store.folder)
-        raise
+    """Keep what a run is about, before anything is measured."""
+    store.put("study", study)
+    store.put("directory", str(directory))
+    store.put("environment", host.environment(ROOT))
+    store.put("command", command)
+    store.put("started", now.timestamp())
 
 
 def resume(folder: Path, console: Console, *, strict: bool) -> int:
@@ -81,7 +77,8 @@ def resume(folder: Path, console: Console, *, strict: bool) -> int:
         if here.dirty:
             notes.append("It was resumed with changes of the code that are in no revision")
         store.put("notes", tuple(dict.fromkeys(notes)))
-        return _measure(study, store, console, strict=strict)
+        with runs.kept_if_measured(store):
+            return _measure(study, store, console, strict=strict)
 
 
 def _differs(was: Environment, here: Environment) -> str:
@@ -190,8 +187,7 @@ def _measure(study: Study, store: Store, console: Console, *, strict: bool) -> i
 def _ended_early(store: Store, console: Console, error: BaseException) -> int:
     """Report what was measured before `error`, then let the error have the last word."""
     interrupted = isinstance(error, KeyboardInterrupt)
-    if not store.measured().slices:
-        runs.discard(store.folder)
+    if not store.slices():
         if interrupted:
             return INTERRUPTED
         raise error

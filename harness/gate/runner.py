@@ -61,7 +61,8 @@ def run(steering: DuelSteering, setting: Setting) -> int:
     study = steering.asked.study
     clear(setting.files)
     refuse_too_short(steering.asked)
-    with runs.create(setting.runs, study.name, setting.now) as store, runs.claimed(store.folder):
+    created = runs.create(setting.runs, study.name, setting.now)
+    with created as store, runs.claimed(store.folder), runs.kept_if_measured(store):
         session.record(store, study, setting.directory, setting.command, setting.now)
         store.put("made_by", f"synapsed-bench {study.name}")
         store.put("notes", setting.notes)
@@ -155,14 +156,11 @@ def _ended_early(steering: DuelSteering, store: Store, setting: Setting, error: 
         write_views(decision, _info(asked, measured, setting, store.find("spent", float) or 0.0), setting.files)
     except StoreError as second:  # the disk is still full, say: the first error counts
         setting.console.out(str(second), highlight=False)
-    if not measured.slices:
-        runs.discard(store.folder)
-        if isinstance(error, BenchError):
-            raise error
-        return INTERRUPTED
     if not isinstance(error, BenchError):
         setting.console.print("interrupted: no verdict", highlight=False)
         return INTERRUPTED
+    if not measured.slices:
+        raise error
     raise MeasurementVoid(
         f"{error}; what was measured is kept in {session.shown(store.folder)}", error.fault
     ) from error

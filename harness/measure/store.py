@@ -122,6 +122,12 @@ class Store:
             samples=tuple(self._rows("select row from sample where burst >= ? order by id", Sample, since)),
         )
 
+    def slices(self) -> int:
+        """How many stretches of load there are."""
+        with _explained(self.folder):
+            (count,) = self._connection.execute("select count(*) from slice").fetchone()
+        return int(count)
+
     def next_burst(self) -> int:
         """The number of the burst that comes after all that were begun."""
         with _explained(self.folder):

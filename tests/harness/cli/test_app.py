@@ -552,11 +552,12 @@ def test_a_full_disk_takes_the_report_and_not_the_word(
     assert "the report cannot be written to runs/" in answer.err
 
 
-def test_a_bug_of_ours_is_never_the_exit_code_of_a_verdict(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("bursts", [0, 2])
+def test_a_bug_of_ours_is_never_the_exit_code_of_a_verdict_and_leaves_no_empty_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], bursts: int
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(session, "pipeline", _Ends(2, ValueError("off by one")))
+    monkeypatch.setattr(session, "pipeline", _Ends(bursts, ValueError("off by one")))
     (tmp_path / "mine.toml").write_text(STUDY)
     with pytest.raises(SystemExit) as ended:
         app.main(("run", "mine.toml"))
@@ -564,6 +565,7 @@ def test_a_bug_of_ours_is_never_the_exit_code_of_a_verdict(
     assert ended.value.code == 4
     assert "Traceback" in told  # for the bug report
     assert told.splitlines()[-1].startswith("synapsed-bench: a bug of ours: ValueError: off by one; ")
+    assert os.path.lexists(tmp_path / "runs" / "latest") is (bursts > 0)
 
 
 def test_a_report_that_cannot_be_written_does_not_hide_why_the_run_ended(

@@ -102,6 +102,13 @@ def test_ctrl_c_is_no_verdict_either(bursts: int, tmp_path: Path, monkeypatch: p
     assert "INVALID: interrupted before there was a verdict" in (tmp_path / "gate.md").read_text()
 
 
+def test_a_bug_of_ours_before_the_first_slice_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ending_with(ZeroDivisionError(), 0, monkeypatch)
+    with pytest.raises(ZeroDivisionError):
+        runner.run(steering(), setting(tmp_path))
+    assert not list((tmp_path / "runs").iterdir())
+
+
 def test_what_ends_before_the_first_burst_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
