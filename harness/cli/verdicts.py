@@ -13,13 +13,13 @@ import typer
 from harness.cli.options import RUNS, RunsOption, command_line, number
 from harness.cli.output import console, write
 from harness.errors import UsageError
-from harness.measure.metrics import Direction
 
 MarkdownOption = Annotated[Path | None, typer.Option(help="Write a Markdown summary to this file.")]
 JunitOption = Annotated[Path | None, typer.Option(help="Write JUnit XML to this file.")]
 
 if TYPE_CHECKING:
     from harness.gate.runner import Files, Setting
+    from harness.measure.metrics import Direction
 
 
 def register(app: typer.Typer) -> None:
