@@ -1,7 +1,8 @@
 """One run as a user meets it: a folder, a display, an end that keeps what was measured, a report, an exit code.
 
 A run in which nothing was measured leaves no folder. One that was ended keeps its rows and gets its report; the error
-that ended it has the last word. It can be resumed, unless a process died or failed: that run is INVALID for good.
+that ended it has the last word. It can be resumed, unless a process died or failed while it was measured: that run is
+INVALID for good.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from harness import pipeline, runs
 from harness.analyse.analysis import analyse
 from harness.analyse.records import Analysis, Check
 from harness.display import RunDisplay
-from harness.errors import INTERRUPTED, BenchError, MeasurementVoid, StoreError
+from harness.errors import INTERRUPTED, BenchError, LoadError, MeasurementVoid, StoreError, TargetError
 from harness.execute import host
 from harness.measure.records import Environment, Measured
 from harness.measure.store import Store
@@ -68,6 +69,7 @@ def resume(folder: Path, console: Console, *, strict: bool) -> int:
         if store.find("complete", bool):
             console.out(f"{folder.name} is complete: nothing is measured", highlight=False)
             return exit_code(_report(store, console), strict=strict)
+        budget.forecast(study, arms.layout(study))  # refuse before the store is touched
         was, here = store.get("environment", Environment), host.environment(ROOT)
         if differs := _differs(was, here):
             raise StoreError(f"{folder.name} cannot go on here: {differs}; measure anew")
@@ -172,7 +174,7 @@ def _rounds(count: int) -> str:
 
 
 def _measure(study: Study, store: Store, console: Console, *, strict: bool) -> int:
-    directory = Path(store.get("directory", str))
+    directory, before = Path(store.get("directory", str)), store.slices()
     store.put("complete", False)
     store.put("ended_by", "")
     try:
@@ -180,11 +182,11 @@ def _measure(study: Study, store: Store, console: Console, *, strict: bool) -> i
             pipeline.run(study, store, directory, display)
         store.put("complete", True)
     except (KeyboardInterrupt, BenchError) as error:
-        return _ended_early(store, console, error)
+        return _ended_early(store, console, error, begun=store.slices() > before)
     return exit_code(_report(store, console), strict=strict)
 
 
-def _ended_early(store: Store, console: Console, error: BaseException) -> int:
+def _ended_early(store: Store, console: Console, error: KeyboardInterrupt | BenchError, *, begun: bool) -> int:
     """Report what was measured before `error`, then let the error have the last word."""
     interrupted = isinstance(error, KeyboardInterrupt)
     if not store.slices():
@@ -192,8 +194,7 @@ def _ended_early(store: Store, console: Console, error: BaseException) -> int:
             return INTERRUPTED
         raise error
     try:
-        store.put("ended_by", CTRL_C if interrupted else str(error))
-        store.put("fault", error.fault if isinstance(error, BenchError) else "")
+        keep_end(store, error, begun=begun)
         _report(store, console)
     except StoreError as second:  # the disk is still full, say: the rows are there, and the first error counts
         console.out(str(second), highlight=False)
@@ -202,13 +203,21 @@ def _ended_early(store: Store, console: Console, error: BaseException) -> int:
         console.out(go_on, highlight=False)
     if not isinstance(error, BenchError):
         return INTERRUPTED
+    if not begun:
+        raise error
     raise MeasurementVoid(f"{error}; what was measured is kept in {shown(store.folder)}", error.fault) from error
 
 
+def keep_end(store: Store, error: KeyboardInterrupt | BenchError, *, begun: bool) -> None:
+    """Keep what ended the measuring; whose fault it was only if it had `begun`: what fails to start voids no row."""
+    store.put("ended_by", str(error) if isinstance(error, BenchError) else CTRL_C)
+    store.put("fault", error.fault if begun and isinstance(error, BenchError) else "")
+
+
 def mishap(store: Store) -> str:
-    """How the process that ended the run died or failed; the user's own Ctrl-C and a full disk void no row."""
-    ended_by = store.find("ended_by", str) or ""
-    return "" if ended_by == CTRL_C or store.find("fault", str) == StoreError.fault else ended_by
+    """How the process that ended the run died or failed; nothing else, such as Ctrl-C or a full disk, voids a row."""
+    failed = store.find("fault", str) in (TargetError.fault, LoadError.fault)
+    return store.get("ended_by", str) if failed else ""
 
 
 def _report(store: Store, console: Console) -> Analysis:

@@ -146,13 +146,13 @@ def write_views(decision: GateDecision, info: GateInfo, files: Files) -> None:
             raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def _ended_early(steering: DuelSteering, store: Store, setting: Setting, error: BaseException) -> int:
+def _ended_early(steering: DuelSteering, store: Store, setting: Setting, error: KeyboardInterrupt | BenchError) -> int:
     """The reports that were asked for say INVALID and why; an error has the last word."""
     asked, measured = steering.asked, store.measured()
     told = str(error) if isinstance(error, BenchError) else "interrupted before there was a verdict"
     decision = decide(asked, measured, void=told)
     try:
-        store.put("ended_by", session.CTRL_C if not isinstance(error, BenchError) else told)
+        session.keep_end(store, error, begun=bool(measured.slices))
         write_views(decision, _info(asked, measured, setting, store.find("spent", float) or 0.0), setting.files)
     except StoreError as second:  # the disk is still full, say: the first error counts
         setting.console.out(str(second), highlight=False)

@@ -24,7 +24,7 @@ import reports
 from harness import runs, session
 from harness.analyse.analysis import analyse
 from harness.cli import app
-from harness.errors import LoadError, StoreError, TargetError
+from harness.errors import BenchError, LoadError, StoreError, StudyError, TargetError
 from harness.execute import host
 from harness.measure.metrics import METRICS
 from harness.measure.store import FILE, Store
@@ -385,7 +385,7 @@ def test_a_run_in_which_a_process_died_is_invalid_for_good(bench: Bench, tmp_pat
     """What was mended since is another program: rows of both would be mixed."""
     folder = made_up(tmp_path / "runs", MET, complete=False)
     with Store.open(folder) as store:
-        store.put("ended_by", "target all (pid 7) died: exit code 1")
+        session.keep_end(store, TargetError("target all (pid 7) died: exit code 1"), begun=True)
         before = store.measured()
     said = refused(bench("run", "--resume", "latest"), "store")
     assert said.startswith(f"{folder.name} stays INVALID, it was ended by: target all (pid 7) died: exit code 1; mend ")
@@ -395,6 +395,33 @@ def test_a_run_in_which_a_process_died_is_invalid_for_good(bench: Bench, tmp_pat
     assert "processes (run): target all (pid 7) died: exit code 1; bound: none dies or fails" in told
     assert "mend the cause and measure anew" in told
     assert "--resume" not in told
+
+
+@pytest.mark.parametrize("error", [TargetError("cannot start ./server"), LoadError("no users"), StudyError("no file")])
+def test_a_failed_attempt_to_go_on_leaves_the_run_valid_and_to_be_resumed(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BenchError
+) -> None:
+    folder = made_up(tmp_path / "runs", MET, complete=False)
+    with Store.open(folder) as store:
+        session.keep_end(store, KeyboardInterrupt(), begun=True)
+        before = store.measured()
+    monkeypatch.setattr(session, "pipeline", _Ends(0, error))
+    for _ in range(2):
+        answer = bench("run", "--resume", "latest")
+        assert (answer.code, answer.err) == (2, f"synapsed-bench: {error.fault}: {error}\n")
+        assert f"go on with: synapsed-bench run --resume runs/{folder.name}" in answer.out
+    assert "INVALID" not in bench("report").out
+    with Store.read(folder) as store:
+        assert store.measured() == before
+
+
+def test_a_study_that_cannot_go_on_is_told_before_the_run_is_touched(bench: Bench, tmp_path: Path) -> None:
+    folder = made_up(tmp_path / "runs", MET, bursts=2, complete=False)
+    before = (folder / FILE).read_bytes()
+    assert "'met' against 'none' gets 2 bursts, but 6 are the fewest" in refused(
+        bench("run", "--resume", "latest"), "study"
+    )
+    assert (folder / FILE).read_bytes() == before
 
 
 def test_a_complete_run_is_not_measured_again(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -476,6 +503,7 @@ file = "scenarios/load/surge.py"
         (0, TargetError("target all died"), 2, "synapsed-bench: target: target all died\n"),
         (0, KeyboardInterrupt(), 130, ""),
         (2, LoadError("load died"), 4, "synapsed-bench: load: load died; what was measured is kept in runs/"),
+        (2, StudyError("no file"), 4, "synapsed-bench: study: no file; what was measured is kept in runs/"),
         (2, StoreError("disk\n is full"), 4, "synapsed-bench: store: disk is full; what was measured is kept in runs/"),
         (2, KeyboardInterrupt(), 130, ""),
     ],
@@ -500,7 +528,7 @@ def test_however_a_run_ends_what_was_measured_is_kept(
         assert kept == []
         return
     folder = (tmp_path / "runs" / "latest").resolve()
-    goes_on = isinstance(error, KeyboardInterrupt | StoreError)
+    goes_on = isinstance(error, KeyboardInterrupt | StoreError | StudyError)
     assert (f"go on with: synapsed-bench run --resume runs/{folder.name}" in answer.out) is goes_on
     assert f"The run was ended by: {' '.join(str(error).split()) or 'Ctrl-C'}" in " ".join(
         (folder / "report.html").read_text().split()

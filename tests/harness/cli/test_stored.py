@@ -14,8 +14,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from harness import runs
+from harness import runs, session
 from harness.analyse.analysis import analyse
+from harness.errors import TargetError
 from harness.measure.store import FILE, Store
 from harness.study.file import ROOT
 from harness.study.records import Expectation
@@ -127,7 +128,7 @@ def test_an_invalid_run_contradicts_nothing(bench: Bench, tmp_path: Path) -> Non
     first = made_up(tmp_path / "runs", MET)
     second = made_up(tmp_path / "runs", MET, shift=0.9, complete=False)
     with Store.open(second) as store:
-        store.put("ended_by", "target all (pid 7) died")
+        session.keep_end(store, TargetError("target all (pid 7) died"), begun=True)
     answer = bench("compare", first.name, second.name)
     assert answer.code == 0
     assert "The second run is INVALID: its verdicts count for nothing." in answer.out
