@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
+from ast import literal_eval
 from collections.abc import Iterator
 
 import psutil
@@ -14,6 +16,7 @@ import pytest
 from harness.execute import host
 from harness.execute.counters import cpu_seconds, minor_faults, tree
 from harness.measure.probes import memory
+from harness.study.file import ROOT
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 
@@ -147,6 +150,16 @@ def test_environment_names_the_variables_that_change_how_programs_run(monkeypatc
     changed = {**before, **dict.fromkeys(told, "1")}
     changed.pop("PYTHONPATH", None)
     assert host.environment().variables == changed
+
+
+def test_every_variable_that_our_locust_files_read_is_recorded() -> None:
+    """The harness itself sets those of its own name."""
+    sources = "".join(path.read_text() for path in (ROOT / "scenarios" / "load").glob("*.py"))
+    read = re.findall(r"os\.environ(?:\.get\(|\[)([^],)]+)", sources)
+    assert len(read) == sources.count("os.environ")
+    names = {literal_eval(each) for each in read}
+    assert "CHURN_SHARE" in names
+    assert {name for name in names if not name.startswith((*host.VARIABLES, "SYNAPSED_"))} == set()
 
 
 def test_outside_a_repository_there_is_no_revision(tmp_path_factory: pytest.TempPathFactory) -> None:
