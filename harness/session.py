@@ -23,7 +23,7 @@ from harness.analyse.analysis import analyse
 from harness.analyse.records import Analysis, Check
 from harness.display import RunDisplay
 from harness.errors import INTERRUPTED, BenchError, LoadError, MeasurementVoid, StoreError, TargetError
-from harness.execute import host
+from harness.execute import host, launch
 from harness.measure.records import Environment, Measured
 from harness.measure.store import Store
 from harness.plan import arms, budget
@@ -41,8 +41,11 @@ def start(
 ) -> int:
     """Run `study` in a new folder; returns the exit code."""
     budget.forecast(study, arms.layout(study))  # refuse before there is a folder
+    path = path.resolve()
+    files = {str(path): launch.digest(path), **launch.digests(study, path.parent)}
     with runs.create(root, study.name, now) as store, runs.claimed(store.folder), runs.kept_if_measured(store):
-        record(store, study, path.resolve().parent, command, now)
+        record(store, study, path.parent, command, now)
+        store.put("files", files)
         return _measure(study, store, console, strict=strict)
 
 
@@ -73,6 +76,11 @@ def resume(folder: Path, console: Console, *, strict: bool) -> int:
         was, here = store.get("environment", Environment), host.environment(ROOT)
         if differs := _differs(was, here):
             raise StoreError(f"{folder.name} cannot go on here: {differs}; measure anew")
+        if changed := _changed(store):
+            raise StoreError(
+                f"{folder.name} cannot go on: since it began these changed or went away: {changed}; put them back or"
+                " measure anew"
+            )
         notes = list(store.find("notes", tuple[str, ...]) or ())
         if was.revision != here.revision:
             notes.append(f"The run was begun at revision {was.revision[:12]} and resumed at {here.revision[:12]}")
@@ -93,6 +101,12 @@ def _differs(was: Environment, here: Environment) -> str:
                 before, now = (", ".join(f"{key} {each.get(key)}" for key in changed) for each in (before, now))
             return f"its {name} was {before}, now it is {now}"
     return ""
+
+
+def _changed(store: Store) -> str:
+    """Files of the run that are not what they were when it began: study, Locust files, programs."""
+    files = store.find("files", dict[str, str]) or {}
+    return ", ".join(shown(Path(name)) for name, was in files.items() if launch.digest(Path(name)) != was)
 
 
 def report(folder: Path, console: Console) -> None:

@@ -1,8 +1,11 @@
-"""From a study's arm to the processes it needs: the command of its target, the environment of both ends."""
+"""From a study's arm to the processes it needs: the command of its target, the environment of both ends, its files."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import shutil
 import sys
 import zlib
 from pathlib import Path
@@ -12,7 +15,7 @@ from msgspec.structs import replace
 from harness.execute.burst import ArmSpec
 from harness.execute.ports import placed
 from harness.execute.target import Readiness
-from harness.plan.arms import workloads
+from harness.plan.arms import layout, workloads
 from harness.study.file import resolve
 from harness.study.records import Arm, Study, Target, Workload
 
@@ -55,6 +58,29 @@ def arm_spec(
         cwd=str(directory) if target.kind == "command" else None,
         interpreter=arm.interpreter,
     )
+
+
+def digests(study: Study, directory: Path) -> dict[str, str]:
+    """What load and programs of a study in `directory` are made of, by path: its Locust files, and the words of
+    commands that are files or programs. The reference node is what the revision says.
+    """
+    paths: set[Path] = set()
+    for spec in (arm_spec(study, arm, directory, port=0) for arm in layout(study).arms):
+        paths |= {Path(file) for file in spec.files.values()}
+        if spec.cwd is not None:
+            paths |= {directory / (shutil.which(word) or word) for word in spec.command}
+    return {str(path): found for path in sorted(paths) if (found := digest(path))}
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file; empty where there is none that can be read."""
+    if not os.path.isfile(path):  # a word may name a device, too
+        return ""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
 
 
 def _declared_name(study: Study, workload: Workload) -> str:

@@ -540,6 +540,31 @@ def test_however_a_run_ends_what_was_measured_is_kept(
     assert ("INVALID" in again.out) is not summary["valid"]
 
 
+@pytest.mark.parametrize("edited", ["mine.toml", "locustfile.py", "server.py"])
+def test_a_run_does_not_go_on_with_another_load_or_program(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edited: str
+) -> None:
+    target = '[target]\nkind = "command"\ncommand = ["python", "server.py"]\n[[workload]]'
+    study = STUDY.replace("[[workload]]", target).replace("scenarios/load/surge.py", "locustfile.py")
+    (tmp_path / "mine.toml").write_text(study)
+    for name in ("locustfile.py", "server.py"):
+        (tmp_path / name).write_text("# as it was")
+    monkeypatch.setattr(session, "pipeline", _Ends(2, KeyboardInterrupt()))
+    assert bench("run", "mine.toml").code == 130
+    folder, was = (tmp_path / "runs" / "latest").resolve(), (tmp_path / edited).read_bytes()
+    before = (folder / FILE).read_bytes()
+    monkeypatch.setattr(session, "pipeline", _Completes(0, AssertionError()))
+    for becomes in (was + b"\n# edited", None):
+        (tmp_path / edited).unlink()
+        if becomes is not None:
+            (tmp_path / edited).write_bytes(becomes)
+        said = refused(bench("run", "--resume", "latest"), "store")
+        assert f"cannot go on: since it began these changed or went away: {edited}; put them back or measure" in said
+        assert (folder / FILE).read_bytes() == before
+    (tmp_path / edited).write_bytes(was)
+    assert bench("run", "--resume", "latest").err == ""
+
+
 class _IsTerminated(_Ends):
     """As CI ends a job: by a signal, in the middle."""
 

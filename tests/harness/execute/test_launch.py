@@ -6,7 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from harness.execute.launch import arm_spec
+import pytest
+
+from harness.execute.launch import arm_spec, digests
+from harness.study.file import ROOT
 from harness.study.records import Arm, Design, Side, Study, Sweep, Switch, Target, Workload
 
 PORT = 4711
@@ -106,3 +109,34 @@ def test_an_arm_s_variables_learn_the_port_too(tmp_path: Path) -> None:
     study = Study(name="any", title="any", workloads=(), target=target)
     env = arm_spec(study, Arm(name="none", env={"SEEN_AS": "http://localhost:{port}"}), tmp_path, PORT).env
     assert (env["PORT"], env["SEEN_AS"]) == (str(PORT), f"http://localhost:{PORT}")
+
+
+def test_what_load_and_programs_are_made_of_is_known_by_its_digests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of every arm, a program on the PATH among them; a port, a flag and a device are none."""
+    surge = ROOT / "scenarios" / "load" / "surge.py"
+    workload = Workload(name="surge", file="scenarios/load/surge.py")
+    study = Study(name="any", title="any", workloads=(workload,))
+    assert [*digests(study, tmp_path)] == [str(surge)]
+    installed = tmp_path / "bin" / "old-server"
+    installed.parent.mkdir()
+    for path in (installed, tmp_path / "new.py", tmp_path / "other.py"):
+        path.write_text(path.name)
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", str(installed.parent))
+    study = Study(
+        name="any",
+        title="any",
+        workloads=(workload,),
+        design=Design(baseline="old", treatment="new"),
+        arms=(
+            Arm(name="old", target=Target(kind="command", command=("old-server", "--port={port}", "/dev/zero"))),
+            Arm(name="new", target=Target(kind="command", command=("./new.py",)), file="other.py"),
+        ),
+    )
+    found = digests(study, tmp_path)
+    assert {*found} == {str(surge), str(installed), str(tmp_path / "new.py"), str(tmp_path / "other.py")}
+    assert len({*found.values()}) == 4
+    (tmp_path / "new.py").write_text("edited")
+    assert [path for path, was in found.items() if digests(study, tmp_path)[path] != was] == [str(tmp_path / "new.py")]
