@@ -6,6 +6,7 @@ Bursts are played by a script in place of processes; real ones run in tests/end_
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from harness.analyse.records import Verdict
 from harness.errors import MeasurementVoid
 from harness.execute import burst as processes
 from harness.execute.burst import BlockSpec, BurstSpec, Step
+from harness.measure.metrics import CACHE_MISSES
 from harness.measure.records import ArmReading, Burst, Memory, Sample, Slice
 from harness.measure.store import Store
 from harness.pipeline import Rates, Steering
@@ -97,7 +99,7 @@ def test_the_processes_of_a_study_are_left_as_they_are() -> None:
 
 class Script:
     """Plays bursts: `capacities` by arm, one reading after another; arms that are `silent` fail every request; `asked`
-    is what was asked, in order.
+    is what was asked, in order, and `specs` the processes that were started.
     """
 
     def __init__(self, capacities: Mapping[str, Sequence[float]] | None = None, silent: tuple[str, ...] = ()) -> None:
@@ -105,11 +107,11 @@ class Script:
         self.capacities = {arm: iter(readings) for arm, readings in (capacities or {}).items()}
         self.asked: list[tuple[str, ...]] = []
         self.blocks: list[BlockSpec] = []
-        self.arms: list[tuple[str, ...]] = []
+        self.specs: list[BurstSpec] = []
 
     @contextmanager
     def running(self, spec: BurstSpec, progress: Callable[[Step], None]) -> Iterator[Playing]:
-        self.arms.append(tuple(arm.name for arm in spec.arms))
+        self.specs.append(spec)
         yield Playing(self, spec)
 
 
@@ -280,5 +282,47 @@ def test_an_episode_comes_without_fixed_work_and_its_moments_are_kept(
     assert script.asked == [("episode", "outage")]
     measured = store.measured()
     assert {each.workload for each in measured.readings} == {each.workload for each in measured.samples} == {"outage"}
-    assert {each.arm for each in measured.samples} == {*script.arms[0]}
+    assert {each.arm for each in measured.samples} == {arm.name for arm in script.specs[0].arms}
     assert {row.kind for row in measured.slices} == {"episode"}
+
+
+def test_the_processes_of_every_burst_have_its_seed_and_the_fixed_work_of_the_study(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, script = short(CLOSED, bursts=3), Script()
+    play(replace(study, budget=replace(study.budget, memory_requests=123)), store, script, monkeypatch)
+    seeds = [{arm.env["SYNAPSED_SEED"] for arm in spec.arms} for spec in script.specs]
+    assert seeds == [{"7"}, {"8"}, {"9"}]
+    assert {spec.memory_requests for spec in script.specs} == {123}
+
+
+def test_settings_and_environment_of_an_episode_reach_its_processes_and_no_others(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, script = {"pooling": {"max_idle_time": 1.0}}, Script()
+    play(short(CLOSED, replace(STORY, env={"LENGTH": "3"}, settings=settings), bursts=4), store, script, monkeypatch)
+    told = {
+        (spec.workloads[0].name, arm.env.get("LENGTH"), arm.env["SYNAPSED_SETTINGS"])
+        for spec in script.specs
+        for arm in spec.arms
+    }
+    assert told == {("surge", None, "{}"), ("outage", "3", json.dumps(settings))}
+
+
+@pytest.mark.parametrize(("metric", "counted"), [("latency_p50", False), (CACHE_MISSES, True)])
+def test_cache_misses_are_counted_where_the_study_asks_for_them(
+    store: Store, monkeypatch: pytest.MonkeyPatch, metric: str, counted: bool
+) -> None:
+    study, script = short(CLOSED, bursts=6), Script()
+    play(replace(study, expectations=(replace(expected(0.7), metric=metric),)), store, script, monkeypatch)
+    assert {spec.cache_misses for spec in script.specs} == {counted}
+
+
+def test_every_block_has_arrivals_of_its_own_that_come_again_with_the_seed() -> None:
+    def times(seed: int) -> list[tuple[float, ...] | None]:
+        study = a_study(workloads=(replace(OPEN, rate=500.0),), seed=seed)
+        bursts = (burst(study, layout(study), number) for number in range(2))
+        return [block.arrivals for planned in bursts for block in pipeline._blocks(study, planned, {})]
+
+    assert times(7) == times(7)
+    assert len({*times(7), *times(8)}) == 2 * len(times(7))
