@@ -178,12 +178,30 @@ def test_nothing_to_compare_says_so() -> None:
     assert useless.problem == "no usable pair: 1 x no answered request, 1 x zero"
 
 
-def test_a_tail_needs_enough_requests_and_segments() -> None:
-    rows = {arm: [a_stretch(arm, burst=n, kind="segment", requests=2_000) for n in range(14)] for arm in ("a", "b")}
+@pytest.mark.parametrize(
+    ("a", "b", "told"),
+    [  # stretches of an arm, and requests in each
+        ((15, 2_000), (15, 2_000), ""),
+        ((14, 2_000), (14, 2_000), "28,000 requests in 14 stretches"),
+        ((15, 1_000), (15, 1_000), "15,000 requests in 15 stretches"),
+        ((15, 2_000), (15, 1_000), "15,000 requests in 15 stretches"),
+        ((14, 2_000), (15, 2_000), "28,000 requests in 14 stretches"),
+    ],
+)
+def test_a_tail_needs_enough_requests_and_segments_on_both_arms(
+    a: tuple[int, int], b: tuple[int, int], told: str
+) -> None:
     p999 = metric("latency_p999")
-    a, b = (readings(rows[arm], p999, "request") for arm in ("a", "b"))
-    result, _ = judge_contrast(question("latency_p999"), a, b, a_study(), 0.95)
-    assert result.problem.startswith("not resolvable: 28,000 requests in 14 stretches an arm")
+    of_a, of_b = (
+        readings(
+            [a_stretch(burst=burst, kind="segment", requests=requests) for burst in range(stretches)], p999, "request"
+        )
+        for stretches, requests in (a, b)
+    )
+    result, _ = judge_contrast(question("latency_p999"), of_a, of_b, a_study(), 0.95)
+    assert result.problem == (
+        told and f"not resolvable: {told} an arm; the 99.9th percentile of latency needs 20,000 in 15"
+    )
     assert result.estimate is not None
 
 

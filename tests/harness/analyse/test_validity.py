@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -13,12 +14,13 @@ from harness.analyse.analysis import analyse
 from harness.analyse.centre import centre_interval
 from harness.analyse.records import Check
 from harness.analyse.validity import CHECKS, HOPELESS, hopeless, load_was_the_limit
-from harness.measure.records import Measured, Slice
-from harness.study.records import Design, Expectation, Study, Target
-from tests.harness.analyse.synthetic import STEADY, SURGE, a_run, a_study, changed
+from harness.measure.records import Latencies, Measured, Slice
+from harness.study.records import Arm, Design, Expectation, Study, Target
+from tests.harness.analyse.synthetic import STEADY, SURGE, a_run, a_stretch, a_study, changed
 
 DESIGN = Design(controls=("first-day-reuse",))
 FACTORS = {"all": 0.5}
+PROGRAM = Target(kind="command", command=("server",))
 
 
 def both() -> Study:
@@ -151,15 +153,24 @@ def test_missing_rows_are_named() -> None:
     assert check.status == "ok"
 
 
-def test_no_steady_state() -> None:
+def lasting(row: Slice, times: float) -> dict[str, object]:
+    return {"seconds": row.seconds * times}
+
+
+def late(row: Slice, times: float) -> dict[str, object]:
+    later = (Latencies(each.name, (each.service_seconds() * times).tobytes()) for each in row.latencies)
+    return {"latencies": tuple(later)}
+
+
+@pytest.mark.parametrize("times", [1.3, 1 / 1.3])
+@pytest.mark.parametrize(("slower", "workload"), [(lasting, "surge"), (late, "steady")])
+def test_no_steady_state(slower: Callable[[Slice, float], dict[str, object]], workload: str, times: float) -> None:
     study = both()
     measured = quiet_run(study, bursts=20)
-    warming = tuple(
-        msgspec.structs.replace(row, seconds=row.seconds * (1.0 + 0.3 * row.block)) for row in measured.slices
-    )
+    warming = tuple(msgspec.structs.replace(row, **slower(row, times**row.block)) for row in measured.slices)
     bad = found(study, msgspec.structs.replace(measured, slices=warming), "steady state")
     assert {each.where for each in bad if each.status == "invalid"} == {
-        f"surge on {arm}" for arm in ("none", "all", "first-day-reuse", "none-again")
+        f"{workload} on {arm}" for arm in ("none", "all", "first-day-reuse", "none-again")
     }
     one_block = tuple(row for row in measured.slices if row.block == 0)
     assert not found(study, msgspec.structs.replace(measured, slices=one_block), "steady state")
@@ -187,7 +198,7 @@ def test_equivalence_not_shown_is_a_note() -> None:
 
 
 def test_a_load_process_that_did_nothing_was_no_limit() -> None:
-    study = msgspec.structs.replace(a_study(), target=Target(kind="command", command=("server",)))
+    study = msgspec.structs.replace(a_study(), target=PROGRAM)
     rows = tuple(msgspec.structs.replace(row, seconds=0.0) for row in quiet_run(study).slices)
     assert not load_was_the_limit(study, SURGE, rows)
 
@@ -220,18 +231,19 @@ def test_segments_must_agree_with_slices() -> None:
     study = a_study(workloads=(workload,), design=DESIGN)
     measured = quiet_run(study)
     assert {each.status for each in found(study, measured, "segments agree with slices")} == {"ok"}
-    costly = tuple(
-        msgspec.structs.replace(row, cpu_target=5.0 * row.cpu_target)
-        if row.kind == "segment" and row.arm == "all"
-        else row
-        for row in measured.slices
-    )
-    bad = [
-        each.where
-        for each in found(study, msgspec.structs.replace(measured, slices=costly), "segments agree with slices")
-        if each.status == "invalid"
-    ]
-    assert "cpu_per_request on surge, all against none" in bad
+    for times in (5.0, 0.2):
+        other = tuple(
+            msgspec.structs.replace(row, cpu_target=times * row.cpu_target)
+            if row.kind == "segment" and row.arm == "all"
+            else row
+            for row in measured.slices
+        )
+        bad = [
+            each.where
+            for each in found(study, msgspec.structs.replace(measured, slices=other), "segments agree with slices")
+            if each.status == "invalid"
+        ]
+        assert "cpu_per_request on surge, all against none" in bad
     rare = tuple(
         msgspec.structs.replace(row, page_faults=0 if row.arm == "all" else row.answered // 20 + 1)
         for row in measured.slices
@@ -302,31 +314,47 @@ def test_where_no_twin_was_measured_is_told_once() -> None:
     assert not found(alone, quiet_run(alone), "A/A equivalence")
 
 
+FASTER = {"metric": "throughput", "at_least": 2.5}
+
+
 @pytest.mark.parametrize(
-    ("kind", "changes", "limit"),
+    ("claim", "target", "changes", "arm", "outcome"),
     [
-        ("command", {}, True),
-        ("command", {"both_ends": True}, False),
-        ("command", {"arrivals": "constant", "rate": 100.0}, False),
-        ("reference", {}, False),
+        (FASTER, PROGRAM, {}, "all", "INCONCLUSIVE"),
+        (FASTER, PROGRAM, {"both_ends": True}, "all", "MISSED"),
+        (FASTER, PROGRAM, {"arrivals": "constant", "rate": 100.0}, "all", None),  # there it would void the run
+        (FASTER, Target(), {}, "all", "MISSED"),
+        ({"metric": "throughput", "at_least": 1.5}, PROGRAM, {}, "none", "INCONCLUSIVE"),
+        ({"metric": "latency_p50", "at_most": 0.7}, PROGRAM, {}, "none", "INCONCLUSIVE"),
+        ({"metric": "page_faults_per_request", "at_most": 1.1}, PROGRAM, {}, "none", "MET"),
     ],
 )
-def test_a_load_process_at_its_limit_judges_nobody(kind: Any, changes: dict[str, Any], limit: bool) -> None:
-    claim = Expectation(name="x", claim="x", workload="surge", metric="throughput", at_least=2.5)
-    study = a_study(claim, workloads=(msgspec.structs.replace(SURGE, **changes),))
-    study = msgspec.structs.replace(study, target=Target(kind=kind, command=("server",) if kind == "command" else ()))
-    measured = quiet_run(a_study(claim))
-    idle = (0.5, 0.97)  # of none and its twin the target is the limit
+def test_a_load_process_at_its_limit_judges_nobody(
+    claim: dict[str, Any], target: Target, changes: dict[str, Any], arm: str, outcome: str | None
+) -> None:
+    """The pace of one arm is its load process's, and might be better; of the others the target is the limit."""
+    asked = Expectation(name="x", claim="x", workload="surge", **claim)
+    study = a_study(asked, workloads=(msgspec.structs.replace(SURGE, **changes),))
+    measured = quiet_run(a_study(asked))
     slices = tuple(
-        msgspec.structs.replace(row, cpu_load=load * row.seconds, cpu_target=target * row.seconds)
+        msgspec.structs.replace(row, cpu_load=load * row.seconds, cpu_target=(1.47 - load) * row.seconds)
         for row in measured.slices
-        for load, target in ((0.97, 0.5) if row.arm == "all" else idle,)
+        for load in (0.97 if row.arm == arm else 0.5,)
     )
-    judged = analyse(study, msgspec.structs.replace(measured, slices=slices))
-    told = [each for each in judged.checks if each.name == "load limit"]
-    assert [(each.where, each.status) for each in told] == [("surge on all", "note")] * limit
-    if "arrivals" not in changes:  # there it would void the run
-        assert judged.verdicts[0].outcome == ("INCONCLUSIVE" if limit else "MISSED")
+    judged = analyse(msgspec.structs.replace(study, target=target), msgspec.structs.replace(measured, slices=slices))
+    told = [(each.where, each.status) for each in judged.checks if each.name == "load limit"]
+    assert told == [(f"surge on {arm}", "note")] * (target == PROGRAM and not changes)
+    assert outcome in (None, judged.verdicts[0].outcome)
+
+
+@pytest.mark.parametrize(
+    ("own", "limit"),
+    [({"file": "own.py"}, False), ({"files": {"surge": "own.py"}}, False), ({"files": {"other": "own.py"}}, True)],
+)
+def test_a_load_process_with_a_file_of_an_arms_own_is_on_trial_too(own: dict[str, Any], limit: bool) -> None:
+    study = msgspec.structs.replace(a_study(), target=PROGRAM, arms=(Arm(name="own", **own),))
+    busy = msgspec.structs.replace(a_stretch(), cpu_load=0.19, cpu_target=0.1)
+    assert load_was_the_limit(study, SURGE, [busy]) is limit
 
 
 @pytest.mark.parametrize(
