@@ -28,10 +28,10 @@ def a_moment(at: float, uss: int) -> Sample:
     return Sample(0, "none", "churn", at, Memory(uss, 0, 0, 10), IDLE, {})
 
 
-def left(descriptors: int = 10, told: dict[str, float] | None = None) -> ArmReading:
-    after = Memory(2000, 2000, 2000, descriptors)
-    node = {"node.connections": 4.0}
-    return ArmReading(0, "none", 2000, IDLE, after, IDLE, IDLE, node, {"cleanup.open": 2.0, **(told or {})}, "churn")
+def left(descriptors: int = 10, told: dict[str, float] | None = None, load_descriptors: int = 10) -> ArmReading:
+    target, load = (Memory(2000, 2000, 2000, held) for held in (descriptors, load_descriptors))
+    node, dialer = {"node.connections": 4.0}, {"cleanup.open": 2.0, **(told or {})}
+    return ArmReading(0, "none", 2000, IDLE, target, IDLE, load, node, dialer, "churn")
 
 
 EPISODE = Episode(left(), LOAD, ())
@@ -66,6 +66,12 @@ def test_what_is_left_counts_one_more() -> None:
     assert value_of(metric("registry_left"), silent, "") == "the target or the dialer does not tell its registry"
 
 
+def test_both_ends_hold_what_is_left_but_for_connections_that_wait_in_the_pool() -> None:
+    waiting = Episode(left(17, {"pooling.idle": 2.0}, load_descriptors=15), LOAD, ())
+    assert value_of(metric("descriptors_left"), waiting, "") == 1.0 + 7.0 + 5.0 - 2 * 2.0
+    assert value_of(metric("registry_left"), waiting, "") == 6.0 - 2 * 2.0
+
+
 def test_what_the_workload_tells_or_not() -> None:
     told = Episode(left(10, {"outage.wasted": 0.0, "outage.recovery": 0.5}), LOAD, ())
     assert value_of(metric("attempts_wasted"), told, "") == 1.0
@@ -77,7 +83,9 @@ def test_the_slope_of_a_leak_is_per_thousand_requests() -> None:
     growing = tuple(a_moment(float(at), 1000 + 500 * at) for at in range(11))
     assert slope(Episode(left(), LOAD, growing), "target") == pytest.approx(500 * 10 / 2000 * 1000)
     assert slope(Episode(left(), LOAD, growing), "load") == 0.0
-    assert math.isnan(slope(Episode(left(), LOAD, growing[:3]), "target"))
+    starting = tuple(a_moment(float(at), 10 ** (9 - at)) for at in range(3))
+    assert slope(Episode(left(), LOAD, starting + growing[3:7]), "target") == pytest.approx(500 * 10 / 2000 * 1000)
+    assert math.isnan(slope(Episode(left(), LOAD, growing[:6]), "target")), "start-up apart they are too few"
 
 
 def test_rows_join_an_episode_with_its_load_and_moments() -> None:

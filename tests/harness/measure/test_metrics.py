@@ -8,7 +8,7 @@ import pytest
 
 from harness.analyse.contrast import value_of
 from harness.errors import StudyError
-from harness.measure.metrics import METRICS, metric, missing
+from harness.measure.metrics import METRICS, PACE, metric, missing
 from harness.measure.records import Latencies, Slice, Unanswered
 from tests.harness.analyse.synthetic import a_reading, a_stretch
 
@@ -75,6 +75,11 @@ def test_metric_of_a_stretch(name: str, expected: float) -> None:
 )
 def test_metric_of_a_reading(name: str, expected: float) -> None:
     assert value_of(metric(name), a_reading(), "") == expected
+
+
+def test_the_pace_of_a_load_process_shows_in_every_time_and_rate_of_load_but_cpu_time() -> None:
+    timed = {name for name, of in METRICS.items() if of.unit in ("s", "requests/s") and "episode" in of.sources}
+    assert {name for name in timed if not name.startswith("cpu_")} == PACE
 
 
 def test_every_metric_is_described_and_measured_where_it_says() -> None:
