@@ -5,9 +5,13 @@ from __future__ import annotations
 import io
 import itertools
 import math
+import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+import psutil
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
@@ -18,6 +22,7 @@ from harness.analyse.contrast import Pairs
 from harness.analyse.records import Verdict
 from harness.cli.app import app
 from harness.doctor import machine
+from harness.execute import host
 from harness.execute.burst import Step
 from harness.fitness import MINUTES, RESAMPLED, Equal, Finding, findings, fit, judge, smallest_effect
 from harness.gate.rules import Policy
@@ -89,6 +94,47 @@ def test_a_core_whose_speed_varies_is_told(slower: float, fine: bool) -> None:
     found = {each.name: each for each in machine(cpu_clock=lambda: next(clock))}["steady speed"]
     assert found.fine is fine
     assert f"takes {slower - 1.0:.0%} more CPU time" in found.saw
+
+
+class Times(NamedTuple):
+    user: float
+    steal: float
+
+
+@pytest.mark.parametrize(
+    ("changes", "unfit"),
+    [
+        ({}, []),
+        ({"cores": 1, "load": 0.3}, ["cores"]),
+        ({"load": 0.61}, ["load average"]),
+        ({"stolen": 1.1}, ["stolen time"]),
+        ({"governor": "powersave"}, ["CPU frequency"]),
+    ],
+)
+def test_a_processor_that_is_not_all_ours_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], unfit: list[str]
+) -> None:
+    seen = {"cores": 2, "load": 0.6, "stolen": 0.9, "governor": "performance", **changes}
+    for core, governor in enumerate(("performance", seen["governor"])):
+        folder = tmp_path / f"cpu{core}" / "cpufreq"
+        folder.mkdir(parents=True)
+        (folder / "scaling_governor").write_text(f"{governor}\n")
+    monkeypatch.setattr(doctor, "Path", lambda place: tmp_path)
+    monkeypatch.setattr(host, "cores", lambda: range(seen["cores"]))
+    monkeypatch.setattr(os, "getloadavg", lambda: (seen["load"], 9.0, 9.0))
+    monkeypatch.setattr(psutil, "cpu_times", lambda: Times(100.0 - seen["stolen"], seen["stolen"]))
+    assert [each.name for each in doctor._processor() if not each.fine] == unfit
+
+
+@pytest.mark.parametrize(("spent", "saw"), [(0.09, "none above a fifth of a core"), (0.11, "neighbour (pid 1) 22%")])
+def test_another_process_that_takes_a_fifth_of_a_core_is_told(
+    monkeypatch: pytest.MonkeyPatch, spent: float, saw: str
+) -> None:
+    """In half a second; what one that has just begun took before is unknown."""
+    looks = iter(({1: ("neighbour", 5.0)}, {1: ("neighbour", 5.0 + spent), 2: ("newcomer", 9.0)}))
+    monkeypatch.setattr(doctor, "_cpu_times", lambda but: next(looks))
+    (found,) = doctor._others(lambda seconds: None)
+    assert (found.saw, found.fine) == (saw, spent < 0.1)
 
 
 def test_quiet_equal_arms_can_prove_little_things() -> None:
