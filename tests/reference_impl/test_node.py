@@ -8,6 +8,9 @@ import socket
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
+from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -651,3 +654,28 @@ def test_an_answer_from_before_an_outage_forgives_nothing_after_it(running: Star
         dialer.attempts.failed(key)
     dialer.attempts.failed(key)
     assert dialer.attempts.state(key) is CircuitState.OPEN  # type: ignore[attr-defined]
+
+
+def noting(swept: list[str], *names: str) -> dict[str, Any]:
+    """Rooms that tell when they are swept."""
+    return {name: SimpleNamespace(sweep=partial(swept.append, name)) for name in names}
+
+
+def test_housekeeping_of_a_dialer_reaches_every_room(dialing: Make) -> None:
+    dialer, swept = dialing(), list[str]()
+    rooms = noting(swept, "attempts", "buffers", "cleanup", "metrics", "pool", "tickets")
+    with pytest.MonkeyPatch.context() as patched:
+        for name, room in rooms.items():
+            patched.setattr(dialer, name, room)
+        dialer.sweep()
+    assert sorted(swept) == sorted(rooms)
+
+
+def test_housekeeping_of_a_node_reaches_every_room(running: Start) -> None:
+    node, swept = running(node={"tick": 1e6}), list[str]()
+    rooms = noting(swept, "buffers", "metrics", "tickets")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(node.node, "rooms", replace(node.node.rooms, **rooms))
+        patched.setattr(node.node, "cleanup", noting(swept, "cleanup")["cleanup"])
+        node.call(node.node._keep_house)
+    assert sorted(swept) == sorted([*rooms, "cleanup"])
