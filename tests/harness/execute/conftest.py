@@ -59,6 +59,20 @@ class Client(User):
             response_length=len(answer), exception=None, context={})
 """
 
+HELPER = """
+import sys, time
+while time.process_time() < 0.2:
+    pass
+print(flush=True)
+sys.stdin.read()
+"""
+"a program that uses 0.2 s of CPU time, says that it has, and stays until whoever started it ends"
+START_HELPER = f"""
+    import subprocess, sys
+    helper = subprocess.Popen([sys.executable, "-c", {HELPER!r}], stdin=-1, stdout=-1)
+    helper.stdout.readline()
+"""
+
 
 def write(folder: Path, name: str, text: str) -> str:
     """Put a Locust file or program into the test's folder."""
@@ -84,9 +98,9 @@ def load_of(path: str, users: int = 2, env: dict[str, str] | None = None) -> Loa
 
 
 def conserved(result: SliceResult) -> bool:
-    """Whether every task that began has an outcome and every answer its sample."""
+    """Whether every task that began, of one request each, has one outcome and every answer its sample."""
     samples = sum(len(each.service) // 4 for each in result.samples)
-    return result.ended >= result.tasks and samples == result.answered
+    return result.ended == result.tasks and samples == result.answered
 
 
 @pytest.fixture

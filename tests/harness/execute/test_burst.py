@@ -23,7 +23,7 @@ from harness.execute.load import LoadProcess
 from harness.execute.wire import OpenSlice, Samples, SliceResult, Work
 from harness.measure.records import ArmReading, Sample, Slice
 from harness.study.records import Workload
-from tests.harness.execute.conftest import CLIENT, SERVER, write
+from tests.harness.execute.conftest import CLIENT, SERVER, START_HELPER, write
 
 
 @pytest.fixture
@@ -264,6 +264,24 @@ def bursts_guard() -> int:
     from harness.execute.guard import GUARD
 
     return GUARD.pid
+
+
+STARTS_LATE = f"""
+kept = []
+def start():{START_HELPER}
+    kept.append(helper)
+{SERVER.replace("reader.readline():", "reader.readline():" + chr(10) + "        kept or start()")}
+"""
+
+
+def test_what_a_process_used_before_a_stretch_is_not_the_stretchs(tmp_path: Path, plan: BurstSpec) -> None:
+    """The server starts another one at its first request, which warms it up: after it was ready, before the slice."""
+    command = (sys.executable, "-u", write(tmp_path, "late.py", STARTS_LATE))
+    one = msgspec.structs.replace(plan.workloads[0], tasks=1, slice_seconds=3.0)
+    alone = msgspec.structs.replace(plan, arms=(ArmSpec("none", command),), workloads=(one,), warm_seconds=3.0)
+    with bursts.running(alone) as burst:
+        (row,) = burst.slices((BlockSpec("closed", 0, ("none",)),))
+    assert 0.0 < row.cpu_target < 0.2
 
 
 LONG = """

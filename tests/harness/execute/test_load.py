@@ -21,7 +21,7 @@ from harness.execute import load as load_module
 from harness.execute.load import LoadProcess, LoadSpec
 from harness.execute.target import Target
 from harness.execute.wire import OpenSlice, Work, WorkloadFile
-from tests.harness.execute.conftest import CLIENT, SERVER, conserved, load_of, opening, write
+from tests.harness.execute.conftest import CLIENT, SERVER, START_HELPER, conserved, load_of, opening, write
 
 
 def _env(server: Target) -> dict[str, str]:
@@ -150,6 +150,49 @@ def test_arrivals_replace_the_pace_that_users_have_of_their_own(tmp_path: Path) 
         closed = load.work(Work("w", 100, 0.0, 5.0, ()))
         own = load.slice(opening(0.05, workload="own"))
     assert (scheduled.answered, scheduled.cancelled, closed.answered, own.answered) == (40, 0, 100, 2)
+
+
+AFTERWARDS = """
+import gevent, time
+from locust import User, task
+def burn():
+    began = time.process_time()
+    while time.process_time() < began + 0.05:
+        pass
+class U(User):
+    @task
+    def t(self):
+        gevent.spawn_later(0.02, burn)
+        with self.environment.events.request.measure("x", "s"):
+            pass
+"""
+
+
+def test_cpu_time_that_requests_leave_behind_is_counted_while_it_is_quiet(tmp_path: Path) -> None:
+    """The load process stands for the target too: it burns its own CPU time when nobody is in flight."""
+    with load_of(write(tmp_path, "afterwards.py", AFTERWARDS), users=1) as load:
+        result = load.work(Work("w", 1, 0.1, 10.0, (load.pid,)))
+    assert min(result.cpu_load, result.cpu_target) >= 0.05
+
+
+STARTS_ANOTHER = f"""
+from locust import User, task
+kept = []
+def start():{START_HELPER}
+    kept.append(helper)
+class U(User):
+    @task
+    def t(self):
+        with self.environment.events.request.measure("x", "s"):
+            start()
+"""
+
+
+def test_a_process_that_the_target_starts_meanwhile_is_counted(tmp_path: Path) -> None:
+    """The load process stands for the target too, of which it is the only process at the beginning."""
+    with load_of(write(tmp_path, "starts.py", STARTS_ANOTHER), users=1) as load:
+        result = load.work(Work("w", 1, 0.0, 30.0, (load.pid,)))
+    assert result.cpu_target - result.cpu_load >= 0.2
 
 
 ERRORS = """
