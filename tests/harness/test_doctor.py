@@ -6,7 +6,7 @@ import io
 import itertools
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,15 +19,13 @@ from typer.testing import CliRunner
 from harness import doctor
 from harness.analyse.centre import centre_interval
 from harness.analyse.contrast import Pairs
-from harness.analyse.records import Verdict
 from harness.cli.app import app
 from harness.doctor import machine
 from harness.execute import host
-from harness.execute.burst import Step
 from harness.fitness import MINUTES, RESAMPLED, Equal, Finding, findings, fit, judge, smallest_effect
 from harness.gate.rules import Policy
-from harness.plan.budget import Forecast
 from reports import doctor_view
+from tests.harness.test_pipeline import Silent
 
 
 def some_pairs(sd: float = 0.02, bursts: int = 20, shift: float = 0.0) -> dict[str, Pairs]:
@@ -42,20 +40,6 @@ def shown(renderable: object) -> str:
     console = Console(file=io.StringIO(), width=120)
     console.print(renderable)
     return str(console.file.getvalue())  # type: ignore[attr-defined]
-
-
-class Silent:
-    """A display nobody looks at; counts the bursts."""
-
-    def __init__(self) -> None:
-        self.bursts = 0
-
-    def forecast(self, expected: Forecast, spent: float, left: float) -> None: ...
-
-    def step(self, step: Step) -> None: ...
-
-    def burst_done(self, number: int, spent: float, left: float, so_far: Sequence[Verdict]) -> None:
-        self.bursts += 1
 
 
 def test_the_machine_is_described_whatever_it_is() -> None:

@@ -158,11 +158,16 @@ class Playing:
 
 
 class Silent:
-    """A display nobody looks at."""
+    """A display nobody looks at; counts the bursts."""
+
+    def __init__(self) -> None:
+        self.bursts = 0
 
     def forecast(self, expected: Forecast, spent: float, left: float) -> None: ...
     def step(self, step: Step) -> None: ...
-    def burst_done(self, number: int, spent: float, left: float, so_far: Sequence[Verdict]) -> None: ...
+
+    def burst_done(self, number: int, spent: float, left: float, so_far: Sequence[Verdict]) -> None:
+        self.bursts += 1
 
 
 class Foretold(Silent):
