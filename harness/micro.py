@@ -86,7 +86,8 @@ def _run(
     except StoreError as error:
         ended_by = ended_by if isinstance(ended_by, BenchError) else error  # the first of the two says more
     if isinstance(ended_by, BenchError):
-        raise MeasurementVoid(f"{ended_by}; what was measured until then is kept in {folder}", ended_by.fault)
+        where = f"; what was measured until then is kept in {folder}" if _kept(folder) else ""
+        raise MeasurementVoid(f"{ended_by}{where}", ended_by.fault)
     return INTERRUPTED if ended_by else 0
 
 
@@ -153,8 +154,12 @@ def folder_for(root: Path, now: datetime.datetime, kind: str = "micro") -> Itera
     try:
         yield folder
     finally:
-        if not any(path.is_file() for path in folder.rglob("*")):
-            shutil.rmtree(folder)
+        if not _kept(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _kept(folder: Path) -> bool:
+    return any(path.is_file() for path in folder.rglob("*"))
 
 
 def _new_folder(root: Path, now: datetime.datetime, kind: str) -> Path:

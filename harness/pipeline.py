@@ -113,6 +113,7 @@ def _measure(
     since = host.cpu_time()
     blocks = tuple(_blocks(study, plan, rates))
     with burst.running(start(plan, playing), display.step) as live:
+        store.put("under_load", True)  # who dies from here on does not die of how it was started
         if plan.episode:
             rows = live.episodes(blocks[0], store.add_sample)
         else:
@@ -125,6 +126,7 @@ def _measure(
     others, stolen = host.beside(since, host.cpu_time())
     told = "; ".join(live.notes)
     store.add_burst(msgspec.structs.replace(record, complete=True, note=told, others=others, stolen=stolen))
+    store.put("under_load", False)
 
 
 def _blocks(study: Study, plan: schedule.BurstPlan, rates: Rates) -> Iterator[burst.BlockSpec]:

@@ -43,8 +43,9 @@ def kept_if_measured(store: Store) -> Iterator[None]:
     try:
         yield
     finally:
-        if not store.slices():
-            discard(store.folder)
+        with suppress(StoreError):  # of rows that cannot be read any more: what ended the run says more
+            if not store.slices():
+                discard(store.folder)
 
 
 def known(root: Path) -> list[str]:

@@ -22,7 +22,7 @@ from harness import pipeline, runs
 from harness.analyse.analysis import analyse
 from harness.analyse.records import Analysis, Check
 from harness.display import RunDisplay
-from harness.errors import INTERRUPTED, BenchError, LoadError, MeasurementVoid, StoreError, TargetError
+from harness.errors import INTERRUPTED, BenchError, LoadError, MeasurementVoid, StoreError, StudyError, TargetError
 from harness.execute import host, launch
 from harness.measure.records import Environment, Measured
 from harness.measure.store import Store
@@ -42,9 +42,10 @@ def start(
     """Run `study` in a new folder; returns the exit code."""
     budget.forecast(study, arms.layout(study))  # refuse before there is a folder
     path = path.resolve()
-    files = {str(path): launch.digest(path), **launch.digests(study, path.parent)}
+    files = launch.digests(study, path)
     with runs.create(root, study.name, now) as store, runs.claimed(store.folder), runs.kept_if_measured(store):
         record(store, study, path.parent, command, now)
+        store.put("path", str(path))
         store.put("files", files)
         return _measure(study, store, console, strict=strict)
 
@@ -76,7 +77,7 @@ def resume(folder: Path, console: Console, *, strict: bool) -> int:
         was, here = store.get("environment", Environment), host.environment(ROOT)
         if differs := _differs(was, here):
             raise StoreError(f"{folder.name} cannot go on here: {differs}; measure anew")
-        if changed := _changed(store):
+        if changed := _changed(study, store):
             raise StoreError(
                 f"{folder.name} cannot go on: since it began these changed or went away: {changed}; put them back or"
                 " measure anew"
@@ -103,10 +104,16 @@ def _differs(was: Environment, here: Environment) -> str:
     return ""
 
 
-def _changed(store: Store) -> str:
-    """Files of the run that are not what they were when it began: study, Locust files, programs."""
-    files = store.find("files", dict[str, str]) or {}
-    return ", ".join(shown(Path(name)) for name, was in files.items() if launch.digest(Path(name)) != was)
+def _changed(study: Study, store: Store) -> str:
+    """What would be played or started now and is not what it was when the run began: study, Locust files, programs."""
+    was = store.find("files", dict[str, str])
+    if was is None:
+        return ""
+    try:
+        now = launch.digests(study, Path(store.get("path", str)))
+    except StudyError:  # a Locust file went away, and no other stands in its place
+        now = {name: launch.digest(Path(name)) for name in was}
+    return ", ".join(shown(Path(name)) for name in sorted(was.keys() | now.keys()) if was.get(name) != now.get(name))
 
 
 def report(folder: Path, console: Console) -> None:
@@ -188,19 +195,19 @@ def _rounds(count: int) -> str:
 
 
 def _measure(study: Study, store: Store, console: Console, *, strict: bool) -> int:
-    directory, before = Path(store.get("directory", str)), store.slices()
-    store.put("complete", False)
-    store.put("ended_by", "")
+    directory = Path(store.get("directory", str))
+    for name, value in (("complete", False), ("ended_by", ""), ("under_load", False)):
+        store.put(name, value)
     try:
         with RunDisplay(console) as display:
             pipeline.run(study, store, directory, display)
         store.put("complete", True)
     except (KeyboardInterrupt, BenchError) as error:
-        return _ended_early(store, console, error, begun=store.slices() > before)
+        return _ended_early(store, console, error)
     return exit_code(_report(store, console), strict=strict)
 
 
-def _ended_early(store: Store, console: Console, error: KeyboardInterrupt | BenchError, *, begun: bool) -> int:
+def _ended_early(store: Store, console: Console, error: KeyboardInterrupt | BenchError) -> int:
     """Report what was measured before `error`, then let the error have the last word."""
     interrupted = isinstance(error, KeyboardInterrupt)
     if not store.slices():
@@ -208,7 +215,7 @@ def _ended_early(store: Store, console: Console, error: KeyboardInterrupt | Benc
             return INTERRUPTED
         raise error
     try:
-        keep_end(store, error, begun=begun)
+        keep_end(store, error)
         _report(store, console)
     except StoreError as second:  # the disk is still full, say: the rows are there, and the first error counts
         console.out(str(second), highlight=False)
@@ -217,15 +224,16 @@ def _ended_early(store: Store, console: Console, error: KeyboardInterrupt | Benc
         console.out(go_on, highlight=False)
     if not isinstance(error, BenchError):
         return INTERRUPTED
-    if not begun:
+    if not store.find("under_load", bool):
         raise error
     raise MeasurementVoid(f"{error}; what was measured is kept in {shown(store.folder)}", error.fault) from error
 
 
-def keep_end(store: Store, error: KeyboardInterrupt | BenchError, *, begun: bool) -> None:
-    """Keep what ended the measuring; whose fault it was only if it had `begun`: what fails to start voids no row."""
+def keep_end(store: Store, error: KeyboardInterrupt | BenchError) -> None:
+    """Keep what ended the measuring; whose fault it was only under load: what fails to start voids no row."""
+    under_load = store.find("under_load", bool)
     store.put("ended_by", str(error) if isinstance(error, BenchError) else CTRL_C)
-    store.put("fault", error.fault if begun and isinstance(error, BenchError) else "")
+    store.put("fault", error.fault if under_load and isinstance(error, BenchError) else "")
 
 
 def mishap(store: Store) -> str:

@@ -146,7 +146,7 @@ class Session(asyncio.BufferedProtocol):
             next(iter(owing)).give_up(FrameError("too many messages are under way, this one for longest"))
 
     def _settle(self) -> None:
-        """The peer owes us nothing any more, not even a sign that it is there."""
+        """The peer owes us nothing any more."""
         self._began = 0.0
         self._node.unfinished.pop(self, None)
         self._node.owing.pop(self, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -60,16 +61,21 @@ def arm_spec(
     )
 
 
-def digests(study: Study, directory: Path) -> dict[str, str]:
-    """What load and programs of a study in `directory` are made of, by path: its Locust files, and the words of
-    commands that are files or programs. The reference node is what the revision says.
+def digests(study: Study, path: Path) -> dict[str, str]:
+    """What the study at `path` is made of, by path: itself, its Locust files, and the programs of its commands, with
+    the file that a runtime or launcher is given; other files a program may well write. The reference node is what the
+    revision says. Raises `StudyError` where a Locust file is missing.
     """
-    paths: set[Path] = set()
+    directory, paths = path.parent, {path}
     for spec in (arm_spec(study, arm, directory, port=0) for arm in layout(study).arms):
         paths |= {Path(file) for file in spec.files.values()}
         if spec.cwd is not None:
-            paths |= {directory / (shutil.which(word) or word) for word in spec.command}
-    return {str(path): found for path in sorted(paths) if (found := digest(path))}
+            program = directory / (shutil.which(spec.command[0]) or spec.command[0])
+            paths.add(program)
+            if not program.is_relative_to(directory):
+                given = (directory / word for word in spec.command[1:])
+                paths |= {*itertools.islice(filter(os.path.isfile, given), 1)}
+    return {str(each): found for each in sorted(paths) if (found := digest(each))}
 
 
 def digest(path: Path) -> str:

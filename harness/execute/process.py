@@ -133,26 +133,26 @@ class Child:
         them is left.
         """
         # Asked before it ends: then they are nobody's descendants.
-        tree = psutil.Process(self.pid).children(recursive=True) if self.alive() else []
+        descendants = psutil.Process(self.pid).children(recursive=True) if self.alive() else []
         if self.alive() and grace > 0:
             self._popen.terminate()
             self.wait(grace)
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
-        for process in tree:
+        for process in descendants:
             with suppress(psutil.Error):  # it has ended; what has its number now began at another time and is spared
                 process.kill()
         self.wait(_VERIFY_SECONDS)
-        gone = self._verify(tree)
+        gone = self._verify(descendants)
         if gone:
             GUARD.release(self.pid)
         self._out.finish(0.5)
         self._errors.finish(0.5)
         return gone
 
-    def _verify(self, tree: Sequence[psutil.Process]) -> bool:
+    def _verify(self, descendants: Sequence[psutil.Process]) -> bool:
         deadline = time.monotonic() + _VERIFY_SECONDS
-        while _group_alive(self.pid) or any(map(_runs, tree)):
+        while _group_alive(self.pid) or any(map(_runs, descendants)):
             if time.monotonic() > deadline:
                 return False
             time.sleep(_POLL_SECONDS)

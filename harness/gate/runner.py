@@ -152,7 +152,7 @@ def _ended_early(steering: DuelSteering, store: Store, setting: Setting, error: 
     told = str(error) if isinstance(error, BenchError) else "interrupted before there was a verdict"
     decision = decide(asked, measured, void=told)
     try:
-        session.keep_end(store, error, begun=bool(measured.slices))
+        session.keep_end(store, error)
         write_views(decision, _info(asked, measured, setting, store.find("spent", float) or 0.0), setting.files)
     except StoreError as second:  # the disk is still full, say: the first error counts
         setting.console.out(str(second), highlight=False)

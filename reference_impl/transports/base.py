@@ -110,7 +110,7 @@ class Acceptance(Protocol):
     def rest(self) -> bytes: ...
 
     def receive(self, data: bytes) -> bytes:
-        """What to send in answer to `data`, maybe nothing. Raises `HandshakeError`."""
+        """What to send in answer to `data`, maybe nothing. Raises `ChannelError`."""
 
 
 Accept = Callable[[], Acceptance]

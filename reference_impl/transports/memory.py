@@ -137,10 +137,9 @@ class MemoryLink(TcpLink):
 class _Untrimmed:
     """A channel whose owner is a caller's thread: the loop's housekeeping must not touch its ciphers."""
 
-    __slots__ = ("_channel", "close", "feed", "inbox", "peer_id", "seal")
+    __slots__ = ("close", "feed", "inbox", "peer_id", "seal")
 
     def __init__(self, channel: Channel) -> None:
-        self._channel = channel
         self.peer_id, self.inbox = channel.peer_id, channel.inbox
         self.seal, self.feed, self.close = channel.seal, channel.feed, channel.close
 

@@ -16,7 +16,9 @@ from harness.execute.target import Target
 from harness.execute.wire import GaugesAnswer, OpenSlice, SliceResult, Work, WorkloadFile
 from harness.study import file as study_file
 from harness.study.file import ROOT
+from reference_impl.faults.script import KINDS
 
+PLAN = {each.name: each.settings for each in study_file.load(study_file.find("plan")).workloads}
 QUICK = {"connect_timeout": 0.2, "request_timeout": 0.2}
 OUTAGE = {"OUTAGE_BEGINS": "0.1", "OUTAGE_LASTS": "0.4", "OUTAGE_GRACE": "0.1"}
 ALL = "pooling,cleanup,rate_limit,circuit_breaker,buffer_pool,metrics"
@@ -133,8 +135,7 @@ def test_a_workload_by_itself_is_that_of_the_plan() -> None:
     said = subprocess.run(
         [sys.executable, "-c", ALONE], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
     ).stdout
-    of = {each.name: each.settings for each in study_file.load(study_file.find("plan")).workloads}
-    assert json.loads(said) == [of["churn"], of["flood"], of["outage"]]
+    assert json.loads(said) == [PLAN[name] for name in ("churn", "flood", "outage")]
 
 
 PORTS = """
@@ -162,13 +163,18 @@ def test_an_attacker_leaves_no_port_behind_and_comes_from_where_it_can() -> None
 
 @pytest.mark.parametrize(("on", "leaks"), [("cleanup", False), ("none", True)])
 def test_churn_leaks_only_without_cleanup(on: str, leaks: bool) -> None:
-    faults = {"rules": [{"kind": "reset", "share": 0.05}, {"kind": "corrupt", "share": 0.05}]}
+    """Under every kind of fault that the plan has, each three times as often, and the crash within reach."""
+    rules = PLAN["churn"]["faults"]["rules"]
+    more = [
+        {**each, "first": 100} if each["kind"] == "crash" else {**each, "share": 3 * each["share"]} for each in rules
+    ]
     node = {"tick": 0.1, "handshake_timeout": 0.2}
-    with loaded("churn", on, 4, {"SYNAPSED_SEED": "3"}, tcp=QUICK, node=node, faults=faults) as load:
-        result = load.work(Work("w", tasks=150, quiet=0.0, timeout=30.0, targets=()))
-        gauges = settled(load, 0.4)
+    with loaded("churn", on, 4, {"SYNAPSED_SEED": "3"}, tcp=QUICK, node=node, faults={"rules": more}) as load:
+        result = load.work(Work("w", tasks=300, quiet=0.0, timeout=30.0, targets=()))
+        gauges = settled(load, 0.6)
+    assert {each["kind"] for each in rules} == {*KINDS}
     assert result.answered > 50
-    assert {"Cancelled", "CallbackError", "ChannelError"} <= set(result.failed)
+    assert {"Cancelled", "CallbackError", "ChannelError", "ConnectionResetError"} <= set(result.failed)
     assert (gauges.load["cleanup.open"] > 0) == leaks
     assert (gauges.target["node.connections"] > 1) == leaks
     assert lost(result) == 0

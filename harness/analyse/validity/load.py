@@ -62,7 +62,7 @@ def reached(subject: Subject) -> Iterator[Check]:
             f"the program used {1e6 * used:.3g} us of CPU per answered request" + elsewhere * (used < IDLE),
             f"at least {1e6 * IDLE:g} us",
             "leave the address to Locust's host, and start the program itself; where requests are meant to be answered"
-            " without it, say so (both_ends)",
+            " without it, a study says so (both_ends)",
         )
 
 

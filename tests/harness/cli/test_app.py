@@ -385,7 +385,8 @@ def test_a_run_in_which_a_process_died_is_invalid_for_good(bench: Bench, tmp_pat
     """What was mended since is another program: rows of both would be mixed."""
     folder = made_up(tmp_path / "runs", MET, complete=False)
     with Store.open(folder) as store:
-        session.keep_end(store, TargetError("target all (pid 7) died: exit code 1"), begun=True)
+        store.put("under_load", True)
+        session.keep_end(store, TargetError("target all (pid 7) died: exit code 1"))
         before = store.measured()
     said = refused(bench("run", "--resume", "latest"), "store")
     assert said.startswith(f"{folder.name} stays INVALID, it was ended by: target all (pid 7) died: exit code 1; mend ")
@@ -403,7 +404,7 @@ def test_a_failed_attempt_to_go_on_leaves_the_run_valid_and_to_be_resumed(
 ) -> None:
     folder = made_up(tmp_path / "runs", MET, complete=False)
     with Store.open(folder) as store:
-        session.keep_end(store, KeyboardInterrupt(), begun=True)
+        session.keep_end(store, KeyboardInterrupt())
         before = store.measured()
     monkeypatch.setattr(session, "pipeline", _Ends(0, error))
     for _ in range(2):
@@ -413,6 +414,27 @@ def test_a_failed_attempt_to_go_on_leaves_the_run_valid_and_to_be_resumed(
     assert "INVALID" not in bench("report").out
     with Store.read(folder) as store:
         assert store.measured() == before
+
+
+def test_what_dies_in_the_first_stretch_after_a_resume_voids_the_run(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_up(tmp_path / "runs", MET, complete=False)
+    monkeypatch.setattr(session, "pipeline", _Ends(0, TargetError("target all died"), under_load=True))
+    assert bench("run", "--resume", "latest").code == 4
+    assert "INVALID" in bench("report").out
+    assert "stays INVALID" in refused(bench("run", "--resume", "latest"), "store")
+
+
+def test_what_fails_to_start_in_a_later_burst_voids_nothing(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.toml").write_text(STUDY)
+    monkeypatch.setattr(session, "pipeline", _Ends(2, TargetError("its port is taken")))
+    answer = bench("run", "mine.toml")
+    assert (answer.code, answer.err) == (2, "synapsed-bench: target: its port is taken\n")
+    assert "go on with: synapsed-bench run --resume" in answer.out
+    assert "INVALID" not in bench("report").out
 
 
 def test_a_study_that_cannot_go_on_is_told_before_the_run_is_touched(bench: Bench, tmp_path: Path) -> None:
@@ -475,14 +497,15 @@ def test_an_invalid_run_is_exit_4(bench: Bench, tmp_path: Path) -> None:
 
 
 class _Ends:
-    """Stands in for the pipeline: measures `bursts`, then ends as it is told."""
+    """Stands in for the pipeline: measures `bursts`, then ends as told: in the next one, or as it starts."""
 
-    def __init__(self, bursts: int, error: BaseException) -> None:
-        self.bursts, self.error = bursts, error
+    def __init__(self, bursts: int, error: BaseException, *, under_load: bool = False) -> None:
+        self.bursts, self.error, self.under_load = bursts, error, under_load
 
     def run(self, study: Study, store: Store, *_: Any) -> None:
         assert arms.layout(study)
         fill(store, study, self.bursts)
+        store.put("under_load", self.under_load)
         raise self.error
 
 
@@ -517,7 +540,7 @@ def test_however_a_run_ends_what_was_measured_is_kept(
     code: int,
     said: str,
 ) -> None:
-    monkeypatch.setattr(session, "pipeline", _Ends(bursts, error))
+    monkeypatch.setattr(session, "pipeline", _Ends(bursts, error, under_load=bursts > 0))
     (tmp_path / "mine.toml").write_text(STUDY)
     answer = bench("run", "mine.toml")
     assert answer.code == code
@@ -627,7 +650,7 @@ def test_a_report_that_cannot_be_written_does_not_hide_why_the_run_ended(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(session, "pipeline", _Ends(2, TargetError("target all died")))
+    monkeypatch.setattr(session, "pipeline", _Ends(2, TargetError("target all died"), under_load=True))
     monkeypatch.setattr(reports, "write", full)
     (tmp_path / "mine.toml").write_text(STUDY)
     answer = bench("run", "mine.toml")

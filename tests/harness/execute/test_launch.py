@@ -114,14 +114,18 @@ def test_an_arm_s_variables_learn_the_port_too(tmp_path: Path) -> None:
 def test_what_load_and_programs_are_made_of_is_known_by_its_digests(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Files of every arm, a program on the PATH among them; a port, a flag and a device are none."""
+    """Files of every arm, a program on the PATH among them and what it is given first; a port, a flag and a device are
+    none, nor is what a program of the study's own may write.
+    """
+    mine = tmp_path / "mine.toml"
+    mine.write_text("")
     surge = ROOT / "scenarios" / "load" / "surge.py"
     workload = Workload(name="surge", file="scenarios/load/surge.py")
     study = Study(name="any", title="any", workloads=(workload,))
-    assert [*digests(study, tmp_path)] == [str(surge)]
-    installed = tmp_path / "bin" / "old-server"
+    assert {*digests(study, mine)} == {str(mine), str(surge)}
+    installed = tmp_path.parent / f"{tmp_path.name}-bin" / "old-server"
     installed.parent.mkdir()
-    for path in (installed, tmp_path / "new.py", tmp_path / "other.py"):
+    for path in (installed, *(tmp_path / name for name in ("new.py", "other.py", "conf", "log"))):
         path.write_text(path.name)
         path.chmod(0o755)
     monkeypatch.setenv("PATH", str(installed.parent))
@@ -131,12 +135,20 @@ def test_what_load_and_programs_are_made_of_is_known_by_its_digests(
         workloads=(workload,),
         design=Design(baseline="old", treatment="new"),
         arms=(
-            Arm(name="old", target=Target(kind="command", command=("old-server", "--port={port}", "/dev/zero"))),
-            Arm(name="new", target=Target(kind="command", command=("./new.py",)), file="other.py"),
+            Arm(
+                name="old",
+                target=Target(kind="command", command=("old-server", "--port={port}", "/dev/zero", "conf", "log")),
+            ),
+            Arm(name="new", target=Target(kind="command", command=("./new.py", "log")), file="other.py"),
         ),
     )
-    found = digests(study, tmp_path)
-    assert {*found} == {str(surge), str(installed), str(tmp_path / "new.py"), str(tmp_path / "other.py")}
-    assert len({*found.values()}) == 4
+    found = digests(study, mine)
+    assert {*found} == {
+        str(mine),
+        str(surge),
+        str(installed),
+        *(str(tmp_path / name) for name in ("new.py", "other.py", "conf")),
+    }
+    assert len({*found.values()}) == 6
     (tmp_path / "new.py").write_text("edited")
-    assert [path for path, was in found.items() if digests(study, tmp_path)[path] != was] == [str(tmp_path / "new.py")]
+    assert [path for path, was in found.items() if digests(study, mine)[path] != was] == [str(tmp_path / "new.py")]
