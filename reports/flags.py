@@ -53,7 +53,7 @@ class FlagTable:
 
 
 ABSENT = Cell("not measured", "", "absent")
-UNCOUNTED = Cell("not measurable", "this machine cannot count it", "absent")
+UNCOUNTED = Cell(words.ABSENT, "not measurable", "absent")
 STEPS = "flags-phases"
 Asked = tuple[str, Sequence[str], tuple[str, str]]
 """A row's name, its flags, and the two arms that tell of them."""

@@ -104,7 +104,7 @@ def test_what_this_machine_cannot_count_is_shown_as_such_and_ranks_nothing() -> 
     analysis = analyse(study, a_run(study, FACTORS, 60))
     assert told_by(study, analysis, SURGE) == (("throughput", ""), ("cache_misses_per_request", ""))
     _, alone = flag_tables(study, analysis)
-    assert {row[1].effect for _, _, row in alone.rows} == {"not measurable"}
+    assert {row[1].interval for _, _, row in alone.rows} == {"not measurable"}
     assert ranking(study, analysis) is not None
 
 
