@@ -55,7 +55,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _host(name: str) -> str:
     try:
-        name.encode("idna")
+        if not name.encode("idna"):  # which would be every address there is
+            raise UnicodeError
     except UnicodeError:
         raise SettingsError(f"--host is {name!r}; expected an address or a name") from None
     return name

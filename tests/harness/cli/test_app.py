@@ -732,6 +732,7 @@ def test_a_taken_port_is_one_line_for_a_node(bench: Bench, taken: str) -> None:
         (("--peers", "40000", "--transports", "tcp,tls"), "--peers is 40000: 80000 ports from 1 on; expected none "),
         (("--metrics-port", "70000"), "ExpositionSettings.port is 70000; expected a whole number from 0 to 65535"),
         (("--host", "a..b"), "--host is 'a..b'; expected an address or a name"),
+        (("--host", ""), "--host is ''; expected an address or a name"),
         (("--settings", '{"node":{"backlog":99999999999}}'), "node.backlog is 99999999999; expected a whole number"),
         (("--settings", '{"buffer_pool":{"small_buffers":1%s}}' % ("0" * 30)), "buffer_pool.small_buffers is 1000"),
         (("--settings", '{"faults":{"rules":[{"kind":[]}]}}'), "faults.rules[0].kind is []; expected one of: refuse"),
