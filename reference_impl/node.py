@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -85,6 +86,11 @@ class Door:
     address: Address
 
 
+def _collections() -> int:
+    """Runs of the garbage collector since the process began, of all generations."""
+    return sum(each["collections"] for each in gc.get_stats())
+
+
 class Node:
     """Listens, authenticates, answers. Made by `assemble.node`; `start`, then `close`."""
 
@@ -121,6 +127,7 @@ class Node:
         self.more_gauges: dict[str, Callable[[], Mapping[str, float]]] = {}
         """Gauges beside the rooms' own, by name."""
         self._housekeeping: asyncio.TimerHandle | None = None
+        self._collections_before = _collections()
 
     async def start(self, host: str = "127.0.0.1", ports: Sequence[int] = ()) -> list[dict[str, Address]]:
         """Listen; returns, per identity, an address per transport.
@@ -213,6 +220,7 @@ class Node:
                 "unfinished_handshakes": len(self.unfinished),
                 "refused": self.refused,
             },
+            "process": {"collections": _collections() - self._collections_before},
             "pooling": rooms.tickets.gauges(),
             "cleanup": self.cleanup.gauges(),
             "source_limit": rooms.source_limit.gauges(),

@@ -37,6 +37,7 @@ class Worker:
         self._workloads: dict[str, LoadedWorkload] = {}
         self._counts_misses = False
         self._misses: Counter | None = None
+        self._collections_before = 0
 
     def answer(self, order: wire.Order) -> wire.Answer:
         """Do what `order` says; whatever goes wrong becomes Failed."""
@@ -73,6 +74,7 @@ class Worker:
         # Imports and users stay as long as the process: keep them out of later collections, on every arm.
         gc.collect()
         gc.freeze()
+        self._collections_before = _collections()
         return wire.Ready(notes)
 
     def _slice(self, order: wire.OpenSlice) -> wire.SliceResult:
@@ -163,7 +165,7 @@ class Worker:
     def _gauges(self) -> wire.GaugesAnswer:
         """The target is one for all workloads; each of several has a dialer of its own, which its name tells apart."""
         target: dict[str, float] = {}
-        load: dict[str, float] = {}
+        load: dict[str, float] = {"process.collections": _collections() - self._collections_before}
         for name, workload in self._workloads.items():
             place = f"{name}: " if len(self._workloads) > 1 else ""
             held = workload.gauges("synapsed_gauges")  # first: asking the target takes a connection
@@ -189,6 +191,11 @@ class Worker:
             raise WorkloadError(f"no workload {name!r} here; loaded: {', '.join(self._workloads) or 'none'}")
         workload.check_alive()
         return workload
+
+
+def _collections() -> int:
+    """Runs of this process's garbage collector since it began, of all generations."""
+    return sum(each["collections"] for each in gc.get_stats())
 
 
 class _FirstFew(logging.Filter):

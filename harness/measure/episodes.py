@@ -115,6 +115,18 @@ def registry_left(episode: Episode) -> float:
     return max(1.0, listed)
 
 
+def collections_per_request(episode: Episode) -> float:
+    """Runs of both ends' garbage collectors per answered request; none count as one, so that it has a ratio."""
+    row, name = episode.reading, "process.collections"
+    if name not in row.gauges or name not in row.load_gauges:
+        raise Unusable(f"the target does not tell its {name}")
+    if not episode.stretch.answered:
+        raise Unusable("no answered request")
+    runs = row.gauges[name] + row.load_gauges[name]
+    value = max(1.0, runs) / episode.stretch.answered
+    return value if runs else NoneOf(value)
+
+
 def told(name: str, plus: float = 0.0) -> Callable[[Episode], float]:
     """The value that the workload's Locust file publishes as `name`, plus `plus`."""
 

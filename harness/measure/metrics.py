@@ -433,6 +433,14 @@ _TABLE = (
                 episodes.registry_left,
             ),
             (
+                "collections_per_request",
+                "garbage collections per request",
+                "collections",
+                "Runs of both ends' garbage collectors per answered request of an episode (none counts as one), where a"
+                " target tells its own.",
+                episodes.collections_per_request,
+            ),
+            (
                 "attempts_wasted",
                 "wasted attempts",
                 "attempts + 1",

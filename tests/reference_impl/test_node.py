@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import threading
@@ -58,6 +59,14 @@ def test_every_request_on_every_arm(running: Start, dialing: Make, arm: str) -> 
         assert connection.snapshot() == stats["metrics"]["series"]
     assert stats["metrics"]["requests"] == 4 * 6 * 3
     assert stats["node"]["unfinished_handshakes"] == 0
+
+
+def test_it_tells_how_often_its_garbage_was_collected_since_it_was_made(running: Start) -> None:
+    node = running()
+    before = node.node.stats()["process"]["collections"]
+    gc.collect()
+    assert node.node.stats()["process"]["collections"] >= before + 1
+    assert running().node.stats()["process"]["collections"] < sum(each["collections"] for each in gc.get_stats())
 
 
 def test_malformed_requests_are_answered_with_an_error_and_the_connection_lives(running: Start, dialing: Make) -> None:

@@ -96,8 +96,23 @@ def test_open_arrivals_each_start_once_and_never_early(shared: tuple[Target, Loa
 
 def test_gauges_are_asked_from_the_locust_file(shared: tuple[Target, LoadProcess]) -> None:
     gauges = shared[1].gauges()
-    assert gauges.load == {"client.users": 4.0}
+    assert gauges.load.keys() == {"client.users", "process.collections"}
+    assert gauges.load["client.users"] == 4.0
     assert gauges.target == {"server.on": 2.0}
+
+
+def test_collections_are_counted_from_the_moment_everybody_is_ready(tmp_path: Path) -> None:
+    file = (
+        "import gc\nfrom locust import User, task\nfor _ in range(100):\n    gc.collect()\n"
+        "class U(User):\n    @task\n    def t(self):\n"
+        "        with self.environment.events.request.measure('x', 'x'):\n            gc.collect()\n"
+    )
+    with load_of(write(tmp_path, "collecting.py", file), 1) as load:
+        before = load.gauges().load["process.collections"]
+        load.work(Work("w", tasks=20, quiet=0.0, timeout=10.0, targets=()))
+        after = load.gauges().load["process.collections"]
+    assert before < 100
+    assert after - before >= 20
 
 
 def test_a_late_start_is_lag_not_a_lost_arrival(tmp_path: Path) -> None:
@@ -247,7 +262,7 @@ def test_a_request_that_never_ends_is_cancelled_and_its_user_replaced(server: Ta
         assert conserved(result)
         again = load.slice(opening(0.05, arrivals=(0.0,) * 5, drain=0.1))
         assert again.cancelled == 5  # three in flight, two nobody was free to start
-        assert load.gauges().load == {"client.users": 3.0}
+        assert load.gauges().load["client.users"] == 3.0
 
 
 UNCHANGED = """
@@ -402,7 +417,7 @@ def test_workloads_share_a_process_but_not_their_listeners(tmp_path: Path) -> No
     )
     with LoadProcess.start(LoadSpec("test", workloads)) as load:
         gauges = load.gauges()
-        assert gauges.load == {"one: first": 1, "two: second": 1, "twice: third": 1}
+        assert gauges.load.keys() == {"one: first", "two: second", "twice: third", "process.collections"}
         assert gauges.target == {"one.py": 1, "two.py": 1}
         for workload, name in (("one", "first"), ("two", "second"), ("twice", "third"), ("one", "first")):
             result = load.work(Work(workload, 20, 0.0, 10.0, ()))

@@ -55,6 +55,20 @@ def test_a_name_that_never_ended_has_no_ratio_and_one_that_always_failed_has() -
     assert value_of(metric("success_ratio"), LOAD, "other") == pytest.approx(0.5 / 101)
 
 
+def test_collections_are_those_of_both_ends_and_none_of_them_is_no_difference() -> None:
+    def after(node: float, dialer: float) -> Episode:
+        reading = left(told={"process.collections": dialer})
+        return Episode(msgspec.structs.replace(reading, gauges={"process.collections": node}), LOAD, ())
+
+    collections = metric("collections_per_request")
+    assert value_of(collections, after(3.0, 5.0), "") == 8.0 / 2000
+    assert isinstance(value_of(collections, after(0.0, 0.0), ""), NoneOf)
+    assert value_of(collections, after(0.0, 0.0), "") == 1.0 / 2000
+    assert value_of(collections, EPISODE, "") == "the target does not tell its process.collections"
+    idle = msgspec.structs.replace(after(3.0, 5.0).stretch, answered=0)
+    assert value_of(collections, Episode(after(3.0, 5.0).reading, idle, ()), "") == "no answered request"
+
+
 def test_what_is_left_counts_one_more() -> None:
     assert value_of(metric("descriptors_left"), EPISODE, "") == 1.0
     assert value_of(metric("descriptors_left"), Episode(left(17), LOAD, ()), "") == 8.0
