@@ -26,8 +26,9 @@ VARIABLES = (
     "PYTHONASYNCIODEBUG", "PYTHON_GIL", "PYTHON_JIT", "MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD", "LD_LIBRARY_PATH",
     "LD_BIND_NOW", "OPENSSL_CONF", "OPENSSL_ia32cap", "GEVENT_",
     "BULK_MIX", "BULK_SIZE", "CHURN_SHARE", "CONTENTION_RECORDINGS", "DISTANT_REUSE", "DISTANT_RTT", "FLOOD_SECONDS",
-    "MESH_CLIENTS", "OUTAGE_BEGINS", "OUTAGE_GRACE", "OUTAGE_LASTS", "OUTAGE_STRUCK", "RAMP_SECONDS", "RAMP_USERS",
-    "SPIKE_SECONDS", "SPIKE_USERS", "STAIRS_SECONDS", "STAIRS_STEPS", "STAIRS_USERS", "STEADY_PACE",
+    "MESH_CLIENTS", "OUTAGE_BEGINS", "OUTAGE_GRACE", "OUTAGE_LASTS", "OUTAGE_SPREAD", "OUTAGE_STRUCK",
+    "RAMP_SECONDS", "RAMP_USERS", "SPIKE_SECONDS", "SPIKE_USERS", "STAIRS_SECONDS", "STAIRS_STEPS", "STAIRS_USERS",
+    "STEADY_PACE",
 )  # fmt: skip
 """Beginnings of the names of environment variables that change how interpreter, allocator and libraries run, and what
 our Locust files do. Reports show their values, so no beginning is here that a user may give to a secret, as LOCUST_ is.

@@ -8,6 +8,7 @@ are those that began while they were black, "request" the rest.
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
@@ -20,10 +21,13 @@ from reference_impl.transports.base import Peer
 from scenarios.load.episode import EpisodeUser, told
 from scenarios.load.link import Link
 from scenarios.load.session import playing, session
-from scenarios.load.users import FAILURES
+from scenarios.load.users import FAILURES, SEED
 
 BEGINS = float(os.environ.get("OUTAGE_BEGINS", "1"))
 LASTS = float(os.environ.get("OUTAGE_LASTS", "2"))
+SPREAD = float(os.environ.get("OUTAGE_SPREAD", "0"))
+"""seconds by which it may be longer or shorter: a breaker asks again at fixed times, and where the return is one too it
+is early, or late, each time"""
 GRACE = float(os.environ.get("OUTAGE_GRACE", "3"))
 "seconds after its return from which the peer is expected to serve as ever"
 PEERS = 8
@@ -40,6 +44,7 @@ class Outage:
         self.peers = self._link.peers
         self.returned = float("inf")
         self.black = False
+        self._lasts = max(0.0, LASTS + random.Random(SEED).uniform(-SPREAD, SPREAD))
 
     def play(self, dialer: Dialer, numbers: dict[str, float]) -> None:
         """The outage, beginning now; what it cost goes into `numbers`."""
@@ -47,11 +52,12 @@ class Outage:
         self._link.go_black()
         self.black = True
         before = attempts(dialer, self.peers)
-        gevent.sleep(LASTS)
+        gevent.sleep(self._lasts)
         numbers["outage.wasted"] = attempts(dialer, self.peers) - before
         self.black = False
         self._link.come_back()
         self.returned = perf_counter()
+        numbers["outage.lasted"] = self._lasts
         most, last = 0.0, attempts(dialer, self.peers)
         for _ in range(round(1 / STEP)):
             gevent.sleep(STEP)

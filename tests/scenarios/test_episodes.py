@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -292,6 +293,19 @@ def test_as_many_dials_find_a_connection_as_are_to_acquaintances(reuse: str, lea
     # asking the node for its gauges dials its first peer, which may be one miss more
     met_again = 24 - (after["pooling.misses"] - before["pooling.misses"])
     assert least <= met_again <= most
+
+
+def test_how_long_an_outage_lasts_follows_the_seed_alone() -> None:
+    lasted = {}
+    for seed, on in (("1", "none"), ("2", "circuit_breaker")):
+        env = {**OUTAGE, "OUTAGE_SPREAD": "0.2", "SYNAPSED_SEED": seed}
+        with loaded("outage", on, 4, env, tcp=QUICK) as load:
+            for _ in range(50):
+                played(load, 0.8)
+                if "outage.lasted" in load.gauges().load:
+                    break
+            lasted[seed] = load.gauges().load["outage.lasted"]
+    assert lasted == {seed: 0.4 + random.Random(seed).uniform(-0.2, 0.2) for seed in ("1", "2")}
 
 
 def test_none_or_several_peers_can_be_struck() -> None:
