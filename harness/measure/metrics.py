@@ -451,7 +451,7 @@ _TABLE = (
                 "attempts_at_return",
                 "attempts at the return",
                 "attempts + 1",
-                "One more than the most connection attempts within 100 ms of the first second after an outage.",
+                "One more than the most connection attempts within 100 ms between an outage and the end of its grace.",
                 episodes.told("outage.at_return", plus=1.0),
             ),
             (

@@ -59,7 +59,7 @@ class Outage:
         self.returned = perf_counter()
         numbers["outage.lasted"] = self._lasts
         most, last = 0.0, attempts(dialer, self.peers)
-        for _ in range(round(1 / STEP)):
+        for _ in range(max(1, round(GRACE / STEP))):  # a breaker may well ask no sooner than after a second or two
             gevent.sleep(STEP)
             now = attempts(dialer, self.peers)
             most, last = max(most, now - last), now

@@ -295,6 +295,19 @@ def test_as_many_dials_find_a_connection_as_are_to_acquaintances(reuse: str, lea
     assert least <= met_again <= most
 
 
+def test_attempts_at_the_return_are_counted_for_as_long_as_a_breaker_may_wait() -> None:
+    slow = {"timeout": 2.0, "failure_threshold": 1}
+    with loaded(
+        "outage", "circuit_breaker", 4, {**OUTAGE, "OUTAGE_GRACE": "2.5"}, tcp=QUICK, circuit_breaker=slow
+    ) as load:
+        for _ in range(50):
+            played(load, 1.0)
+            if "outage.at_return" in load.gauges().load:
+                break
+        told = load.gauges().load
+    assert told["outage.at_return"] >= 1
+
+
 def test_how_long_an_outage_lasts_follows_the_seed_alone() -> None:
     lasted = {}
     for seed, on in (("1", "none"), ("2", "circuit_breaker")):
