@@ -127,7 +127,7 @@ class Node:
         self.more_gauges: dict[str, Callable[[], Mapping[str, float]]] = {}
         """Gauges beside the rooms' own, by name."""
         self._housekeeping: asyncio.TimerHandle | None = None
-        self._collections_before = _collections()
+        self._collections_before = 0
 
     async def start(self, host: str = "127.0.0.1", ports: Sequence[int] = ()) -> list[dict[str, Address]]:
         """Listen; returns, per identity, an address per transport.
@@ -138,6 +138,7 @@ class Node:
         chosen = itertools.chain(ports, itertools.repeat(0))
         addresses = [await self._open(identity, host, chosen) for identity in self.identities]
         self._housekeeping = asyncio.get_running_loop().call_later(self.settings.tick, self._keep_house)
+        self._collections_before = _collections()
         return addresses
 
     async def _open(self, identity: Identity, host: str, ports: Iterator[int]) -> dict[str, Address]:

@@ -195,6 +195,15 @@ def test_an_outage_costs_attempts_and_ends() -> None:
     assert all(lost(each) == 0 and each.ended == each.tasks for each in parts)
 
 
+def test_what_a_node_s_start_collects_is_not_counted() -> None:
+    """256 peers take seven runs of the collector to start, and transfers of buffers none."""
+    with loaded("bulk", "none", 2, {"BULK_SIZE": "65536"}, peers=256) as load:
+        load.work(Work("w", tasks=20, quiet=0.0, timeout=30.0, targets=()))
+        gauges = load.gauges()
+    assert gauges.target["process.collections"] < 4
+    assert gauges.load["process.collections"] < 4
+
+
 def test_every_client_of_the_mesh_asks_exactly_once() -> None:
     with loaded("mesh", ALL, 4, {"MESH_CLIENTS": "50"}) as load:
         result = load.work(Work("w", tasks=50, quiet=0.0, timeout=30.0, targets=()))
