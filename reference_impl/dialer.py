@@ -212,6 +212,9 @@ class Dialer:
 
     def _establish(self, peer: Peer) -> Established:
         keys = [(bytes(peer), name) for name in peer.addresses if name in self._transports]
+        if not keys:
+            told, known = (", ".join(each) or "nothing" for each in (peer.addresses, self._transports))
+            raise ConnectionError(f"the peer is reached by {told}, this dialer reaches by {known}")
         return self.attempts.connect(keys, lambda key: self._dial(peer, cast(Key, key)))
 
     def _dial(self, peer: Peer, key: Key) -> Established:

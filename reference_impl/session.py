@@ -134,7 +134,7 @@ class Session(asyncio.BufferedProtocol):
                 release_all(messages)
                 raise FrameError(_TOO_EARLY)
             self._answer(messages[0])
-        elif not self._began and not channel.inbox.between:
+        if not self._began and not channel.inbox.between:  # a message may have begun behind the one that is answered
             self._expect()
 
     def _expect(self) -> None:
@@ -215,11 +215,9 @@ class Session(asyncio.BufferedProtocol):
                 self._expect()
 
     def trim(self) -> None:
-        """Idle for a while: keep the keys, drop the AEAD contexts. A message may have begun right behind the last."""
+        """Idle for a while: keep the keys, drop the AEAD contexts."""
         if self._channel is not None:
             self._channel.trim()
-            if not self._began and not self._channel.inbox.between:
-                self._expect()
 
     def give_up(self, error: ChannelError) -> None:
         """As `fail`, at once: a transport that is only closed waits until the peer has taken the rest of its answer."""

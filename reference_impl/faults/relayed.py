@@ -162,7 +162,7 @@ class Direction:
         self._relayed.relay.carried += len(data)
         if self.target is None:
             self._early += data
-        else:
+        elif not self.target.is_closing():  # by an error, whose end is still on its way
             self.target.write(data)
 
     def _arrive_end(self, last: bytes | None) -> None:
@@ -172,7 +172,7 @@ class Direction:
         if last is None:
             self._relayed.cut()
             return
-        if self.target is not None:
+        if self.target is not None and not self.target.is_closing():
             self.target.write_eof()
         self._relayed.ended()
 

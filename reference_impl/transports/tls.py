@@ -147,22 +147,23 @@ class TlsInbox:
         """Take the messages in `data`, keep what is left; a long body goes on in a buffer of its own."""
         if self._pending:
             data = self._pending + data
-        while len(data) >= HEAD_BYTES:
-            kind, size = HEAD.unpack_from(data)
-            stop = HEAD_BYTES + size
+        start, end = 0, len(data)
+        while end - start >= HEAD_BYTES:
+            kind, size = HEAD.unpack_from(data, start)
+            body = start + HEAD_BYTES
             if size > MAX_SINGLE:
                 if size > MAX_BODY:
                     raise FrameError(f"message of {size} bytes; at most {MAX_BODY} are accepted")
-                self._kind, self._at = kind, len(data) - HEAD_BYTES
+                self._kind, self._at = kind, end - body
                 self._message = self._acquire(size, secret=True)
-                self._message.view[: self._at] = data[HEAD_BYTES:]
-                data = b""
+                self._message.view[: self._at] = data[body:]
+                start = end
                 break
-            if len(data) < stop:
+            if end - body < size:
                 break
-            messages.append(Message(kind, data[HEAD_BYTES:stop]))
-            data = data[stop:]
-        self._pending = data
+            messages.append(Message(kind, data[body : body + size]))
+            start = body + size
+        self._pending = data[start:]
 
     @property
     def between(self) -> bool:

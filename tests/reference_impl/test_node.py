@@ -87,6 +87,12 @@ def test_nobody_listens(running: Start, dialing: Make) -> None:
 
 
 @pytest.mark.parametrize("arm", ["none", "all"])
+def test_a_peer_on_transports_that_the_dialer_lacks_is_not_reached(dialing: Make, arm: str) -> None:
+    with pytest.raises(ConnectionError, match=r"the peer is reached by carrier pigeon, this dialer reaches by tcp"):
+        dialing(arm).connect(Peer(NODES[0].peer_id, {"carrier pigeon": ("127.0.0.1", 1)}))
+
+
+@pytest.mark.parametrize("arm", ["none", "all"])
 def test_garbage_and_silence_do_not_outlive_the_handshake_timeout(running: Start, arm: str) -> None:
     node = running(arm, node={"handshake_timeout": 0.2, "tick": 0.05})
     with socket.create_connection(node.address) as silent, socket.create_connection(node.address) as garbage:
@@ -414,6 +420,23 @@ def test_nor_is_one_that_begins_behind_a_whole_one(running: Start, arm: str) -> 
     assert lazy.channel.feed(lazy.socket.recv(1000))[0].kind == OK
     assert lazy.socket.recv(1) == b""
     lazy.socket.close()
+
+
+@pytest.mark.parametrize("arm", ["none", "all"])
+def test_and_counts_as_under_way_from_its_first_byte(running: Start, arm: str) -> None:
+    """Else as many as there are connections could each have a buffer of 4 MiB until the node's next tick."""
+    node = running(arm, node={"tick": 60.0, "max_owing": 3})
+    peers = [RawPeer(node, CryptoBufferPool(BufferSettings())) for _ in range(8)]
+    for lazy in peers:
+        whole = lazy.channel.seal(1, b"answer me")
+        (piece, *_) = lazy.channel.seal(1, bytes(MAX_BODY))
+        assert isinstance(whole, bytes)
+        assert isinstance(piece, PooledBuffer)
+        lazy.socket.sendall(whole + bytes(piece.view[:100]))
+    assert wait_until(lambda: node.node.cleanup.open_connections() == 3)
+    assert len(node.node.owing) == 3
+    for lazy in peers:
+        lazy.socket.close()
 
 
 def test_who_leaves_in_the_middle_of_a_message_leaves_neither_keys_nor_buffer(running: Start) -> None:
