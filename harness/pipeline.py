@@ -191,7 +191,7 @@ def _processes(study: Study, names: tuple[str, ...], number: int, playing: Playi
     work = next((each for each in arms.workloads(study) if not each.is_episode), None)
     if episode is None and work is not None and work.name not in wanted:
         loaded.append(work)
-    seed = study.seed + number
+    seed = study.seed + max(0, number)  # the burst that finds rates is none of them
     return burst.BurstSpec(
         number=number,
         arms=tuple(

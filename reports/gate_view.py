@@ -77,7 +77,7 @@ def sentence(decision: GateDecision, info: GateInfo) -> str:
     if decision.outcome == "FAIL":
         return f"FAIL: {info.head} against {info.base}: {'; '.join(failed)}"
     if decision.outcome == "PASS":
-        return f"PASS: {info.head} is not worse than {info.base}: {'; '.join(shown)}"
+        return f"PASS: no metric of {info.head} lost its margin against {info.base}: {'; '.join(shown)}"
     return f"{decision.outcome}: {decision.reason}"
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -12,12 +14,23 @@ from harness.errors import StoreError
 
 
 class Output(Console):
-    """A console that falls silent when its reader has left, while the command goes on: its exit code answers too."""
+    """A console that falls silent when its reader has left, or nothing can be written any more, while the command goes
+    on: its exit code answers too.
+    """
 
     def on_broken_pipe(self) -> None:
         """Go on without a reader."""
         self.quiet = True
         into_nothing(self.file)
+
+    def _check_buffer(self) -> None:  # where rich tells a reader that has left
+        try:
+            super()._check_buffer()
+        except OSError as error:
+            del self._buffer[:]
+            self.on_broken_pipe()
+            with suppress(OSError):
+                sys.stderr.write(f"standard output: {error.strerror or error}; going on without it\n")
 
 
 console = Output()

@@ -32,9 +32,6 @@ class Alarm(Protocol):
     def cancel(self) -> None:
         """Forget what was set."""
 
-    def close(self) -> None:
-        """Release the alarm for good."""
-
 
 class _Time(ctypes.Structure):
     _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
@@ -72,12 +69,6 @@ class TimerfdAlarm:
         value.seconds = value.nanoseconds = 0
         self._settime(self._fd, _ABSOLUTE, self._pointer, None)
 
-    def close(self) -> None:
-        """Release the descriptor."""
-        self._watcher.stop()
-        self._watcher.close()
-        os.close(self._fd)
-
     def _ring(self) -> None:
         try:
             os.read(self._fd, 8)
@@ -106,8 +97,6 @@ class LoopAlarm:
         if self._timer is not None:
             self._timer.close()
             self._timer = None
-
-    close = cancel
 
     def _ring(self, deadline: float) -> None:
         if time.monotonic() < deadline:

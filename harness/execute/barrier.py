@@ -130,11 +130,6 @@ class Barrier:
         self._close()
         return taken
 
-    def close(self) -> None:
-        """Release the alarms."""
-        self._alarm.close()
-        self._deadline.close()
-
     # for the users
 
     def enter(self, me: Any) -> None:

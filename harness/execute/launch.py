@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from harness.execute.burst import ArmSpec
 from harness.execute.ports import placed
 from harness.execute.target import Readiness
-from harness.plan.arms import layout, workloads
+from harness.plan.arms import declared_name, layout, workloads
 from harness.study.file import resolve
 from harness.study.records import Arm, Study, Target, Workload
 
@@ -44,7 +44,7 @@ def arm_spec(
     if "faults" in settings:
         settings = {**settings, "faults": {"seed": seed, **settings["faults"]}}
     files = {
-        each.name: str(resolve(arm.files.get(_declared_name(study, each)) or arm.file or each.file, directory))
+        each.name: str(resolve(arm.files.get(declared_name(study, each)) or arm.file or each.file, directory))
         for each in workloads(study)
     }
     kind, _, value = target.ready.partition(":")
@@ -72,7 +72,7 @@ def digests(study: Study, path: Path) -> dict[str, str]:
         if spec.cwd is not None:
             program = directory / (shutil.which(spec.command[0]) or spec.command[0])
             paths.add(program)
-            if not program.is_relative_to(directory):
+            if spec.command[0] == sys.executable or not program.is_relative_to(directory):
                 given = (directory / word for word in spec.command[1:])
                 paths |= {*itertools.islice(filter(os.path.isfile, given), 1)}
     return {str(each): found for each in sorted(paths) if (found := digest(each))}
@@ -87,12 +87,6 @@ def digest(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return ""
-
-
-def _declared_name(study: Study, workload: Workload) -> str:
-    """What the study file calls a workload of the run: a variant of a sweep goes by the name of what it varies."""
-    sweep = study.design.sweep
-    return workload.name if workload in study.workloads or sweep is None else sweep.workload
 
 
 def _switched(study: Study, arm: Arm) -> Target:

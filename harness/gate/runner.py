@@ -111,11 +111,17 @@ def _conclude(steering: DuelSteering, store: Store, setting: Setting) -> int:
     info = _info(asked, measured, setting, store.find("spent", float) or 0.0, limits)
     word = gate_view.sentence(decision, info)
     setting.console.print(gate_view.on_terminal(decision, info))
-    write_views(decision, info, setting.files)  # a full disk may be another one
+    unwritten = None
+    try:
+        write_views(decision, info, setting.files)  # first: the store's disk may be full, and this another one
+    except StoreError as error:
+        unwritten = error
     store.put("answer", word)
     store.put("void", decision.reason if decision.outcome == "INVALID" else "")
     page = session.write_report(asked.study, store, measured, session.answered(analysis, store))
     setting.console.out(f"report: {session.shown(page)}", highlight=False)
+    if unwritten is not None:
+        raise unwritten
     return EXIT_CODES[decision.outcome]
 
 

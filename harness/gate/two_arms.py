@@ -167,6 +167,8 @@ def weigh(
         if one.outcome == "FAIL":
             told = f"equal arms differ ({second} against {first}: {one.reason}); measure on a quieter machine"
             return GateDecision("INVALID", decision.metrics, final=True, reason=told)
+        if one.outcome == "INVALID":
+            return GateDecision("INVALID", decision.metrics, final=True, reason=f"of equal arms, {one.reason}")
     if decision.outcome == "PASS" and not forth.outcome == back.outcome == "PASS":
         names = sorted({each.name for one in (forth, back) for each in one.metrics if each.outcome != "PASS"})
         told = f"equal arms are not yet shown to be equal: {', '.join(names)}"

@@ -149,7 +149,8 @@ def layout(study: Study) -> Layout:
     hidden = hidden_name(study.design.baseline)
     names = dict.fromkeys(name for each in comparisons for name in (each.a, each.b))
     names.update(dict.fromkeys(name for pair in foldover for name in pair))
-    names.pop(hidden, None)
+    if study.design.hidden:
+        names.pop(hidden, None)
     treatment = study.design.treatment
     shown = [*(name for name in names if name != treatment), treatment]
     arms = [resolve_arm(study, name) for name in shown]
@@ -351,6 +352,12 @@ def workloads(study: Study) -> tuple[Workload, ...]:
 def blocks_of(study: Study, workload: Workload) -> int:
     """How many adjacent groups of slices a burst has of `workload`."""
     return workload.blocks or study.budget.blocks
+
+
+def declared_name(study: Study, workload: Workload) -> str:
+    """What the study file calls a workload of the run: a variant of a sweep goes by the name of what it varies."""
+    sweep = study.design.sweep
+    return workload.name if workload in study.workloads or sweep is None else sweep.workload
 
 
 def variant_name(sweep: Sweep, value: float | str) -> str:

@@ -86,6 +86,7 @@ def forecast(study: Study, layout: Layout, costs: Costs | None = None) -> Foreca
     """What the study's budget buys. StudyError when a declared question cannot be decided within it, or the switches of
     a factorial design not be told apart.
     """
+    _refuse_unmeasured(study, layout)
     each = burst_seconds(study, layout, costs or Costs())
     fitting = math.floor(study.budget.seconds / each)
     bursts = min(study.budget.max_bursts, max(study.budget.min_bursts, fitting))
@@ -223,11 +224,25 @@ def refuse_undecidable(study: Study, result: Forecast) -> None:
             )
 
 
+def _refuse_unmeasured(study: Study, layout: Layout) -> None:
+    """StudyError naming the first workload on which no two arms are compared: nothing would be measured there."""
+    played = {name for kind in layout.kinds for name, _ in kind.playing}
+    for each in workloads(study):
+        if each.name not in played:
+            raise StudyError(
+                f"workload {each.name!r} has no two arms to compare in this run (its arms:"
+                f" {', '.join(each.arms) or 'all'}); expected the baseline {study.design.baseline!r} among them and"
+                " another that is measured, or leave it out (keep, of a depth)"
+            )
+
+
 def _refuse_unattributable(study: Study, layout: Layout, result: Forecast) -> None:
     """StudyError when a factorial design gets too few bursts of its cells: one for each effect, one for their noise."""
     if not layout.foldover:
         return
     folded = {frozenset(arms) for arms in layout.sets[layout.foldover_from :]}
+    if not folded:
+        raise StudyError("a factorial design has its cells on workloads in slices that name no arms; expected one")
     needed = len(study.optimizations) + 1
     planned = (schedule.kind(study, layout, place) for place in range(result.bursts + needed * len(layout.kinds)))
     holding = list(accumulate(int(frozenset(kind.arms) in folded) for kind in planned))

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -132,10 +133,19 @@ def _variables(env: Mapping[str, str], where: Where) -> Iterator[Problem]:
 def _target(target: Target, where: Where) -> Iterator[Problem]:
     yield from _broken(target, _TARGET, where)
     yield from _variables(target.env, where)
+    yield from _settings(target.settings, where)
     if target.kind == "command" and not target.command:
         yield (*where, "command"), "is empty; expected the program to start and its arguments"
     if target.kind == "reference" and target.command:
         yield (*where, "command"), 'stands beside kind "reference"; expected kind = "command"'
+
+
+def _settings(settings: Mapping[str, Any], where: Where) -> Iterator[Problem]:
+    """They reach the target as JSON, which has neither dates nor infinity."""
+    try:
+        json.dumps(settings, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        yield (*where, "settings"), f"cannot be told to the target: {error}; expected texts, finite numbers and tables"
 
 
 def _switches(study: Study) -> Iterator[Problem]:
@@ -178,6 +188,7 @@ def _places(study: Study) -> Iterator[Problem]:
 
 def _workload(study: Study, workload: Workload, where: Where, resolve: Resolve) -> Iterator[Problem]:
     yield from _broken(workload, _WORKLOAD, where)
+    yield from _settings(workload.settings, where)
     yield from _variables(workload.env, where)
     if [each.name for each in study.workloads].count(workload.name) > 1:
         yield (*where, "name"), f"{workload.name!r} is used twice; expected a name of its own"

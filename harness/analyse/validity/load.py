@@ -9,6 +9,7 @@ import numpy as np
 from harness.analyse.records import Check
 from harness.analyse.validity.subject import Subject, on_arm, status
 from harness.measure.records import Slice
+from harness.plan.arms import declared_name
 from harness.study.records import Study, Workload
 
 GENERATOR_BUSY = 0.90
@@ -40,7 +41,7 @@ def _at_both_ends(study: Study, workload: Workload) -> bool:
     """Whether the load process is a part of the system: before our own node, with a Locust file of an arm's own, and
     where the workload says so (`both_ends`).
     """
-    own_files = any(arm.file or workload.name in arm.files for arm in study.arms)
+    own_files = any(arm.file or declared_name(study, workload) in arm.files for arm in study.arms)
     return workload.both_ends or study.target.kind == "reference" or own_files
 
 

@@ -15,7 +15,8 @@ from harness.analyse.centre import centre_interval
 from harness.analyse.records import Check
 from harness.analyse.validity import CHECKS, HOPELESS, hopeless, load_was_the_limit
 from harness.measure.records import Latencies, Measured, Slice
-from harness.study.records import Arm, Design, Expectation, Study, Target
+from harness.plan.arms import workloads
+from harness.study.records import Arm, Design, Expectation, Study, Sweep, Target
 from tests.harness.analyse.synthetic import STEADY, SURGE, a_run, a_stretch, a_study, changed
 
 DESIGN = Design(controls=("first-day-reuse",))
@@ -355,6 +356,9 @@ def test_a_load_process_with_a_file_of_an_arms_own_is_on_trial_too(own: dict[str
     study = msgspec.structs.replace(a_study(), target=PROGRAM, arms=(Arm(name="own", **own),))
     busy = msgspec.structs.replace(a_stretch(), cpu_load=0.19, cpu_target=0.1)
     assert load_was_the_limit(study, SURGE, [busy]) is limit
+    sweep = Sweep(workload="surge", parameter="users", values=(2, 4))
+    swept = msgspec.structs.replace(study, design=Design(kind="sweep", sweep=sweep))
+    assert [load_was_the_limit(swept, each, [busy]) for each in workloads(swept)] == [limit, limit]
 
 
 @pytest.mark.parametrize(

@@ -369,6 +369,18 @@ def test_a_reader_that_left_takes_no_command_away(stderr: bool) -> None:
     assert (done.returncode, done.stdout or "", done.stderr or "") == (3, "", "")
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device that is always full is Linux's")
+def test_nor_does_a_disk_that_is_full() -> None:
+    code = "import sys; from harness.cli.output import Output; out = Output()"
+    code += "; [out.print('x' * 9999) for _ in range(9)]; sys.exit(3)"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code], text=True, check=False, cwd=ROOT, stdout=full, stderr=subprocess.PIPE
+        )
+    told = "standard output: No space left on device; going on without it\n"
+    assert (done.returncode, done.stderr) == (3, told)
+
+
 @pytest.mark.parametrize(("complete", "method"), [(True, "signed rank"), (False, "sequential")])
 def test_who_ends_a_run_early_gets_intervals_that_allow_for_it(
     bench: Bench, tmp_path: Path, complete: bool, method: str

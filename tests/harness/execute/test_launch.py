@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from harness.execute.launch import arm_spec, digests
@@ -150,5 +151,9 @@ def test_what_load_and_programs_are_made_of_is_known_by_its_digests(
         *(str(tmp_path / name) for name in ("new.py", "other.py", "conf")),
     }
     assert len({*found.values()}) == 6
+    started_by_us = Target(kind="command", command=("python", "new.py", "log"))
+    own = msgspec.structs.replace(study, target=started_by_us, design=Design(), arms=())
+    monkeypatch.setattr("sys.executable", str(tmp_path / "other.py"))  # of an environment that lies in the same folder
+    assert str(tmp_path / "new.py") in digests(own, mine)
     (tmp_path / "new.py").write_text("edited")
     assert [path for path, was in found.items() if digests(study, mine)[path] != was] == [str(tmp_path / "new.py")]

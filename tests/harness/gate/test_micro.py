@@ -77,7 +77,7 @@ def costing(costs: Callable[[str, int], float], monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("factors", "code", "told"),
     [
-        ({}, 0, "PASS: head is not worse than base: pooling: take"),
+        ({}, 0, "PASS: no metric of head lost its margin against base: pooling: take"),
         ({"head": 1.1}, 1, "FAIL: head against base: pooling: take"),
         ({"base-again": 1.1}, 4, "INVALID: equal arms differ"),
     ],

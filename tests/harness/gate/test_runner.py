@@ -127,7 +127,7 @@ def test_the_report_is_headed_by_the_word_and_so_it_is_when_written_again(
     (folder,) = (tmp_path / "runs").glob("2026*")
     pages = [folder / name for name in ("report.html", "summary.json")]
     written = [page.read_bytes() for page in pages]
-    word = "PASS: head is not worse than base: "
+    word = "PASS: no metric of head lost its margin against base: "
     assert json.loads(written[1])["answer"].startswith(word)
     assert f">{word}" in written[0].decode()
     console = Console(file=io.StringIO(), width=100)
@@ -198,6 +198,22 @@ def test_a_report_that_cannot_be_written_does_not_hide_the_error(
         runner.run(steering(), here)
     assert "no space left on device" in here.console.file.getvalue()  # type: ignore[attr-defined]
     assert not (tmp_path / "gate.md").exists()
+
+
+def test_a_report_that_cannot_be_written_does_not_lose_the_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise StoreError("no space left on device")
+
+    ending_with(None, 60, monkeypatch, {"base-again": 1.028})
+    monkeypatch.setattr(runner, "write_views", full)
+    with pytest.raises(StoreError, match="no space left on device"):
+        runner.run(steering(), setting(tmp_path))
+    (folder,) = (tmp_path / "runs").glob("2026*")
+    summary = json.loads((folder / "summary.json").read_bytes())
+    assert not summary["valid"]
+    assert summary["answer"].startswith("INVALID: ")
 
 
 def test_what_cannot_be_replaced_is_told_before_anything_is_measured(tmp_path: Path) -> None:

@@ -66,6 +66,14 @@ def test_pass_waits_until_equal_arms_are_shown_equal() -> None:
     assert (spent.outcome, spent.final) == ("INCONCLUSIVE", True)
 
 
+def test_a_twin_without_values_is_no_pass() -> None:
+    run = measured({})
+    rows = tuple(msgspec.structs.replace(row, latencies=()) if row.arm == "base-again" else row for row in run.slices)
+    decision = decide(asked(), msgspec.structs.replace(run, slices=rows))
+    assert (decision.outcome, decision.final) == ("INVALID", True)
+    assert decision.reason.startswith("of equal arms, ")
+
+
 def test_no_word_before_the_first_bursts() -> None:
     early = decide(asked(), measured({"head": 2.0}, bursts=14))
     assert (early.outcome, early.final) == ("INCONCLUSIVE", False)

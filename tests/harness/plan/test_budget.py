@@ -190,6 +190,20 @@ def test_switches_that_could_not_be_told_apart_are_refused_with_what_it_takes() 
         planned(crossed(int(told[1]) - 1))
 
 
+def test_a_factorial_design_needs_a_workload_for_its_cells() -> None:
+    crossed = a_study(design=Design(kind="factorial"))
+    named = msgspec.structs.replace(SURGE, arms=("none", "all"))
+    with pytest.raises(StudyError, match="workloads in slices that name no arms; expected one"):
+        planned(msgspec.structs.replace(crossed, workloads=(named,)))
+
+
+@pytest.mark.parametrize("beside", [(), (SURGE,)])
+def test_a_workload_on_which_nothing_is_compared_is_refused(beside: tuple[Workload, ...]) -> None:
+    alone = msgspec.structs.replace(SURGE, name="alone", arms=("all",))
+    with pytest.raises(StudyError, match="workload 'alone' has no two arms to compare in this run"):
+        planned(msgspec.structs.replace(a_study(), workloads=(*beside, alone)))
+
+
 def test_an_undecidable_question_is_refused_with_what_it_needs() -> None:
     few = Budget(seconds=10.0, min_bursts=2, max_bursts=5)
     one = r"'latency' against 'none' gets 2 bursts, but 6 are .* can decide the one question at .* \(seconds\)$"

@@ -143,6 +143,20 @@ REPLACED = [
     ("peers = 8", "env = {PORT = 80}", "env", "target.env", "expected text in each of its keys, got a whole number"),
     (
         "peers = 8",
+        "settings = {node = {since = 2026-01-01}}",
+        "settings",
+        "target.settings",
+        "cannot be told to the target: .* date .*; expected texts, finite numbers and tables",
+    ),
+    (
+        "peers = 8",
+        "settings = {node = {tick = inf}}",
+        "settings",
+        "target.settings",
+        "cannot be told to the target",
+    ),
+    (
+        "peers = 8",
         "settings = {pool = 1}",
         "settings",
         "target.settings",
