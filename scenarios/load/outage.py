@@ -1,8 +1,8 @@
 """What does a dead peer cost, and how soon is it used again? OUTAGE_STRUCK of eight peers (1) turn black for a while.
 
 Their link is a process that is stopped and continued by signal: connections hang, new ones are accepted by nobody.
-"struck" are requests to those peers, "after" those to them that began well after their return; to the others, "beside"
-are those that began while they were black, "request" the rest.
+"struck" are requests to those peers that began while they were black, "returning" those after their return, "after"
+those well after it; "beside" are requests to the others that began while those were black, "request" all the rest.
 """
 
 from __future__ import annotations
@@ -65,6 +65,14 @@ class Outage:
             most, last = max(most, now - last), now
         numbers["outage.at_return"] = most
 
+    def name_at(self, moment: float) -> str:
+        """What a request to a struck peer that begins at `moment`, now, is called."""
+        if self.black:
+            return "struck"
+        if moment > self.returned + GRACE:
+            return "after"
+        return "returning" if moment > self.returned else "request"
+
     def end(self) -> None:
         """Take the link away."""
         self._link.end()
@@ -119,7 +127,7 @@ class OutageUser(EpisodeUser):
         began = perf_counter()
         name = "beside" if self.outage.black else "request"
         if peer in self.outage.peers:
-            name = "after" if began > self.outage.returned + GRACE else "struck"
+            name = self.outage.name_at(began)
         try:
             with self.dialer.connect(peer) as connection:
                 answer = connection.request(PAYLOAD)
