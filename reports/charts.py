@@ -47,10 +47,10 @@ LEFT, RIGHT = 62.0, 24.0
 "margins of axes"
 WORTH_FORKING = 8
 "charts: fewer are drawn before children have started"
-MANY_ARMS = 8
-"from more arms than this on, curves show only baseline, controls and treatment; tables show all"
+HUES = 5
+"arms beside baseline, controls and treatment that can be told apart; of more, curves show none, and tables all"
 SOLID: Dash = (0.0, None)
-DASHES: dict[str, Dash] = {"arm-baseline": SOLID, "arm-control": (0.0, (6.0, 2.0)), "arm-treatment": SOLID}
+DASHES: dict[str, Dash] = {"arm-baseline": (0.0, (10.0, 2.5)), "arm-control": (0.0, (6.0, 2.0)), "arm-treatment": SOLID}
 OTHER_DASH: Dash = (0.0, (2.0, 1.5))
 DOTTED: Dash = (0.0, (1.0, 2.0))
 LEGEND_ROW = 20.0
@@ -122,15 +122,15 @@ def arm_roles(analysis: Analysis) -> dict[str, str]:
     roles = dict.fromkeys(analysis.controls, "arm-control")
     roles |= {analysis.baseline: "arm-baseline", analysis.treatment: "arm-treatment"}
     others = [name for name in analysis.arms if name not in roles]
-    return roles | {name: f"arm-{index % 5 + 1}" for index, name in enumerate(others)}
+    return roles | {name: f"arm-{index % HUES + 1}" for index, name in enumerate(others)}
 
 
 def main_arms(analysis: Analysis, there: Collection[str]) -> tuple[str, ...]:
     """Which of the arms that were measured `there` a chart shows, in the order of the analysis."""
     found = tuple(name for name in analysis.arms if name in there)
-    if len(found) <= MANY_ARMS:
-        return found
     main = {analysis.baseline, *analysis.controls, analysis.treatment}
+    if sum(name not in main for name in found) <= HUES:
+        return found
     return tuple(name for name in found if name in main)
 
 
